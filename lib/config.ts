@@ -1,0 +1,177 @@
+/**
+ * The environment, parsed once in a main, frozen and passed down. All faults are reported together, each naming the setting,
+ * what it holds and what is allowed; a misspelt SKEIN_ name is a fault with a suggestion. `process.env` is read nowhere else.
+ */
+
+import { resolve } from "node:path";
+import * as v from "valibot";
+import { AppError, type Issue } from "./errors.ts";
+
+const integer = (min: number, max: number) =>
+  v.pipe(
+    v.string(),
+    v.regex(/^\d{1,15}$/, `must be a whole number from ${min} to ${max}`),
+    v.transform(Number),
+    v.integer(),
+    v.minValue(min, `must be at least ${min}`),
+    v.maxValue(max, `must be at most ${max}`),
+  );
+
+const REDIS_URL_PATTERN = /^(rediss?|redis\+sentinel|redis\+cluster|redis\+unix):\/\/\S+$/;
+const ACK_LEVEL_PATTERN = /^(memory|disk|replicated:[1-9])$/;
+
+const flag = v.pipe(
+  v.picklist(["0", "1"], "must be 0 or 1"),
+  v.transform((text) => text === "1"),
+);
+
+/** Every setting with its default. Units are in the names. */
+const Settings = v.object({
+  SKEIN_PORT: v.optional(integer(0, 65_535), "7400"),
+  SKEIN_HOST: v.optional(v.pipe(v.string(), v.minLength(1)), "127.0.0.1"),
+  SKEIN_REDIS_URL: v.optional(
+    v.pipe(
+      v.string(),
+      v.regex(
+        REDIS_URL_PATTERN,
+        "must begin with redis://, rediss://, redis+unix://, redis+sentinel:// or redis+cluster://",
+      ),
+    ),
+  ),
+  SKEIN_DATA_DIR: v.optional(v.pipe(v.string(), v.minLength(1)), ".skein"),
+  SKEIN_ARCHIVE_URL: v.optional(
+    v.pipe(v.string(), v.regex(/^(sqlite|postgres|postgresql):\/\/\S+$/, "must begin with sqlite:// or postgres://")),
+  ),
+  /** RFC 7518 §3.2 asks for a key as long as the hash: 32 bytes. */
+  SKEIN_JWT_SECRET: v.optional(
+    v.pipe(
+      v.string(),
+      v.check((text) => new TextEncoder().encode(text).length >= 32, "must be at least 32 bytes"),
+    ),
+  ),
+  SKEIN_JWKS_URL: v.optional(v.pipe(v.string(), v.url("must be a URL"))),
+  SKEIN_SERVICE_KEY: v.optional(
+    v.pipe(
+      v.string(),
+      v.regex(/^sk_[A-Za-z0-9]{1,32}_[A-Za-z0-9_-]{32,128}$/, "must be sk_<id>_<secret of 32 to 128 characters>"),
+    ),
+  ),
+  SKEIN_PARTITIONS: v.optional(integer(1, 1024), "16"),
+  SKEIN_PREFIX: v.optional(
+    v.pipe(v.string(), v.regex(/^[A-Za-z0-9_.-]{1,32}$/, "must be 1..32 of [A-Za-z0-9_.-]")),
+    "skein",
+  ),
+  SKEIN_ACK_LEVEL: v.optional(
+    v.pipe(v.string(), v.regex(ACK_LEVEL_PATTERN, "must be memory, disk or replicated:<1..9>")),
+    "disk",
+  ),
+  SKEIN_ORIGINS: v.optional(v.string(), ""),
+  SKEIN_LOG_LEVEL: v.optional(
+    v.picklist(["debug", "info", "warn", "error"], "must be debug, info, warn or error"),
+    "info",
+  ),
+  /** Sends per second and user, and the burst above it (design.md §10). */
+  SKEIN_SEND_RATE: v.optional(integer(1, 1_000_000), "30"),
+  SKEIN_SEND_BURST: v.optional(integer(1, 1_000_000), "60"),
+  /** 1 lets Skein start on a Redis that cannot keep the ack level's promise. */
+  SKEIN_ALLOW_UNSAFE: v.optional(flag, "0"),
+  /** Where a role's RPC listens: empty = a unix socket of this machine; else a host name or address that the others reach. */
+  SKEIN_RPC_HOST: v.optional(v.string(), ""),
+  /** Shared by all processes of an installation; generated in the data dir when every process runs on one machine. */
+  SKEIN_INTERNAL_SECRET: v.optional(v.pipe(v.string(), v.minLength(32, "must be at least 32 characters"))),
+});
+
+export interface Config {
+  readonly port: number;
+  readonly host: string;
+  /** Undefined: the supervisor starts its own Redis. */
+  readonly redisUrl: string | undefined;
+  /** Absolute. */
+  readonly dataDir: string;
+  readonly archiveUrl: string;
+  readonly jwtSecret: string | undefined;
+  readonly jwksUrl: string | undefined;
+  readonly serviceKey: string | undefined;
+  readonly internalSecret: string | undefined;
+  readonly partitions: number;
+  readonly prefix: string;
+  readonly ackLevel: AckLevel;
+  readonly origins: readonly string[];
+  readonly logLevel: "debug" | "info" | "warn" | "error";
+  readonly sendRate: number;
+  readonly sendBurst: number;
+  readonly allowUnsafe: boolean;
+  readonly rpcHost: string;
+}
+
+/** `memory`: AOF everysec. `disk`: fsync before the reply. `replicated:n`: disk and n replicas before the reply. */
+export type AckLevel = "memory" | "disk" | `replicated:${number}`;
+
+/** Reads and checks the environment. Throws AppError INVALID with one issue per fault. */
+export function readConfig(env: Record<string, string | undefined> = process.env): Config {
+  const known = Object.keys(Settings.entries);
+  const given: Record<string, string> = {};
+  const issues: Issue[] = [];
+  for (const [name, value] of Object.entries(env)) {
+    if (!name.startsWith("SKEIN_") || value === undefined) continue;
+    if (known.includes(name)) given[name] = value;
+    else issues.push({ path: name, message: `is not a setting; did you mean ${nearest(name, known)}?` });
+  }
+  const parsed = v.safeParse(Settings, given);
+  if (!parsed.success) {
+    for (const issue of parsed.issues)
+      issues.push({ path: String(issue.path?.[0]?.key ?? ""), message: issue.message });
+  }
+  if (!parsed.success || issues.length > 0) {
+    const lines = issues.map((issue) => `${issue.path} ${issue.message}`).join("; ");
+    throw new AppError("INVALID", `settings: ${lines}`, { issues });
+  }
+  const settings = parsed.output;
+  const dataDir = resolve(settings.SKEIN_DATA_DIR);
+  return Object.freeze({
+    port: settings.SKEIN_PORT,
+    host: settings.SKEIN_HOST,
+    redisUrl: settings.SKEIN_REDIS_URL,
+    dataDir,
+    archiveUrl: settings.SKEIN_ARCHIVE_URL ?? `sqlite://${dataDir}/archive.db`,
+    jwtSecret: settings.SKEIN_JWT_SECRET,
+    jwksUrl: settings.SKEIN_JWKS_URL,
+    serviceKey: settings.SKEIN_SERVICE_KEY,
+    internalSecret: settings.SKEIN_INTERNAL_SECRET,
+    partitions: settings.SKEIN_PARTITIONS,
+    prefix: settings.SKEIN_PREFIX,
+    ackLevel: settings.SKEIN_ACK_LEVEL as AckLevel,
+    origins: settings.SKEIN_ORIGINS.split(",")
+      .map((origin) => origin.trim())
+      .filter(Boolean),
+    logLevel: settings.SKEIN_LOG_LEVEL,
+    sendRate: settings.SKEIN_SEND_RATE,
+    sendBurst: settings.SKEIN_SEND_BURST,
+    allowUnsafe: settings.SKEIN_ALLOW_UNSAFE,
+    rpcHost: settings.SKEIN_RPC_HOST,
+  });
+}
+
+/** The known name with the smallest edit distance. */
+function nearest(name: string, known: readonly string[]): string {
+  let best = known[0]!;
+  let bestDistance = Number.POSITIVE_INFINITY;
+  for (const candidate of known) {
+    const distance = editDistance(name, candidate);
+    if (distance < bestDistance) [best, bestDistance] = [candidate, distance];
+  }
+  return best;
+}
+
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const replaced = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(replaced, row[j]! + 1, next[j - 1]! + 1));
+    }
+    row = next;
+  }
+  return row[b.length]!;
+}

@@ -1,0 +1,84 @@
+/**
+ * The RPC contract of logic: what a gateway may ask of it, with the shapes of both directions. A plain declaration (lib/rpc
+ * calls and serves it; this room does not know how). Every method names the acting user: the gateway has authenticated it,
+ * logic authorises it.
+ */
+
+import * as v from "valibot";
+import {
+  AddMembersParams,
+  ConversationParams,
+  ConversationReply,
+  CreateConversationParams,
+  HistoryParams,
+  HistoryReply,
+  ListConversationsParams,
+  ListConversationsReply,
+  MemberParams,
+  ReadParams,
+  ReadReply,
+  SendParams,
+  SendReply,
+  SyncParams,
+  SyncReply,
+  UpdateConversationParams,
+  UpdateMemberParams,
+  UserIdSchema,
+} from "./protocol.ts";
+
+/** The sender's own connection: the one socket that the notification of this send does not go to. */
+const Origin = v.object({ connection: v.optional(v.pipe(v.string(), v.maxLength(64))) });
+
+/** `by` acts; `params` is what the client gave. */
+const asUser = <P extends v.GenericSchema>(params: P) => v.strictObject({ by: UserIdSchema, params });
+
+const Route = v.strictObject({
+  user: UserIdSchema,
+  connection: v.pipe(v.string(), v.maxLength(64)),
+  gateway: v.pipe(v.string(), v.maxLength(64)),
+  /** The gateway's own small number of the connection, by which delivery addresses it. */
+  number: v.pipe(v.number(), v.integer()),
+  device: v.pipe(v.string(), v.maxLength(64)),
+});
+
+const Nothing = v.strictObject({});
+
+export const logicContract = {
+  service: "logic",
+  methods: {
+    send: {
+      input: v.strictObject({ by: UserIdSchema, params: SendParams, ...Origin.entries }),
+      output: SendReply,
+      /** By its clientId. */
+      idempotent: true,
+      batchable: true,
+      affinity: (input: { params: { conversation: string } }) => input.params.conversation,
+    },
+    attach: { input: Route, output: Nothing, idempotent: true, batchable: true },
+    detach: {
+      input: v.strictObject({ user: UserIdSchema, connection: v.string() }),
+      output: Nothing,
+      idempotent: true,
+      batchable: true,
+    },
+    createConversation: {
+      input: asUser(CreateConversationParams),
+      output: v.strictObject({ ...ConversationReply.entries, created: v.boolean() }),
+      idempotent: true,
+    },
+    getConversation: { input: asUser(ConversationParams), output: ConversationReply, idempotent: true },
+    listConversations: { input: asUser(ListConversationsParams), output: ListConversationsReply, idempotent: true },
+    updateConversation: { input: asUser(UpdateConversationParams), output: ConversationReply, idempotent: true },
+    dissolveConversation: { input: asUser(ConversationParams), output: Nothing, idempotent: true },
+    addMembers: { input: asUser(AddMembersParams), output: ConversationReply, idempotent: true },
+    removeMember: { input: asUser(MemberParams), output: Nothing, idempotent: true },
+    updateMember: { input: asUser(UpdateMemberParams), output: ConversationReply, idempotent: true },
+    history: { input: asUser(HistoryParams), output: HistoryReply, idempotent: true },
+    sync: { input: asUser(SyncParams), output: SyncReply, idempotent: true },
+    read: { input: asUser(ReadParams), output: ReadReply, idempotent: true },
+    /** What the deployment promises right now; for session.open and /readyz. */
+    status: { input: Nothing, output: v.strictObject({ ackLevel: v.string(), redis: v.string() }), idempotent: true },
+  },
+} as const;
+
+export type LogicContract = typeof logicContract;

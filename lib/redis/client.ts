@@ -1,0 +1,200 @@
+/**
+ * The one factory of Redis connections, for a single server, Sentinel and Cluster alike. Three kinds, by what they may wait
+ * for:
+ *
+ *   commands    the request path. No offline queue and no resend: while Redis is away a command fails at once, and one that
+ *               was under way ends as `unknown` (outcome.ts). The caller knows what is safe to repeat; ioredis does not.
+ *   blocking    one per blocking reader, for a blocked read holds every command behind it. A silent socket is cut after
+ *               BLOCK_MS + 2 s.
+ *   subscriber  pub/sub.
+ *
+ * URLs: redis://[:password@]host:port[/db], rediss://…, redis+unix://[:password@]localhost/path/to.sock,
+ * redis+sentinel://[:password@]host:port,host:port/master, redis+cluster://[:password@]host:port,host:port.
+ */
+
+import { Cluster, Redis, type RedisOptions } from "ioredis";
+import { AppError } from "../errors.ts";
+import type { Log } from "../observability/index.ts";
+
+export type RedisClient = Redis | Cluster;
+/** Replies keep their RESP2 shapes (ioredis' default), so that one reader serves every server version. */
+type ConnectionOptions = Omit<RedisOptions, "replyMapping" | "Connector">;
+
+/** Longest BLOCK of a read. Never 0: a half-open connection would block for ever. */
+export const BLOCK_MS = 5_000;
+const BLOCK_SILENCE_MS = BLOCK_MS + 2_000;
+const CONNECT_TIMEOUT_MS = 2_000;
+/** A command slower than this is `unknown`. Above Redis' own slow-script limit of 5 s it would only hide a stuck server. */
+const COMMAND_TIMEOUT_MS = 4_000;
+const KEEP_ALIVE_MS = 10_000;
+/** Reconnects come soon and never give up: 20 ms, 40 ms, … 1 s. */
+const RECONNECT_MAX_MS = 1_000;
+/** 16 x 100 ms, ioredis' default, ends before a cluster node time-out (15 s default) has even named the dead master. */
+const CLUSTER_REDIRECTIONS_MAX = 100;
+const CLUSTER_FAILOVER_DELAY_MS = 200;
+
+export type RedisTopology = "single" | "sentinel" | "cluster";
+
+export interface RedisConnections {
+  readonly topology: RedisTopology;
+  /** The shared connection of the request path; commands of one tick go out as one pipeline. */
+  readonly commands: RedisClient;
+  /** A new connection for one blocking reader. The caller closes it with `disconnect()`. */
+  blocking(name: string): RedisClient;
+  /** A new connection for pub/sub. The caller closes it. */
+  subscriber(name: string): RedisClient;
+  close(): Promise<void>;
+}
+
+interface Target {
+  readonly topology: RedisTopology;
+  readonly nodes: { host: string; port: number }[];
+  readonly options: ConnectionOptions;
+}
+
+/** Opens the request connection and waits until it is ready. Throws AppError OVERLOADED when Redis does not answer in time. */
+export async function openRedis(
+  url: string,
+  name: string,
+  log: Log,
+  readyWithinMs = 10_000,
+): Promise<RedisConnections> {
+  const target = parseRedisUrl(url);
+  const opened = new Set<RedisClient>();
+  const open = (kind: string, options: ConnectionOptions, lazy = false) => {
+    const client = connect(target, { ...options, connectionName: `${name}:${kind}`, lazyConnect: lazy });
+    reportErrors(client, kind, log);
+    opened.add(client);
+    client.once("end", () => opened.delete(client));
+    return client;
+  };
+  const commands = open(
+    "commands",
+    {
+      enableOfflineQueue: false,
+      autoResendUnfulfilledCommands: false,
+      maxRetriesPerRequest: 1,
+      commandTimeout: COMMAND_TIMEOUT_MS,
+      socketTimeout: COMMAND_TIMEOUT_MS,
+      enableAutoPipelining: true,
+    },
+    true,
+  );
+  await whenReady(commands, readyWithinMs);
+  return {
+    topology: target.topology,
+    commands,
+    blocking: (reader) =>
+      open(reader, {
+        maxRetriesPerRequest: null,
+        autoResendUnfulfilledCommands: false,
+        socketTimeout: BLOCK_SILENCE_MS,
+      }),
+    subscriber: (reader) => open(reader, { maxRetriesPerRequest: null }),
+    async close() {
+      for (const client of opened) client.disconnect();
+    },
+  };
+}
+
+function connect(target: Target, given: ConnectionOptions): RedisClient {
+  const options: ConnectionOptions = {
+    connectTimeout: CONNECT_TIMEOUT_MS,
+    keepAlive: KEEP_ALIVE_MS,
+    retryStrategy: (times) => Math.min(20 * 2 ** Math.min(times - 1, 10), RECONNECT_MAX_MS),
+    // A demoted master answers READONLY: leave it, and let the caller repeat what is safe (1 = without resend).
+    reconnectOnError: (error) => (error.message.startsWith("READONLY") ? 1 : false),
+    ...target.options,
+    ...given,
+  };
+  if (target.topology !== "cluster") return new Redis(options);
+  const { enableOfflineQueue, enableAutoPipelining, lazyConnect, ...redisOptions } = options;
+  return new Cluster(target.nodes, {
+    redisOptions,
+    maxRedirections: CLUSTER_REDIRECTIONS_MAX,
+    retryDelayOnFailover: CLUSTER_FAILOVER_DELAY_MS,
+    retryDelayOnClusterDown: CLUSTER_FAILOVER_DELAY_MS,
+    slotsRefreshTimeout: CONNECT_TIMEOUT_MS,
+    slotsRefreshInterval: 5_000,
+    clusterRetryStrategy: (times) => Math.min(20 * 2 ** Math.min(times - 1, 10), RECONNECT_MAX_MS),
+    ...(enableOfflineQueue === undefined ? {} : { enableOfflineQueue }),
+    ...(enableAutoPipelining === undefined ? {} : { enableAutoPipelining }),
+    ...(lazyConnect === undefined ? {} : { lazyConnect }),
+  });
+}
+
+/** Errors repeat with every reconnect: the first of a row is logged, the rest only at debug. */
+function reportErrors(client: RedisClient, kind: string, log: Log): void {
+  let isDown = false;
+  client.on("error", (error: Error) => {
+    log[isDown ? "debug" : "warn"]({ connection: kind, reason: error.message }, "redis connection error");
+    isDown = true;
+  });
+  client.on("ready", () => {
+    if (isDown) log.info({ connection: kind }, "redis connection is back");
+    isDown = false;
+  });
+}
+
+function whenReady(client: RedisClient, withinMs: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    let reason = "no answer";
+    const onError = (error: Error) => {
+      reason = error.message;
+    };
+    const timer = setTimeout(() => {
+      client.disconnect();
+      reject(new AppError("OVERLOADED", `Redis was not ready within ${withinMs} ms: ${reason}`));
+    }, withinMs);
+    client.on("error", onError);
+    client.once("ready", () => {
+      clearTimeout(timer);
+      client.off("error", onError);
+      resolve();
+    });
+    client.connect().catch(onError);
+  });
+}
+
+const HOSTS_PATTERN = /^redis\+(sentinel|cluster):\/\/(?:([^:@/]*)(?::([^@/]*))?@)?([^/?]+)(?:\/([^?]*))?$/;
+
+/** Reads a Redis URL. Throws AppError INVALID that names what is missing, never the password. */
+export function parseRedisUrl(url: string): Target {
+  const hosts = HOSTS_PATTERN.exec(url);
+  if (hosts) {
+    const [, kind, username, password, list, path] = hosts;
+    const nodes = list!.split(",").map((node) => {
+      const { hostname, port } = new URL(`redis://${node}`);
+      return { host: hostname, port: Number(port || (kind === "sentinel" ? 26_379 : 6_379)) };
+    });
+    const credentials = {
+      ...(username ? { username } : {}),
+      ...(password ? { password: decodeURIComponent(password) } : {}),
+    };
+    if (kind === "cluster") return { topology: "cluster", nodes, options: credentials };
+    if (!path) throw new AppError("INVALID", "SKEIN_REDIS_URL: redis+sentinel:// needs the master's name as its path");
+    return {
+      topology: "sentinel",
+      nodes,
+      options: { ...credentials, sentinels: nodes, name: path, failoverDetector: true },
+    };
+  }
+  let parsed: URL;
+  try {
+    parsed = new URL(url);
+  } catch {
+    throw new AppError("INVALID", "SKEIN_REDIS_URL is not a URL");
+  }
+  const credentials = {
+    ...(parsed.username ? { username: decodeURIComponent(parsed.username) } : {}),
+    ...(parsed.password ? { password: decodeURIComponent(parsed.password) } : {}),
+  };
+  if (parsed.protocol === "redis+unix:") {
+    return { topology: "single", nodes: [], options: { ...credentials, path: decodeURIComponent(parsed.pathname) } };
+  }
+  const host = parsed.hostname.replace(/^\[|\]$/g, "");
+  const port = Number(parsed.port || 6_379);
+  const db = parsed.pathname.length > 1 ? { db: Number(parsed.pathname.slice(1)) } : {};
+  const tls = parsed.protocol === "rediss:" ? { tls: {} } : {};
+  return { topology: "single", nodes: [{ host, port }], options: { host, port, ...credentials, ...db, ...tls } };
+}

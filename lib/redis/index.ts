@@ -1,0 +1,20 @@
+/**
+ * Storage. Connections (client.ts), every key (keys.ts), scripts (script.ts and lua/), and what an error lets the caller
+ * conclude (outcome.ts). This room stores; it does not decide.
+ *
+ *   const redis = await openRedis(config.redisUrl, "logic", log);
+ *   const keys = createKeys(config.prefix, config.partitions);
+ *   await redis.commands.hget(keys.conversation(id), "head");
+ */
+
+export {
+  BLOCK_MS,
+  openRedis,
+  parseRedisUrl,
+  type RedisClient,
+  type RedisConnections,
+  type RedisTopology,
+} from "./client.ts";
+export { createKeys, type Keys } from "./keys.ts";
+export { outcomeOf, type RedisOutcome, toAppError } from "./outcome.ts";
+export { defineScript, type Script } from "./script.ts";
