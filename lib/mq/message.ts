@@ -1,0 +1,159 @@
+/**
+ * A message as a consumer sees it: a thin view of one stream entry. Nothing is parsed before it is asked for, for the
+ * high-volume groups pass `raw` on and look no further.
+ *
+ *   entry   1753000000000-0  i <id>  t <type>  k <key>  s <sequence or "">  d <data JSON>  p <properties JSON or "">
+ *           └ time ms ─┘     all six fields, always, in this order
+ */
+
+import * as v from "valibot";
+import type { Issue } from "../errors.ts";
+import type { Topic } from "./topic.ts";
+
+export interface Message<D> {
+  readonly id: string;
+  readonly topic: string;
+  readonly partition: number;
+  /** The stream entry's id: its place in the partition. */
+  readonly entry: string;
+  readonly type: string;
+  /** The order key; "" when the publisher gave none. */
+  readonly key: string;
+  readonly sequence: number | undefined;
+  /** When Redis appended it, ms. */
+  readonly time: number;
+  /** The data's JSON text, untouched. */
+  readonly raw: string;
+  /** Parsed and validated on first use. Throws InvalidMessage, which buries the message, when it does not fit the schema. */
+  readonly data: D;
+  readonly properties: Readonly<Record<string, string>>;
+  /** 1 at the first delivery, one more after every failure that counts. */
+  readonly attempt: number;
+}
+
+/** One stream entry as Redis replies it: id, then field names and values in turn. */
+export type StreamEntry = readonly [id: string, fields: readonly string[]];
+
+/** `throw new Bury(reason)` in a handler: this message is hopeless, move it to dead letters now. */
+export class Bury extends Error {
+  override name = "Bury";
+}
+
+/** `throw new Later(ms)` in a handler: not now, again after `ms`; no attempt is counted. */
+export class Later extends Error {
+  override name = "Later";
+  constructor(readonly ms: number) {
+    super(`again in ${ms} ms`);
+  }
+}
+
+/** The data is not JSON, does not fit the topic's schema, or the entry is not one of ours. Names the message, for batches. */
+export class InvalidMessage extends Bury {
+  override name = "InvalidMessage";
+  constructor(
+    readonly entry: string,
+    readonly issues: readonly Issue[],
+  ) {
+    super(`invalid: ${issues.map(({ path, message }) => (path ? `${path} ${message}` : message)).join("; ")}`);
+  }
+}
+
+/** Positions of the values in an entry's field list. */
+const AT = { id: 1, type: 3, key: 5, sequence: 7, data: 9, properties: 11 } as const;
+const FIELD_COUNT = 12;
+/** A dead letter names the first faults, not ten thousand. */
+const ISSUES_MAX = 10;
+
+/** Deliveries of one entry: the Message that handlers see, and what retries count. */
+export class Delivery<D> implements Message<D> {
+  attempt = 1;
+  readonly partition: number;
+  readonly entry: string;
+  /** The six values as they lie in the stream, for dead letters. */
+  readonly fields: readonly string[];
+  readonly #topic: Topic<D>;
+  #data: D | undefined;
+  #isParsed = false;
+  #properties: Readonly<Record<string, string>> | undefined;
+
+  constructor(topic: Topic<D>, partition: number, entry: StreamEntry) {
+    this.#topic = topic;
+    this.partition = partition;
+    this.entry = entry[0];
+    this.fields = entry[1];
+  }
+
+  get topic(): string {
+    return this.#topic.name;
+  }
+  get id(): string {
+    return this.fields[AT.id] ?? "";
+  }
+  get type(): string {
+    return this.fields[AT.type] ?? "";
+  }
+  get key(): string {
+    return this.fields[AT.key] ?? "";
+  }
+  get sequence(): number | undefined {
+    const text = this.fields[AT.sequence];
+    return text ? Number(text) : undefined;
+  }
+  get time(): number {
+    return timeOfEntry(this.entry);
+  }
+  get raw(): string {
+    return this.fields[AT.data] ?? "";
+  }
+
+  get data(): D {
+    if (this.#isParsed) return this.#data as D;
+    if (this.fields.length !== FIELD_COUNT || this.fields[0] !== "i") {
+      throw new InvalidMessage(this.entry, [
+        { path: "", message: "the entry does not have the six fields of a message" },
+      ]);
+    }
+    let parsed: unknown;
+    try {
+      parsed = JSON.parse(this.raw);
+    } catch (error) {
+      throw new InvalidMessage(this.entry, [{ path: "data", message: `is not JSON: ${(error as Error).message}` }]);
+    }
+    const result = v.safeParse(this.#topic.schema, parsed);
+    if (!result.success) throw new InvalidMessage(this.entry, issuesOf(result.issues));
+    this.#data = result.output;
+    this.#isParsed = true;
+    return result.output;
+  }
+
+  get properties(): Readonly<Record<string, string>> {
+    this.#properties ??= this.#parseProperties();
+    return this.#properties;
+  }
+
+  #parseProperties(): Readonly<Record<string, string>> {
+    const text = this.fields[AT.properties];
+    if (!text) return NO_PROPERTIES;
+    try {
+      return JSON.parse(text) as Record<string, string>;
+    } catch (error) {
+      throw new InvalidMessage(this.entry, [
+        { path: "properties", message: `is not JSON: ${(error as Error).message}` },
+      ]);
+    }
+  }
+}
+
+const NO_PROPERTIES: Readonly<Record<string, string>> = Object.freeze({});
+
+/** The ms part of an entry id. */
+export function timeOfEntry(entry: string): number {
+  return Number(entry.slice(0, entry.indexOf("-")));
+}
+
+/** Valibot's issues as ours: dot path and text, without the input. */
+export function issuesOf(issues: readonly v.BaseIssue<unknown>[]): readonly Issue[] {
+  return issues
+    .slice(0, ISSUES_MAX)
+    .map((issue) => ({ path: ["data", v.getDotPath(issue)].filter(Boolean).join("."), message: issue.message }));
+}
