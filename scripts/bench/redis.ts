@@ -1,0 +1,60 @@
+/** A private redis-server of a bench: loopback, a temporary folder, the fsync policy under measurement. Gone with the process. */
+
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Redis } from "ioredis";
+
+export type Fsync = "everysec" | "always";
+
+export interface BenchRedis {
+  readonly port: number;
+  readonly url: string;
+  readonly pid: number;
+  readonly client: Redis;
+  stop(): Promise<void>;
+}
+
+const START_MS = 5_000;
+
+/** Starts redis-server (or valkey-server) with AOF. Throws when neither is installed or it does not answer in time. */
+export async function startBenchRedis(fsync: Fsync): Promise<BenchRedis> {
+  const binary = Bun.which("redis-server") ?? Bun.which("valkey-server");
+  if (!binary) throw new Error("redis-server is not installed");
+  const folder = mkdtempSync(join(tmpdir(), "skein-bench-redis-"));
+  const listener = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data: () => undefined } });
+  const { port } = listener;
+  listener.stop(true);
+  const child = Bun.spawn(
+    [
+      ...[binary, "--port", String(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--hz", "100"],
+      ...["--appendonly", "yes", "--appendfsync", fsync, "--maxmemory-policy", "noeviction"],
+    ],
+    { stdin: "ignore", stdout: "ignore", stderr: "inherit" },
+  );
+  const kill = () => child.kill("SIGKILL");
+  process.once("exit", kill);
+  const client = new Redis(port, "127.0.0.1", { retryStrategy: () => 20, maxRetriesPerRequest: null });
+  client.on("error", () => undefined);
+  const answered = await Promise.race([client.ping(), Bun.sleep(START_MS)]);
+  if (answered !== "PONG") throw new Error(`redis-server did not answer within ${START_MS} ms`);
+  return {
+    port,
+    url: `redis://127.0.0.1:${port}`,
+    pid: child.pid,
+    client,
+    async stop() {
+      client.disconnect();
+      process.off("exit", kill);
+      kill();
+      await child.exited;
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+/** A number out of a section of INFO. */
+export async function infoNumber(client: Redis, section: string, field: string): Promise<number> {
+  const found = new RegExp(`^${field}:(\\d+)`, "m").exec(await client.info(section));
+  return found ? Number(found[1]) : Number.NaN;
+}
