@@ -14,6 +14,7 @@ export const LIMITS = {
   titleBytes: 256,
   membersPerRequest: 100,
   membersPerGroup: 10_000,
+  membersShown: 1_000,
   mentions: 50,
   historyLimit: 200,
   historyDefault: 50,
@@ -137,6 +138,8 @@ export const ConversationSchema = v.strictObject({
   epoch: v.string(),
   head: PositionSchema,
   created: TimeSchema,
+  memberCount: PositionSchema,
+  /** At most LIMITS.membersShown of them, owners and admins first. */
   members: v.array(v.strictObject({ user: UserIdSchema, role: RoleSchema, mutedUntil: v.optional(TimeSchema) })),
 });
 export type Conversation = v.InferOutput<typeof ConversationSchema>;

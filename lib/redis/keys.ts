@@ -30,12 +30,15 @@ export function createKeys(prefix: string, partitions: number) {
     // Conversations. Owner: lib/im in logic.
 
     /**
-     * hash `type` direct|group|channel, `title`, `epoch`, `head` last seq, `messages` count of messages, `version` of the
-     * member list, `created` ms, `creator`, `digest` of what it was created with, `active` ms of the last entry,
-     * `last_message` seq of the last message entry, `dissolved` ms when dissolved. No expiry.
+     * hash `state` (`<head> <messages> <active ms> <last message's seq>`, ` d` behind it when dissolved), `epoch`, `type`
+     * direct|group|channel, `title` as a JSON string, `size` members, `created` ms, `creator`, `digest` of what it was created
+     * with. No expiry. A send reads and writes `state` and `epoch` only, so they come first: a small hash is searched from its start.
      */
     conversation,
-    /** hash user -> `<role o|a|m> <joined seq> <muted until ms>`. No expiry. */
+    /**
+     * hash user -> `<role o|a|m> <joined seq> <muted until ms> <read seq> <messages up to it>`. No expiry. The read cursor lies
+     * here because a send checks its sender's membership and moves its cursor: one hash instead of two per commit.
+     */
     members: (id: string) => `${conversation(id)}:members`,
     /**
      * stream, the hot window of the timeline. Entry id `<seq>-0`; fields `k` kind (`m` message, `member`, `settings`),
@@ -43,8 +46,6 @@ export function createKeys(prefix: string, partitions: number) {
      * Trimmed behind the archive, to the last 1 000 messages or 7 days.
      */
     log: (id: string) => `${conversation(id)}:log`,
-    /** hash user -> `<read seq> <messages up to it>`. Only moves forward. No expiry. */
-    reads: (id: string) => `${conversation(id)}:reads`,
     /**
      * hash `<sender>/<conversation>/<clientId>` -> `<seq> <message id> <payload digest>`: the dedupe records of one day.
      * Expires after two generations. One key per day and partition, for a key with a TTL per message costs 30 % of a commit.
@@ -65,23 +66,43 @@ export function createKeys(prefix: string, partitions: number) {
      * as JSON bytes, `p` properties as a JSON object ("" when none).
      */
     topic: (topic: string, partition: number) => `${at(partition)}:topic:${topic}`,
-    /** hash group -> declaration as JSON, in the topic's partition: the groups whose progress holds back trimming. */
+    /** hash group -> `<mode> <created ms>`: the groups whose progress holds back trimming. No expiry. */
     groups: (topic: string, partition: number) => `${at(partition)}:topic:${topic}:#groups`,
-    /** hash dedupe id -> `<message id> <expires ms>`; two generations, expire by themselves. */
-    published: (topic: string, partition: number, generation: number) =>
-      `${at(partition)}:topic:${topic}:#published:${generation}`,
-    /** hash `owner`, `token` fencing token, `until` ms by Redis TIME, `checkpoint` entry id, `done` entries finished out of turn. */
+    /**
+     * hash dedupe id -> `<message id> <entry id> <expires ms>`, and `""` -> the number of the window it belongs to. Two per
+     * partition, for even and odd windows; expires two windows after its first record.
+     */
+    published: (topic: string, partition: number, parity: "even" | "odd") =>
+      `${at(partition)}:topic:${topic}:#published:${parity}`,
+    /**
+     * hash, a group's place in a partition. `checkpoint` entry up to which all is finished except `open` (entries, each
+     * with its attempts and first failure when it failed), `floor` first unfinished entry, `read` number of entries ever
+     * added up to the checkpoint. Of an ordered group also its lease: `owner` ("" when released), `session` of the owner's
+     * process, `token` fencing token, `until` ms by Redis TIME, `losses` of the lease while the floor stood still,
+     * `suspect` entry handed out alone after too many of them. No expiry.
+     */
     lease: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:lease`,
-    /** hash entry id -> `<attempts> <first ms> <last error>`: the attempts of deliveries that failed and are still open. */
+    /** hash member -> ms by Redis TIME until which it counts as alive. Expires with its members. One per group. */
+    groupMembers: (topic: string, name: string) => `${prefix}:{members:${topic}:${name}}`,
+    /**
+     * hash entry id -> `<attempts> <lease losses> <first failure ms> <last error>`: of a concurrent group's deliveries that
+     * failed or were lost and are still open. Removed with their ack.
+     */
     attempts: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:attempts`,
     /** zset entry id by due ms: deliveries of a concurrent group that wait for their retry. */
     retries: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:retries`,
-    /** stream of dead letters, bounded; fields as of the topic, and `reason`, `error`, `attempts`, `first`, `entry`. */
+    /**
+     * stream of dead letters, bounded; fields as of the topic, and `entry` in it, `reason`, `error`, `attempts`, `first`
+     * failure ms, `member` that buried it. Kept 7 days.
+     */
     deadLetters: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:dead`,
 
     // Registry and routing; one hash tag each, written by heartbeats.
 
-    /** hash instance -> JSON {address, load, draining, until}: who serves an RPC service. Owner: lib/rpc. */
+    /**
+     * hash instance -> `<lease end in ms by Redis TIME> <incarnation> <JSON {address, load, draining}>`: who is alive under a
+     * service's name. Expires ten leases after the last heartbeat. Owner: lib/rpc.
+     */
     registry: (service: string) => `${prefix}:{registry}:${service}`,
     /**
      * stream, what a gateway must write to its sockets. Each field is `<conversation> <seq> <connection numbers, comma>`

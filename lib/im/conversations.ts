@@ -1,0 +1,298 @@
+/**
+ * Conversations and their members: create, look, list, change. Permissions are decided inside the scripts, in the same commit
+ * as the change. Outsiders learn nothing: what they may not see and what does not exist give the same NOT_MEMBER.
+ */
+
+import type { Clock } from "../clock.ts";
+import { AppError, type ErrorCode } from "../errors.ts";
+import { directConversationId, newId } from "../id.ts";
+import { defineScript, type Keys, type RedisClient } from "../redis/index.ts";
+import createLua from "../redis/lua/im-create.lua" with { type: "text" };
+import entry from "../redis/lua/im-entry.lua" with { type: "text" };
+import membersLua from "../redis/lua/im-members.lua" with { type: "text" };
+import settingsLua from "../redis/lua/im-settings.lua" with { type: "text" };
+import summaryLua from "../redis/lua/im-summary.lua" with { type: "text" };
+import append from "../redis/lua/mq-append.lua" with { type: "text" };
+import type { Inbox } from "./inbox.ts";
+import { type Conversation, type ConversationSummary, type ConversationType, LIMITS, type Role } from "./protocol.ts";
+
+const createConversation = defineScript({
+  name: "imCreate",
+  lua: [append, entry, createLua],
+  keys: ["conv", "members", "events"],
+  args: ["id", "conversationType", "title", "epoch", "digest", "creator", "eventId"],
+  hasRest: true,
+  decode: (reply) => reply as "created" | "same" | "other",
+});
+
+const changeMembers = defineScript({
+  name: "imMembers",
+  lua: [append, entry, membersLua],
+  keys: ["conv", "members", "log", "events"],
+  args: ["id", "by", "action", "eventId", "role", "mutedUntil", "sizeMax"],
+  hasRest: true,
+  decode: (reply) => (typeof reply === "string" ? reply : { changed: (reply as string[]).slice(1) }),
+});
+
+const changeSettings = defineScript({
+  name: "imSettings",
+  lua: [append, entry, settingsLua],
+  keys: ["conv", "members", "log", "events"],
+  args: ["id", "by", "eventId", "title"],
+  decode: (reply) => reply as string | number,
+});
+
+const summarise = defineScript({
+  name: "imSummary",
+  lua: summaryLua,
+  keys: ["conv", "members", "log"],
+  args: ["user"],
+  decode: (reply) => (Array.isArray(reply) ? toState(reply as string[]) : undefined),
+});
+
+const REFUSALS: Record<string, readonly [ErrorCode, string?]> = {
+  NOT_MEMBER: ["NOT_MEMBER"],
+  NOT_FOUND: ["NOT_FOUND", "There is no such member"],
+  FORBIDDEN: ["FORBIDDEN"],
+  DISSOLVED: ["FORBIDDEN", "The conversation is dissolved"],
+  DIRECT: ["FORBIDDEN", "A direct conversation keeps its two members and has no title"],
+  LAST_OWNER: ["FORBIDDEN", "The owner cannot leave while others are members"],
+  FULL: ["INVALID", `users: a conversation has at most ${LIMITS.membersPerGroup} members`],
+};
+
+const ROLES: Record<string, Role> = { o: "owner", a: "admin", m: "member" };
+const ROLE_ORDER = { owner: 0, admin: 1, member: 2 };
+const ROLE_LETTERS = { owner: "o", admin: "a", member: "m" } as const;
+
+/** A conversation as one member sees it. */
+export interface ConversationState {
+  readonly type: ConversationType;
+  readonly title: string;
+  readonly epoch: string;
+  readonly head: number;
+  readonly messages: number;
+  readonly created: number;
+  readonly size: number;
+  readonly activeMs: number;
+  readonly firstHot: number | undefined;
+  readonly read: number;
+  readonly unread: number;
+  /** JSON of the last message, when it is in the hot window. */
+  readonly lastMessage: string | undefined;
+}
+
+export interface Conversations {
+  /** Creates once per id (direct: per pair). CONFLICT when the id holds other content; `created` false when it holds the same. */
+  create(by: string, params: CreateParams): Promise<{ conversation: Conversation; created: boolean }>;
+  get(by: string, conversation: string): Promise<Conversation>;
+  setTitle(by: string, conversation: string, title: string): Promise<Conversation>;
+  dissolve(by: string, conversation: string): Promise<void>;
+  add(by: string, conversation: string, users: readonly string[]): Promise<Conversation>;
+  /** Removing oneself is leaving. Removing who is no member does nothing. */
+  remove(by: string, conversation: string, user: string): Promise<void>;
+  update(
+    by: string,
+    conversation: string,
+    user: string,
+    change: { role?: Role; mutedUntil?: number },
+  ): Promise<Conversation>;
+  /** The state as `user` sees it, or undefined when not a member. */
+  state(user: string, conversation: string): Promise<ConversationState | undefined>;
+  /** Newest activity first. `before` is the `next` of the page before. */
+  list(user: string, limit: number, before?: string): Promise<{ conversations: ConversationSummary[]; next?: string }>;
+}
+
+export interface CreateParams {
+  readonly id?: string | undefined;
+  readonly type: ConversationType;
+  readonly members: readonly string[];
+  readonly title?: string | undefined;
+}
+
+export function createConversations(redis: RedisClient, keys: Keys, clock: Clock, inbox: Inbox): Conversations {
+  const keysOf = (conversation: string) => ({
+    conv: keys.conversation(conversation),
+    members: keys.members(conversation),
+    log: keys.log(conversation),
+    events: keys.topic("im.events", keys.partitionOf(conversation)),
+  });
+
+  async function get(by: string, conversation: string): Promise<Conversation> {
+    const [state, members] = await Promise.all([read(by, conversation), redis.hgetall(keys.members(conversation))]);
+    if (!state) throw new AppError("NOT_MEMBER");
+    const listed = Object.entries(members).map(([user, value]) => toMember(user, value, clock.now()));
+    listed.sort((a, b) => ROLE_ORDER[a.role] - ROLE_ORDER[b.role] || (a.user < b.user ? -1 : 1));
+    const { type, title, epoch, head, created, size } = state;
+    return {
+      id: conversation,
+      type,
+      title,
+      epoch,
+      head,
+      created,
+      memberCount: size,
+      members: listed.slice(0, LIMITS.membersShown),
+    };
+  }
+
+  function read(user: string, conversation: string): Promise<ConversationState | undefined> {
+    const { conv, members, log } = keysOf(conversation);
+    return summarise(redis, { conv, members, log, user });
+  }
+
+  async function change(
+    by: string,
+    conversation: string,
+    action: string,
+    users: readonly string[],
+    role = "",
+    mutedUntil = "",
+  ) {
+    const result = await changeMembers(redis, {
+      ...keysOf(conversation),
+      id: conversation,
+      by,
+      action,
+      eventId: newId(clock.now()),
+      role,
+      mutedUntil,
+      sizeMax: LIMITS.membersPerGroup,
+      restArgs: users,
+    });
+    if (typeof result === "string") refuse(result);
+    return result.changed;
+  }
+
+  async function changeTitle(by: string, conversation: string, title: string): Promise<void> {
+    const result = await changeSettings(redis, {
+      ...keysOf(conversation),
+      id: conversation,
+      by,
+      eventId: newId(clock.now()),
+      title,
+    });
+    if (typeof result === "string") refuse(result);
+  }
+
+  return {
+    get,
+    state: read,
+    async create(by, { id, type, members, title = "" }) {
+      const others = members.filter((user) => user !== by);
+      if (type === "direct") {
+        if (others.length !== 1) throw invalid("members", "a direct conversation has exactly one other member");
+        if (title !== "") throw invalid("title", "a direct conversation has no title");
+        if (id !== undefined) throw invalid("id", "a direct conversation has the id of its pair");
+      }
+      const conversation = type === "direct" ? await directConversationId(by, others[0]!) : (id ?? newId(clock.now()));
+      // A direct conversation is the same whoever of the two asks.
+      const content = type === "direct" ? [type] : [type, title, by, ...[...others].sort()];
+      const { conv, members: membersKey, events } = keysOf(conversation);
+      const result = await createConversation(redis, {
+        conv,
+        members: membersKey,
+        events,
+        id: conversation,
+        conversationType: type,
+        title: JSON.stringify(title),
+        epoch: newId(clock.now()),
+        digest: await digest(content),
+        creator: by,
+        eventId: newId(clock.now()),
+        restArgs: others,
+      });
+      if (result === "other") throw new AppError("CONFLICT", "id is taken by a conversation with other content");
+      // The inbox group does the same; doing it here as well lets the caller read its own write.
+      await inbox.touch([by, ...others], conversation, clock.now());
+      return { conversation: await get(by, conversation), created: result === "created" };
+    },
+    async setTitle(by, conversation, title) {
+      await changeTitle(by, conversation, JSON.stringify(title));
+      return get(by, conversation);
+    },
+    dissolve: (by, conversation) => changeTitle(by, conversation, ""),
+    async add(by, conversation, users) {
+      await change(by, conversation, "added", users);
+      await inbox.touch(users, conversation, clock.now());
+      return get(by, conversation);
+    },
+    async remove(by, conversation, user) {
+      await change(by, conversation, user === by ? "left" : "removed", [user]);
+      await inbox.drop([user], conversation);
+    },
+    async update(by, conversation, user, { role, mutedUntil }) {
+      if (role === undefined && mutedUntil === undefined) throw invalid("", "give role or mutedUntil");
+      const letter = role === undefined ? "" : ROLE_LETTERS[role];
+      await change(by, conversation, "updated", [user], letter, mutedUntil === undefined ? "" : String(mutedUntil));
+      return get(by, conversation);
+    },
+    async list(user, limit, before) {
+      const { conversations: ids, next } = await inbox.page(user, limit, before);
+      const states = await Promise.all(ids.map((id) => read(user, id)));
+      const found = ids.flatMap((id, i) => {
+        const state = states[i];
+        return state ? [{ id, state }] : [];
+      });
+      // The index may lag behind by what the inbox group has not read yet; within the page the truth orders.
+      found.sort((a, b) => b.state.activeMs - a.state.activeMs);
+      return {
+        conversations: found.map(({ id, state }) => toSummary(id, state)),
+        ...(next === undefined ? {} : { next }),
+      };
+    },
+  };
+}
+
+function refuse(code: string): never {
+  const [error, detail] = REFUSALS[code] ?? (["INTERNAL"] as const);
+  throw new AppError(error, detail);
+}
+
+function invalid(path: string, message: string): AppError {
+  return new AppError("INVALID", path === "" ? message : `${path}: ${message}`, { issues: [{ path, message }] });
+}
+
+async function digest(content: readonly string[]): Promise<string> {
+  const bytes = new TextEncoder().encode(JSON.stringify(content));
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).subarray(0, 12).toBase64();
+}
+
+function toMember(user: string, value: string, nowMs: number) {
+  const [role, , mutedUntil] = value.split(" ");
+  const muted = Number(mutedUntil);
+  return { user, role: ROLES[role!]!, ...(muted > nowMs ? { mutedUntil: muted } : {}) };
+}
+
+function toState(values: readonly string[]): ConversationState {
+  const [state, epoch, type, title, size, created, member, lastMessage, firstHot] = values;
+  const [head, messages, activeMs] = state!.split(" ").map(Number);
+  const [, , , read, ordinal] = member!.split(" ");
+  return {
+    type: type as ConversationType,
+    title: JSON.parse(title!),
+    epoch: epoch!,
+    head: head!,
+    messages: messages!,
+    created: Number(created),
+    size: Number(size),
+    activeMs: activeMs!,
+    firstHot: firstHot === "" ? undefined : Number(firstHot),
+    read: Number(read),
+    unread: messages! - Number(ordinal),
+    lastMessage: lastMessage === "" ? undefined : lastMessage,
+  };
+}
+
+function toSummary(id: string, state: ConversationState): ConversationSummary {
+  const { type, title, epoch, head, read, unread, lastMessage } = state;
+  return {
+    id,
+    type,
+    title,
+    epoch,
+    head,
+    read,
+    unread,
+    ...(lastMessage === undefined ? {} : { lastMessage: JSON.parse(lastMessage) }),
+  };
+}

@@ -1,0 +1,89 @@
+/**
+ * Who is a member of what, as of a place in the event stream: for consumers that fan out. A conversation's members are loaded
+ * once and then follow the membership events of the same ordered stream. What was loaded is as new as the head read before
+ * it, so events up to that head are already in it and are skipped. So the view is exact at every event.
+ */
+
+import type { Message as QueueMessage } from "../mq/index.ts";
+import type { Keys, RedisClient } from "../redis/index.ts";
+
+/** Members held over all conversations, some 60 bytes each; beyond it the least recently loaded conversations go. */
+const CACHED_MEMBERS_MAX = 1_000_000;
+
+export interface Members {
+  readonly users: Set<string>;
+  /** Head at the time of loading: membership events up to it are included. */
+  readonly loadedAt: number;
+}
+
+export interface MembershipChange {
+  readonly isAdded: boolean;
+  readonly users: readonly string[];
+}
+
+export interface Membership {
+  /** Loads what is not cached of these conversations. */
+  load(conversations: Iterable<string>): Promise<void>;
+  of(conversation: string): Members;
+  /** Applies an event; says what changed when it is one of membership, also when the cache had it already. */
+  apply(event: QueueMessage<unknown>): MembershipChange | undefined;
+  /** Forgets a conversation, e.g. when its partition is handed over. */
+  clear(): void;
+}
+
+export function createMembership(
+  redis: RedisClient,
+  keys: Keys,
+  onEvict: (conversation: string) => void = () => undefined,
+): Membership {
+  const cache = new Map<string, Members>();
+  let held = 0;
+
+  async function loadOne(conversation: string): Promise<void> {
+    const state = await redis.hget(keys.conversation(conversation), "state");
+    const users = new Set(await redis.hkeys(keys.members(conversation)));
+    held += users.size;
+    cache.set(conversation, { users, loadedAt: Number(state?.split(" ")[0] ?? 0) });
+  }
+
+  function evict(): void {
+    for (const [conversation, { users }] of cache) {
+      if (held <= CACHED_MEMBERS_MAX) return;
+      held -= users.size;
+      cache.delete(conversation);
+      onEvict(conversation);
+    }
+  }
+
+  return {
+    async load(conversations) {
+      const missing = new Set<string>();
+      for (const conversation of conversations) if (!cache.has(conversation)) missing.add(conversation);
+      if (missing.size === 0) return;
+      evict();
+      await Promise.all(Array.from(missing, loadOne));
+    },
+    of: (conversation) => cache.get(conversation) ?? NOBODY,
+    apply(event) {
+      const isAdded = event.type === "im.member.added";
+      if (!isAdded && event.type !== "im.member.removed") return undefined;
+      const { entry } = JSON.parse(event.raw) as { entry: { users: string[] } };
+      const members = cache.get(event.key);
+      if (members && (event.sequence ?? 0) > members.loadedAt) {
+        held -= members.users.size;
+        for (const user of entry.users) {
+          if (isAdded) members.users.add(user);
+          else members.users.delete(user);
+        }
+        held += members.users.size;
+      }
+      return { isAdded, users: entry.users };
+    },
+    clear() {
+      cache.clear();
+      held = 0;
+    },
+  };
+}
+
+const NOBODY: Members = { users: new Set(), loadedAt: 0 };

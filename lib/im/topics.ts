@@ -1,0 +1,44 @@
+/** The topics of the chat. Every chat event goes to one topic, `im.events`; whoever cares reads it with a group of its own. */
+
+import * as v from "valibot";
+import { defineTopic } from "../mq/index.ts";
+import { MessageSchema, PositionSchema, UserIdSchema } from "./protocol.ts";
+
+/**
+ * What happened, in commit order per conversation; the key is the conversation.
+ *
+ *   type                                                    data                                    sequence
+ *   im.message.created                                      the message                             its seq
+ *   im.member.added|removed|updated                         {conversation, entry, view}             its seq
+ *   im.conversation.updated|dissolved                       {conversation, entry, view}             its seq
+ *   im.conversation.created                                 {conversation, view}                    none
+ *   im.read                                                 {conversation, user, seq}               none
+ *
+ * Properties: `epoch` of the conversation, `ordinal` (messages up to and with this event) and, of a message, the sending
+ * `connection`.
+ */
+export const imEvents = defineTopic("im.events", {
+  schema: v.union([
+    MessageSchema,
+    v.looseObject({ conversation: v.string(), view: v.looseObject({ id: v.string() }) }),
+    v.strictObject({ conversation: v.string(), user: UserIdSchema, seq: PositionSchema }),
+  ]),
+});
+
+/** For the pusher: members of a conversation who had no connection when the message was delivered. */
+export const imPush = defineTopic("im.push", {
+  schema: v.strictObject({
+    conversation: v.string(),
+    seq: PositionSchema,
+    id: v.string(),
+    users: v.array(UserIdSchema),
+  }),
+});
+
+/** What lower layers ask of logic: they may not call it. */
+export const imCommands = defineTopic("im.commands", {
+  schema: v.variant("type", [
+    /** The archive holds every entry up to `through`: the hot window may be trimmed behind it. */
+    v.strictObject({ type: v.literal("archived"), conversation: v.string(), through: PositionSchema }),
+  ]),
+});

@@ -1,0 +1,40 @@
+#!lua
+-- Create a conversation with its first members, once per id.
+--
+-- One partition's hash tag. Creation and first members are no timeline entries: seq starts with what happens next.
+-- Returns "created", "same" when it exists with the same digest of content, or "other" when it exists with another.
+local conv = KEYS[1]
+local members = KEYS[2]
+local events = KEYS[3]
+local id = ARGV[1]
+local conversation_type = ARGV[2]
+local title = ARGV[3]
+local epoch = ARGV[4]
+local digest = ARGV[5]
+local creator = ARGV[6]
+local event_id = ARGV[7]
+-- Then the other members, each once.
+
+local existing = im_load(conv)
+if existing then
+  if existing.digest ~= digest or existing.dissolved then return 'other' end
+  return 'same'
+end
+redis.call('HLEN', members)
+redis.call('XLEN', events)
+local now_ms = im_now()
+-- In a direct conversation nobody owns the other.
+local values = { creator, (conversation_type == 'direct' and 'm' or 'o') .. ' 0 0 0 0' }
+for i = 8, #ARGV do
+  values[#values + 1] = ARGV[i]
+  values[#values + 1] = 'm 0 0 0 0'
+end
+local state = { type = conversation_type, title = title, epoch = epoch, head = 0, messages = 0, size = #values / 2,
+  created = string.format('%.0f', now_ms), last = '0' }
+-- What every send reads and writes comes first: a small hash is searched from its start.
+redis.call('HSET', conv, 'state', im_state(state, now_ms), 'epoch', epoch, 'type', conversation_type, 'title', title,
+  'size', state.size, 'created', state.created, 'creator', creator, 'digest', digest)
+redis.call('HSET', members, unpack(values))
+mq_append(events, event_id, 'im.conversation.created', id, '', '{"conversation":"' .. id .. '","view":' .. im_view(id, state) .. '}',
+  '{"epoch":"' .. epoch .. '","ordinal":"0"}')
+return 'created'

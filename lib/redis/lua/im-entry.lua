@@ -1,0 +1,44 @@
+#!lua
+-- Fragment: what the scripts that change a conversation share. Needs mq_append.
+
+local function im_now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- The fields of a conversation that decide and describe, or nil. Ids and titles in it are JSON already, so views are built
+-- by concatenation: user text is never decoded in Lua.
+local function im_load(conv)
+  local values = redis.call('HMGET', conv, 'state', 'epoch', 'type', 'title', 'size', 'created', 'digest')
+  if not values[1] then return nil end
+  local head, messages, last, dissolved = string.match(values[1], '^(%d+) (%d+) %d+ (%d+)(.*)$')
+  return {
+    head = tonumber(head), messages = tonumber(messages), last = last, dissolved = dissolved ~= '', epoch = values[2],
+    type = values[3], title = values[4], size = tonumber(values[5]), created = values[6], digest = values[7],
+  }
+end
+
+-- The conversation's state field as of now: `<head> <messages> <active ms> <last message's seq>`, and ` d` when dissolved.
+local function im_state(state, now_ms)
+  return string.format('%d %d %.0f ', state.head, state.messages, now_ms) .. state.last .. (state.dissolved and ' d' or '')
+end
+
+-- The conversation as notifications show it: JSON without its member list.
+local function im_view(id, state)
+  return '{"id":"' .. id .. '","type":"' .. state.type .. '","title":' .. state.title .. ',"epoch":"' .. state.epoch ..
+    '","head":' .. state.head .. ',"created":' .. state.created .. ',"memberCount":' .. state.size .. '}'
+end
+
+-- Appends a timeline entry that is no message, and its event. `tail` is the entry's JSON behind kind and seq. The timeline
+-- comes first: it alone can refuse. Changes state.head; the caller writes the hash.
+local function im_append_entry(log, events, id, state, kind, event_id, event_type, tail)
+  redis.call('XLEN', events)
+  local seq = state.head + 1
+  local entry = '{"kind":"' .. kind .. '","seq":' .. seq .. ',' .. tail
+  redis.call('XADD', log, seq .. '-0', 'k', kind, 'n', state.messages, 'r', entry)
+  state.head = seq
+  mq_append(events, event_id, event_type, id, seq,
+    '{"conversation":"' .. id .. '","entry":' .. entry .. ',"view":' .. im_view(id, state) .. '}',
+    '{"epoch":"' .. state.epoch .. '","ordinal":"' .. state.messages .. '"}')
+  return seq
+end

@@ -1,0 +1,79 @@
+#!lua
+-- Add, remove or change members of a conversation: one timeline entry for all of the call that changes something.
+--
+-- One partition's hash tag; permission, change, entry and event are one commit. Who may: every member of a group may add;
+-- owner and admins remove and mute those below them; the owner gives roles; everyone but the last owner may leave.
+-- Returns {seq, changed users...} (seq 0: nothing to change), or an error code as a string.
+local conv = KEYS[1]
+local members = KEYS[2]
+local log = KEYS[3]
+local events = KEYS[4]
+local id = ARGV[1]
+local by = ARGV[2]
+local action = ARGV[3]
+local event_id = ARGV[4]
+local role = ARGV[5]
+local muted_until = ARGV[6]
+local size_max = tonumber(ARGV[7])
+-- Then the users that the action is about.
+
+local RANK = { m = 1, a = 2, o = 3 }
+local NAMES = { m = 'member', a = 'admin', o = 'owner' }
+local state = im_load(conv)
+local acting = redis.call('HGET', members, by)
+if not state or not acting then return 'NOT_MEMBER' end
+if state.dissolved then return 'DISSOLVED' end
+if state.type == 'direct' then return 'DIRECT' end
+local own_rank = RANK[string.sub(acting, 1, 1)]
+local now_ms = im_now()
+
+local changed = {}
+local quoted = {}
+local writes = {}
+for i = 8, #ARGV do
+  local user = ARGV[i]
+  local value = redis.call('HGET', members, user)
+  local write
+  if action == 'added' then
+    if state.type == 'channel' and own_rank < 2 then return 'FORBIDDEN' end
+    if not value then write = 'm ' .. (state.head + 1) .. ' 0 ' .. (state.head + 1) .. ' ' .. state.messages end
+  elseif value then
+    local rank = RANK[string.sub(value, 1, 1)]
+    if action == 'left' then
+      if rank == 3 and state.size > 1 then return 'LAST_OWNER' end
+      write = false
+    elseif action == 'removed' then
+      if own_rank < 2 or rank >= own_rank then return 'FORBIDDEN' end
+      write = false
+    else
+      local old_role, joined, old_muted, read = string.match(value, '^(%a) (%d+) (%d+) (.*)$')
+      if role ~= '' and (own_rank < 3 or user == by) then return 'FORBIDDEN' end
+      if role == 'o' then return 'FORBIDDEN' end
+      if muted_until ~= '' and (own_rank < 2 or rank >= own_rank) then return 'FORBIDDEN' end
+      local updated = (role ~= '' and role or old_role) .. ' ' .. joined .. ' ' .. (muted_until ~= '' and muted_until or old_muted) .. ' ' .. read
+      if updated ~= value then write = updated end
+    end
+  elseif action == 'updated' then
+    return 'NOT_FOUND'
+  end
+  if write ~= nil then
+    changed[#changed + 1] = user
+    quoted[#quoted + 1] = '"' .. user .. '"'
+    writes[#writes + 1] = write
+  end
+end
+if #changed == 0 then return {0} end
+local growth = action == 'added' and #changed or action == 'updated' and 0 or -#changed
+if state.size + growth > size_max then return 'FULL' end
+state.size = state.size + growth
+
+local tail = '"id":"' .. event_id .. '","by":"' .. by .. '","at":' .. string.format('%.0f', now_ms) .. ',"action":"' .. action .. '","users":[' ..
+  table.concat(quoted, ',') .. ']' .. (role ~= '' and ',"role":"' .. NAMES[role] .. '"' or '') ..
+  (muted_until ~= '' and ',"mutedUntil":' .. muted_until or '') .. '}'
+local event_types = { added = 'im.member.added', removed = 'im.member.removed', left = 'im.member.removed', updated = 'im.member.updated' }
+local seq = im_append_entry(log, events, id, state, 'member', event_id, event_types[action], tail)
+redis.call('HSET', conv, 'state', im_state(state, now_ms), 'size', state.size)
+for i, user in ipairs(changed) do
+  if writes[i] then redis.call('HSET', members, user, writes[i]) else redis.call('HDEL', members, user) end
+end
+return {seq, unpack(changed)}

@@ -1,0 +1,33 @@
+#!lua
+-- Move a member's read cursor forward.
+--
+-- One partition's hash tag. The cursor keeps the seq and how many messages lie up to it, so unread is a subtraction.
+-- Returns {read seq, unread}; "NEEDS_ORDINAL" when the entry at `seq` has left the hot window and the caller gave no ordinal;
+-- "BEYOND <head>" or NOT_MEMBER. Nothing is written and no event appended unless the cursor moves.
+local conv = KEYS[1]
+local members = KEYS[2]
+local log = KEYS[3]
+local events = KEYS[4]
+local id = ARGV[1]
+local user = ARGV[2]
+local seq = tonumber(ARGV[3])
+local given_ordinal = ARGV[4]
+local event_id = ARGV[5]
+
+local state = im_load(conv)
+local value = redis.call('HGET', members, user)
+if not state or not value then return 'NOT_MEMBER' end
+local head, read, ordinal = string.match(value, '^(%a %d+ %d+) (%d+) (%d+)$')
+if seq > state.head then return 'BEYOND ' .. state.head end
+if seq <= tonumber(read) then return {tonumber(read), state.messages - ordinal} end
+if given_ordinal ~= '' then
+  ordinal = given_ordinal
+else
+  local entry = redis.call('XRANGE', log, seq .. '-0', seq .. '-0')[1]
+  if not entry then return 'NEEDS_ORDINAL' end
+  ordinal = entry[2][4]
+end
+mq_append(events, event_id, 'im.read', id, '', '{"conversation":"' .. id .. '","user":"' .. user .. '","seq":' .. seq .. '}',
+  '{"epoch":"' .. state.epoch .. '","ordinal":"' .. ordinal .. '"}')
+redis.call('HSET', members, user, head .. ' ' .. seq .. ' ' .. ordinal)
+return {seq, state.messages - ordinal}

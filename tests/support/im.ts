@@ -1,0 +1,73 @@
+/** The chat's state functions over the shared test Redis: what logic's methods are made of, without a process around them. */
+
+import { systemClock } from "../../lib/clock.ts";
+import {
+  createCommitter,
+  createConversations,
+  createInbox,
+  createTimeline,
+  type ReadArchive,
+  send,
+} from "../../lib/im/index.ts";
+import type { TestStore } from "./redis.ts";
+
+const emptyArchive: ReadArchive = async () => [];
+
+export function makeChat({ redis, keys, metrics }: TestStore, readArchive: ReadArchive = emptyArchive) {
+  const parts = { redis: redis.commands, keys, clock: systemClock };
+  const committer = createCommitter({ ...parts, metrics, replicas: 0 });
+  const inbox = createInbox(redis.commands, keys);
+  const conversations = createConversations(redis.commands, keys, systemClock, inbox);
+  const timeline = createTimeline(redis.commands, keys, readArchive);
+  let count = 0;
+  return {
+    ...parts,
+    inbox,
+    conversations,
+    timeline,
+    /** Sends `text` under a fresh clientId, or the given one. */
+    send: (
+      by: string,
+      conversation: string,
+      text: string,
+      more: { clientId?: string; replyTo?: number; connection?: string } = {},
+    ) => {
+      const { connection, ...params } = more;
+      count += 1;
+      return send(committer, systemClock, metrics, {
+        by,
+        connection,
+        params: { conversation, clientId: `c${count}`, type: "text", body: { text }, ...params },
+      });
+    },
+    /** A group of the given users, the first its owner. */
+    async group(...users: string[]): Promise<string> {
+      const [owner, ...members] = users;
+      const { conversation } = await conversations.create(owner!, { type: "group", members });
+      return conversation.id;
+    },
+    /** The timeline's rows as stored: [seq, kind, ordinal, record]. */
+    async rows(conversation: string): Promise<[number, string, number, Record<string, unknown>][]> {
+      const found = await redis.commands.xrange(keys.log(conversation), "-", "+");
+      return found.map(([id, [, kind, , ordinal, , record]]) => [
+        Number.parseInt(id, 10),
+        kind!,
+        Number(ordinal),
+        JSON.parse(record!),
+      ]);
+    },
+    /** The events of the conversation's partition: type, sequence, data. */
+    async events(conversation: string): Promise<{ type: string; sequence: string; data: Record<string, unknown> }[]> {
+      const found = await redis.commands.xrange(keys.topic("im.events", keys.partitionOf(conversation)), "-", "+");
+      return found
+        .filter(([, fields]) => fields[5] === conversation)
+        .map(([, [, , , type, , , , sequence, , data]]) => ({
+          type: type!,
+          sequence: sequence!,
+          data: JSON.parse(data!),
+        }));
+    },
+  };
+}
+
+export type Chat = ReturnType<typeof makeChat>;

@@ -1,0 +1,254 @@
+/**
+ * The `delivery` group: each chat event goes, as a ready frame, to every gateway that holds a connection of a member. One append
+ * per gateway and batch. Members without any connection go to `im.push`.
+ *
+ * Delivered at least once, in the order of the conversation: an owner that died after the append and before its checkpoint
+ * repeats frames, and the gateway drops by seq what it has written. A frame is a hint: the timeline is the truth.
+ *
+ *   batch of im.events ─► routes as of now, members as of the event ─► frame x gateway ─► gateway:<node>
+ */
+
+import {
+  createMembership,
+  createRouteCache,
+  imEvents,
+  imPush,
+  type Membership,
+  type Route,
+  type RouteCache,
+} from "../../lib/im/index.ts";
+import type { Message, PublishInput, Queue } from "../../lib/mq/index.ts";
+import type { Metrics } from "../../lib/observability/index.ts";
+import type { Keys, RedisClient } from "../../lib/redis/index.ts";
+import type { Service } from "../../lib/service.ts";
+
+/** Entries a gateway's stream may hold; one that is farther behind tells its sockets to sync. */
+const GATEWAY_STREAM_MAX = 20_000;
+/** Frames in one appended entry: keeps an entry of the largest frames near 1 MB, and one read of the gateway short. */
+const FRAMES_PER_ENTRY = 64;
+/** Users named in one push message (its body stays under 256 KB). */
+const USERS_PER_PUSH = 500;
+/** After this long without an owner another instance takes a partition over: the longest pause of live frames. */
+const LEASE_MS = 5_000;
+
+const FRAME_START = '{"jsonrpc":"2.0","method":';
+
+interface DeliveryParts {
+  readonly redis: RedisClient;
+  readonly keys: Keys;
+  readonly queue: Queue;
+  readonly metrics: Metrics;
+}
+
+type Pairs = string[];
+
+export function createDelivery({ redis, keys, queue, metrics }: DeliveryParts): Service {
+  const audience = createAudience(redis, keys);
+
+  async function handleBatch(events: readonly Message<unknown>[]): Promise<void> {
+    await audience.prepare(events);
+    const byGateway = new Map<string, Pairs>();
+    const pushes: PublishInput<unknown>[] = [];
+    for (const event of events) {
+      const change = audience.apply(event);
+      const frame = toFrame(event);
+      if (frame !== undefined) {
+        const offline = address(event, frame, audience.of(event.key), byGateway);
+        if (offline.length > 0 && event.type === "im.message.created") pushes.push(...toPushes(event, offline));
+      }
+      // Who joined or left hears of the conversation itself; who left is no member any more.
+      if (change) {
+        for (const user of change.users) addressTo(audience.routesOf(user), "- 0", conversationFrame(event), byGateway);
+      }
+    }
+    await Promise.all([appendAll(byGateway), pushes.length > 0 ? queue.publishMany(imPush, pushes) : undefined]);
+  }
+
+  /** Adds the frame for every connected member; names the members who have no connection. */
+  function address(
+    event: Message<unknown>,
+    frame: string,
+    members: Audience,
+    byGateway: Map<string, Pairs>,
+  ): readonly string[] {
+    const place = event.sequence === undefined ? "- 0" : `${event.key} ${event.sequence}`;
+    const origin = event.type === "im.message.created" ? originOf(event) : "";
+    for (const [gateway, routes] of members.byGateway) {
+      const numbers = numbersWithout(routes, origin);
+      if (numbers === "") continue;
+      push(byGateway, gateway, `${place} ${numbers}`, frame);
+    }
+    return members.offline;
+  }
+
+  function addressTo(routes: readonly Route[], place: string, frame: string, byGateway: Map<string, Pairs>): void {
+    for (const { gateway, number } of routes) push(byGateway, gateway, `${place} ${number}`, frame);
+  }
+
+  function push(byGateway: Map<string, Pairs>, gateway: string, targets: string, frame: string): void {
+    const pairs = byGateway.get(gateway);
+    if (pairs) pairs.push(targets, frame);
+    else byGateway.set(gateway, [targets, frame]);
+    metrics.deliveries.inc();
+  }
+
+  async function appendAll(byGateway: ReadonlyMap<string, Pairs>): Promise<void> {
+    const pending: Promise<void>[] = [];
+    for (const [gateway, pairs] of byGateway) {
+      for (let i = 0; i < pairs.length; i += 2 * FRAMES_PER_ENTRY) {
+        pending.push(append(gateway, pairs.slice(i, i + 2 * FRAMES_PER_ENTRY)));
+      }
+    }
+    await Promise.all(pending);
+  }
+
+  async function append(gateway: string, pairs: Pairs): Promise<void> {
+    // A gateway creates its own stream and lets it expire: no stream, no gateway.
+    const entry = await redis.xadd(
+      keys.gateway(gateway),
+      "NOMKSTREAM",
+      "MAXLEN",
+      "~",
+      GATEWAY_STREAM_MAX,
+      "*",
+      ...pairs,
+    );
+    if (entry === null) await audience.forgetGateway(gateway);
+  }
+
+  return queue.consume(imEvents, {
+    group: "delivery",
+    mode: "ordered",
+    leaseMs: LEASE_MS,
+    validate: false,
+    handleBatch,
+  });
+}
+
+interface Audience {
+  readonly byGateway: ReadonlyMap<string, readonly Route[]>;
+  readonly offline: readonly string[];
+}
+
+/** Members and their routes by conversation, resolved once and dropped when either changes. */
+function createAudience(redis: RedisClient, keys: Keys) {
+  const resolved = new Map<string, Audience>();
+  /** user -> conversations whose resolved audience names the user. */
+  const named = new Map<string, Set<string>>();
+
+  const membership: Membership = createMembership(redis, keys, (conversation) => resolved.delete(conversation));
+  const routes: RouteCache = createRouteCache(redis, keys, (user) => {
+    if (user === undefined) {
+      resolved.clear();
+      named.clear();
+      return;
+    }
+    for (const conversation of named.get(user) ?? []) resolved.delete(conversation);
+    named.delete(user);
+  });
+
+  function resolve(conversation: string): Audience {
+    const byGateway = new Map<string, Route[]>();
+    const offline: string[] = [];
+    for (const user of membership.of(conversation).users) {
+      const conversations = named.get(user);
+      if (conversations) conversations.add(conversation);
+      else named.set(user, new Set([conversation]));
+      const found = routes.of(user);
+      if (found.length === 0) offline.push(user);
+      for (const route of found) {
+        const list = byGateway.get(route.gateway);
+        if (list) list.push(route);
+        else byGateway.set(route.gateway, [route]);
+      }
+    }
+    const audience = { byGateway, offline };
+    resolved.set(conversation, audience);
+    return audience;
+  }
+
+  return {
+    /** Brings routes up to date, and loads members and routes of all conversations and users of the batch. */
+    async prepare(events: readonly Message<unknown>[]): Promise<void> {
+      await Promise.all([routes.refresh(), membership.load(events.map((event) => event.key))]);
+      const users = new Set<string>();
+      for (const event of events) {
+        const isMembership = event.type === "im.member.added" || event.type === "im.member.removed";
+        if (!isMembership && resolved.has(event.key)) continue;
+        for (const user of membership.of(event.key).users) users.add(user);
+        if (isMembership) for (const user of usersOf(event)) users.add(user);
+      }
+      await routes.load(users);
+    },
+    apply(event: Message<unknown>) {
+      const change = membership.apply(event);
+      if (change) resolved.delete(event.key);
+      return change;
+    },
+    of: (conversation: string): Audience => resolved.get(conversation) ?? resolve(conversation),
+    routesOf: (user: string) => routes.of(user),
+    async forgetGateway(gateway: string): Promise<void> {
+      await routes.forgetGateway(gateway);
+    },
+  };
+}
+
+function usersOf(event: Message<unknown>): string[] {
+  return (JSON.parse(event.raw) as { entry: { users: string[] } }).entry.users;
+}
+
+function numbersWithout(routes: readonly Route[], connection: string): string {
+  let numbers = "";
+  for (const route of routes) {
+    if (route.connection !== connection) numbers += numbers === "" ? route.number : `,${route.number}`;
+  }
+  return numbers;
+}
+
+function originOf(event: Message<unknown>): string {
+  return event.properties.connection ?? "";
+}
+
+/** The notification of an event, or undefined when nobody is told of it. */
+function toFrame(event: Message<unknown>): string | undefined {
+  switch (event.type) {
+    case "im.message.created":
+      return `${FRAME_START}"message","params":{"message":${event.raw}}}`;
+    case "im.member.added":
+    case "im.member.removed":
+    case "im.member.updated": {
+      const { entry } = JSON.parse(event.raw) as { entry: unknown };
+      return `${FRAME_START}"member","params":{"conversation":"${event.key}","seq":${event.sequence},"entry":${JSON.stringify(entry)}}}`;
+    }
+    case "im.read":
+      return `${FRAME_START}"read","params":${event.raw}}`;
+    case "im.conversation.created":
+      return conversationFrame(event);
+    case "im.conversation.updated":
+    case "im.conversation.dissolved":
+      return conversationFrame(event);
+    default:
+      return undefined;
+  }
+}
+
+function conversationFrame(event: Message<unknown>): string {
+  const { view, entry } = JSON.parse(event.raw) as { view: unknown; entry?: unknown };
+  const seq = entry === undefined ? "" : `,"seq":${event.sequence},"entry":${JSON.stringify(entry)}`;
+  return `${FRAME_START}"conversation","params":{"conversation":${JSON.stringify(view)}${seq}}}`;
+}
+
+function toPushes(event: Message<unknown>, users: readonly string[]): PublishInput<unknown>[] {
+  const pushes: PublishInput<unknown>[] = [];
+  const message = JSON.parse(event.raw) as { id: string };
+  for (let i = 0; i < users.length; i += USERS_PER_PUSH) {
+    const data = {
+      conversation: event.key,
+      seq: event.sequence ?? 0,
+      id: message.id,
+      users: users.slice(i, i + USERS_PER_PUSH),
+    };
+    pushes.push({ type: "im.push.requested", key: event.key, data });
+  }
+  return pushes;
+}

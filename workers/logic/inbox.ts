@@ -1,0 +1,66 @@
+/**
+ * The `inbox` group: keeps every user's conversation list. A batch is folded first, so a busy conversation costs one index
+ * write per member and batch, not per message.
+ */
+
+import type { Clock } from "../../lib/clock.ts";
+import { createInbox, createMembership, type InboxChanges, imEvents } from "../../lib/im/index.ts";
+import type { Message, Queue } from "../../lib/mq/index.ts";
+import type { Keys, RedisClient } from "../../lib/redis/index.ts";
+import type { Service } from "../../lib/service.ts";
+
+/** Above so many members a conversation moves up its members' lists at most once per LARGE_EVERY_MS: 10 000 writes a message otherwise. */
+const LARGE_MEMBERS = 200;
+const LARGE_EVERY_MS = 30_000;
+/** Large conversations remembered; the oldest is forgotten, which costs it one early write. */
+const LARGE_REMEMBERED_MAX = 10_000;
+const LEASE_MS = 5_000;
+
+/** Events after which a conversation counts as active. */
+const ACTIVITY = /^im\.(message\.created|conversation\.(created|updated|dissolved)|member\.(added|removed))$/;
+
+interface InboxParts {
+  readonly redis: RedisClient;
+  readonly keys: Keys;
+  readonly clock: Clock;
+  readonly queue: Queue;
+}
+
+export function createInboxConsumer({ redis, keys, clock, queue }: InboxParts): Service {
+  const inbox = createInbox(redis, keys);
+  const membership = createMembership(redis, keys);
+  const lastWritten = new Map<string, number>();
+
+  async function handleBatch(events: readonly Message<unknown>[]): Promise<void> {
+    await membership.load(events.map((event) => event.key));
+    const changes = new Map<string, Map<string, number | undefined>>();
+    const set = (user: string, conversation: string, activeMs: number | undefined) => {
+      const own = changes.get(user);
+      if (own) own.set(conversation, activeMs);
+      else changes.set(user, new Map([[conversation, activeMs]]));
+    };
+    const active = new Map<string, number>();
+    for (const event of events) {
+      const change = membership.apply(event);
+      if (change) for (const user of change.users) set(user, event.key, change.isAdded ? event.time : undefined);
+      if (ACTIVITY.test(event.type)) active.set(event.key, event.time);
+    }
+    for (const [conversation, activeMs] of active) {
+      const { users } = membership.of(conversation);
+      if (users.size > LARGE_MEMBERS && isRecent(conversation)) continue;
+      for (const user of users) set(user, conversation, activeMs);
+    }
+    await inbox.apply(changes as InboxChanges);
+  }
+
+  function isRecent(conversation: string): boolean {
+    const last = lastWritten.get(conversation);
+    if (last !== undefined && clock.now() - last < LARGE_EVERY_MS) return true;
+    lastWritten.delete(conversation);
+    lastWritten.set(conversation, clock.now());
+    if (lastWritten.size > LARGE_REMEMBERED_MAX) lastWritten.delete(lastWritten.keys().next().value!);
+    return false;
+  }
+
+  return queue.consume(imEvents, { group: "inbox", mode: "ordered", leaseMs: LEASE_MS, validate: false, handleBatch });
+}

@@ -1,0 +1,104 @@
+/** The table RPC method -> im function, nothing else. */
+
+import type { Clock } from "../../lib/clock.ts";
+import {
+  attach,
+  createCommitter,
+  createConversations,
+  createInbox,
+  createTimeline,
+  detach,
+  history,
+  type LogicContract,
+  type ReadArchive,
+  read,
+  send,
+  sync,
+} from "../../lib/im/index.ts";
+import type { Metrics } from "../../lib/observability/index.ts";
+import { type Keys, type RedisClient, toAppError } from "../../lib/redis/index.ts";
+import type { Handlers, Outcome } from "../../lib/rpc/index.ts";
+
+interface MethodParts {
+  readonly redis: RedisClient;
+  readonly keys: Keys;
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+  readonly replicas: number;
+  readonly readArchive: ReadArchive;
+  readonly status: () => Promise<{ ackLevel: string; redis: string }>;
+}
+
+export function createMethods({
+  redis,
+  keys,
+  clock,
+  metrics,
+  replicas,
+  readArchive,
+  status,
+}: MethodParts): Handlers<LogicContract> {
+  const committer = createCommitter({ redis, keys, clock, metrics, replicas });
+  const inbox = createInbox(redis, keys);
+  const conversations = createConversations(redis, keys, clock, inbox);
+  const timeline = createTimeline(redis, keys, readArchive);
+  const nothing = {};
+  return guarded({
+    send: (inputs) => Promise.all(inputs.map((input) => send(committer, clock, metrics, input))),
+    attach: (inputs) => each(inputs, (route) => attach(redis, keys, clock, route)),
+    detach: (inputs) => each(inputs, ({ user, connection }) => detach(redis, keys, user, connection)),
+    createConversation: ({ by, params }) => conversations.create(by, params),
+    getConversation: async ({ by, params }) => ({ conversation: await conversations.get(by, params.conversation) }),
+    listConversations: ({ by, params }) => conversations.list(by, params.limit, params.before),
+    updateConversation: async ({ by, params }) => ({
+      conversation: await conversations.setTitle(by, params.conversation, params.title),
+    }),
+    dissolveConversation: async ({ by, params }) => {
+      await conversations.dissolve(by, params.conversation);
+      return nothing;
+    },
+    addMembers: async ({ by, params }) => ({
+      conversation: await conversations.add(by, params.conversation, params.users),
+    }),
+    removeMember: async ({ by, params }) => {
+      await conversations.remove(by, params.conversation, params.user);
+      return nothing;
+    },
+    updateMember: async ({ by, params: { conversation, user, role, mutedUntil } }) => ({
+      conversation: await conversations.update(by, conversation, user, {
+        ...(role === undefined ? {} : { role }),
+        ...(mutedUntil === undefined ? {} : { mutedUntil }),
+      }),
+    }),
+    history: ({ by, params }) => history({ conversations, timeline }, by, params),
+    sync: ({ by, params }) => sync({ conversations, inbox, timeline }, by, params.cursors),
+    read: ({ by, params }) =>
+      read({ redis, keys, clock, conversations, timeline }, by, params.conversation, params.seq),
+    status,
+  });
+}
+
+/** A batch whose items succeed or fail one by one, without a value. */
+function each<T>(inputs: readonly T[], act: (input: T) => Promise<void>): Promise<Outcome<Record<string, never>>[]> {
+  return Promise.all(
+    inputs.map((input) =>
+      act(input).then(
+        () => ({ ok: true, value: {} }) as const,
+        (error: unknown) => ({ ok: false, error: toAppError(error) }) as const,
+      ),
+    ),
+  );
+}
+
+/** Every handler rejects with an AppError: what Redis said becomes OVERLOADED, UNKNOWN_OUTCOME or INTERNAL here, once. */
+function guarded(handlers: Handlers<LogicContract>): Handlers<LogicContract> {
+  const wrapped = Object.entries(handlers).map(([method, handler]) => {
+    const call = handler as (input: unknown, context: unknown) => Promise<unknown>;
+    const guardedCall = (input: unknown, context: unknown) =>
+      call(input, context).catch((error: unknown) => {
+        throw toAppError(error);
+      });
+    return [method, guardedCall];
+  });
+  return Object.fromEntries(wrapped) as Handlers<LogicContract>;
+}
