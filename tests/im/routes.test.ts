@@ -1,0 +1,82 @@
+import { expect, test } from "bun:test";
+import { systemClock } from "../../lib/clock.ts";
+import { attach, createRouteCache, detach } from "../../lib/im/index.ts";
+import { openTestStore } from "../support/redis.ts";
+
+const route = (user: string, connection: string, gateway = "g1", number = 35) => ({
+  user,
+  connection,
+  gateway,
+  number,
+  device: "phone",
+});
+
+test("a route attached before a refresh is seen after it; a detached one is gone", async () => {
+  await using store = await openTestStore("routes");
+  const { commands } = store.redis;
+  const cache = createRouteCache(commands, store.keys, () => undefined);
+  await cache.refresh();
+  await cache.load(["ann"]);
+  expect(cache.of("ann")).toEqual([]);
+
+  await attach(commands, store.keys, systemClock, route("ann", "k1"));
+  await cache.refresh();
+  await cache.load(["ann"]);
+  expect(cache.of("ann")).toEqual([{ connection: "k1", gateway: "g1", number: "z" }]);
+
+  await detach(commands, store.keys, "ann", "k1");
+  await cache.refresh();
+  await cache.load(["ann"]);
+  expect(cache.of("ann")).toEqual([]);
+});
+
+test("a change of one user leaves the others cached, and names whom it touched", async () => {
+  await using store = await openTestStore("routes");
+  const { commands } = store.redis;
+  const changed: (string | undefined)[] = [];
+  const cache = createRouteCache(commands, store.keys, (user) => changed.push(user));
+  await attach(commands, store.keys, systemClock, route("ann", "k1"));
+  await cache.refresh();
+  await cache.load(["ann", "bob"]);
+  changed.length = 0;
+
+  await attach(commands, store.keys, systemClock, route("bob", "k2"));
+  await attach(commands, store.keys, systemClock, route("not-cached", "k3"));
+  await cache.refresh();
+
+  expect(changed).toEqual(["bob"]);
+  expect(cache.of("ann")).toHaveLength(1);
+});
+
+test("a reader whose place in the log is gone drops all it knew", async () => {
+  await using store = await openTestStore("routes");
+  const { commands } = store.redis;
+  const changed: (string | undefined)[] = [];
+  const cache = createRouteCache(commands, store.keys, (user) => changed.push(user));
+  await attach(commands, store.keys, systemClock, route("ann", "k1"));
+  await cache.refresh();
+  await cache.load(["ann"]);
+  changed.length = 0;
+  await commands.xtrim(store.keys.routeChanges(), "MAXLEN", 0);
+  await attach(commands, store.keys, systemClock, route("ann", "k2"));
+
+  await cache.refresh();
+  await cache.load(["ann"]);
+
+  expect(changed).toEqual([undefined]);
+  expect(cache.of("ann").map(({ connection }) => connection)).toEqual(["k1", "k2"]);
+});
+
+test("a dead gateway's routes are removed, here and in Redis", async () => {
+  await using store = await openTestStore("routes");
+  const { commands } = store.redis;
+  const cache = createRouteCache(commands, store.keys, () => undefined);
+  await attach(commands, store.keys, systemClock, route("ann", "k1", "dead"));
+  await attach(commands, store.keys, systemClock, route("ann", "k2", "alive"));
+  await cache.refresh();
+  await cache.load(["ann"]);
+
+  await cache.forgetGateway("dead");
+
+  expect(Object.keys(await commands.hgetall(store.keys.routes("ann")))).toEqual(["k2"]);
+});
