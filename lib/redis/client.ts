@@ -15,6 +15,7 @@
 import { Cluster, Redis, type RedisOptions } from "ioredis";
 import { AppError } from "../errors.ts";
 import type { Log } from "../observability/index.ts";
+import { installScripts } from "./script.ts";
 
 export type RedisClient = Redis | Cluster;
 /** Replies keep their RESP2 shapes (ioredis' default), so that one reader serves every server version. */
@@ -63,6 +64,7 @@ export async function openRedis(
   const opened = new Set<RedisClient>();
   const open = (kind: string, options: ConnectionOptions, lazy = false) => {
     const client = connect(target, { ...options, connectionName: `${name}:${kind}`, lazyConnect: lazy });
+    installScripts(client);
     reportErrors(client, kind, log);
     opened.add(client);
     client.once("end", () => opened.delete(client));

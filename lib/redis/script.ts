@@ -37,6 +37,17 @@ export type Script<K extends string, A extends string, R> = (
 
 type Command = (...args: Arg[]) => Promise<unknown>;
 
+/** Every script of the process, filled as its modules load. */
+const defined = new Map<string, string>();
+
+/**
+ * Makes every script known to a connection, before its first command. Later would be too late for auto-pipelining: ioredis
+ * fixes a pipeline's commands when its first command of the tick comes, and a script first used in that tick would not be there.
+ */
+export function installScripts(redis: RedisClient): void {
+  for (const [name, lua] of defined) redis.defineCommand(name, { lua });
+}
+
 const SHEBANG = /^#!lua[^\n]*\n/;
 
 export function defineScript<K extends string, A extends string, R>(
@@ -47,6 +58,7 @@ export function defineScript<K extends string, A extends string, R>(
   for (const [i, key] of keys.entries()) requireLocal(name, lua, key, `KEYS[${i + 1}]`);
   for (const [i, arg] of args.entries()) requireLocal(name, lua, arg, `ARGV[${i + 1}]`);
   if (!hasRest) requireAllDeclared(name, lua, keys.length, args.length);
+  defined.set(name, lua);
   return async (redis, input) => {
     const commands = redis as unknown as Record<string, Command | undefined>;
     if (commands[name] === undefined) redis.defineCommand(name, { lua });

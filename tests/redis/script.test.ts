@@ -29,3 +29,15 @@ test("names that disagree with the Lua refuse to start", () => {
   expect(define(["stream"], ["step"])).toThrow('expected "local stream = KEYS[1]"');
   expect(define(["counter"], [])).toThrow("ARGV[1] is used and not declared");
 });
+
+test("two scripts may be used for the first time in one tick", async () => {
+  const count = defineScript({ name: "tFirst", lua: LUA, keys: ["counter"], args: ["step"], decode: Number });
+  const countToo = defineScript({ name: "tSecond", lua: LUA, keys: ["counter"], args: ["step"], decode: Number });
+  await using store = await openTestStore("script");
+  const counter = `${store.prefix}:c`;
+  const both = [
+    count(store.redis.commands, { counter, step: 1 }),
+    countToo(store.redis.commands, { counter, step: 1 }),
+  ];
+  expect(await Promise.all(both)).toEqual([1, 2]);
+});
