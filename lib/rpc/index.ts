@@ -36,4 +36,5 @@ export {
   type Role,
   renderLayers,
 } from "./layers.ts";
-export { type Listen, type LocalServices, openRpcNode, type RpcNode, type RpcNodeOptions } from "./node.ts";
+export type { Listen } from "./listen.ts";
+export { type LocalServices, openRpcNode, type RpcNode, type RpcNodeOptions } from "./node.ts";

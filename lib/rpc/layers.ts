@@ -130,7 +130,7 @@ export function renderLayers(): string {
         ...Object.entries(consumes).map(([topic, groups]) => `◄── consume ── ${topic} as ${groups.join(", ")}`),
       ];
       if (arrows.length === 0) arrows.push("(talks to nobody)");
-      arrows.forEach((arrow, i) => lines.push(`  ${(i === 0 ? role : "").padEnd(10)} ${arrow}`));
+      for (const [i, arrow] of arrows.entries()) lines.push(`  ${(i === 0 ? role : "").padEnd(10)} ${arrow}`);
     }
     lines.push("");
   }

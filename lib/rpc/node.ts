@@ -3,27 +3,22 @@
  * and then call each other without a socket.
  */
 
+import { assert } from "../assert.ts";
 import type { Clock } from "../clock.ts";
-import { AppError } from "../errors.ts";
 import type { Log, Metrics } from "../observability/index.ts";
 import type { Keys, RedisConnections } from "../redis/index.ts";
-import type { Service } from "../service.ts";
+import { createService, type Service } from "../service.ts";
+import { createClient, type LocalService } from "./client.ts";
 import type { Client, Contract, Handlers } from "./contract.ts";
-import type { Role } from "./layers.ts";
-
-/** Where a role listens for calls of other processes. */
-export interface Listen {
-  /** Folder of the unix sockets, 0700; its path must leave room for a name of 32 characters within the 104 bytes of a socket's path. */
-  readonly directory: string;
-  /** "" = unix socket; else the address by which other machines reach this one: TCP on a free port. */
-  readonly host: string;
-}
+import { assertMayCall, type Role } from "./layers.ts";
+import { type Listen, type Listener, listenAt } from "./listen.ts";
+import { createDirectory, createRegistration, type Directory } from "./registry.ts";
+import { createRpcServer } from "./server.ts";
+import { hashOf } from "./target.ts";
+import { createTokens } from "./token.ts";
 
 /** Service -> the app that serves it in this process. One map per unit, given to each of its nodes. */
-export type LocalServices = Map<
-  string,
-  { readonly instance: string; fetch(request: Request): Response | Promise<Response> }
->;
+export type LocalServices = Map<string, LocalService>;
 
 export interface RpcNodeOptions {
   readonly role: Role;
@@ -53,5 +48,74 @@ export interface RpcNode {
 }
 
 export function openRpcNode(options: RpcNodeOptions): RpcNode {
-  throw new AppError("INTERNAL", `not built yet for ${options.role}`);
+  const { role, instance, secret, clock, log, metrics, local } = options;
+  const tokens = createTokens(secret, { role, instance }, clock);
+  const directories = new Map<string, Directory>();
+  const directoryOf = (service: string) => {
+    let directory = directories.get(service);
+    if (!directory) {
+      directory = createDirectory(options, service);
+      directories.set(service, directory);
+    }
+    return directory;
+  };
+
+  return {
+    role,
+
+    serve(contract, handlers) {
+      assert(contract.service === role, `${role} may not serve the contract of ${contract.service}`);
+      const server = createRpcServer(contract, handlers, tokens, log);
+      const handle = (request: Request) => server.app.fetch(request);
+      let listener: Listener | undefined;
+      const registration = createRegistration(options, contract.service, instance, () => ({
+        address: listener?.address ?? "",
+        load: server.inFlight(),
+        draining: server.isDraining(),
+      }));
+      return createService(
+        `rpc ${contract.service}`,
+        async () => {
+          const file = `${contract.service}-${(hashOf(instance) >>> 0).toString(36)}.sock`;
+          listener = await listenAt(options.listen, file, handle);
+          local.set(contract.service, { instance, fetch: handle });
+          await registration.start();
+          log.info({ service: contract.service, address: listener.address }, "rpc is served");
+        },
+        async (signal) => {
+          if (local.get(contract.service)?.instance === instance) local.delete(contract.service);
+          const idle = server.drain(signal);
+          try {
+            await registration.renew();
+          } catch (error) {
+            // Callers learn it from the refusal of their next call.
+            log.debug({ service: contract.service, error }, "could not register as draining");
+          }
+          await idle;
+          await registration.stop(signal);
+          await listener?.close();
+        },
+      );
+    },
+
+    client(contract) {
+      assertMayCall(role, contract.service);
+      return createClient(contract, {
+        tokens,
+        metrics,
+        directory: directoryOf(contract.service),
+        localService: () => local.get(contract.service),
+      });
+    },
+
+    announce(service, name = instance) {
+      return createRegistration(options, service, name, () => ({ address: "", load: 0, draining: false }));
+    },
+
+    async live(service) {
+      const directory = directoryOf(service);
+      if (directory.isStale()) await directory.refresh();
+      return (directory.view() ?? []).map((found) => found.name);
+    },
+  };
 }
