@@ -52,8 +52,8 @@ export interface TestRpc extends AsyncDisposable {
   client(): Client<TestContract>;
 }
 
-export async function openTestRpc(name: string): Promise<TestRpc> {
-  const store = await openTestStore(name);
+export async function openTestRpc(name: string, url?: string): Promise<TestRpc> {
+  const store = await openTestStore(name, url === undefined ? {} : { url });
   const directory = mkdtempSync(join(tmpdir(), "skein-rpc-"));
   const running: { stop(signal?: AbortSignal): Promise<void> }[] = [];
   const rpc: TestRpc = {
