@@ -81,7 +81,7 @@ async function drive(order: DriverOrder): Promise<void> {
   await Promise.all(senders);
   tell({ type: "done", ...measured, committedInAll: committed, failed });
   await redis.close();
-  process.exit(0);
+  process.disconnect?.();
 }
 
 process.once("message", (order: DriverOrder) => void drive(order));

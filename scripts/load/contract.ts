@@ -31,6 +31,8 @@ export interface Percentiles {
 }
 
 export interface LoadResult {
+  /** From start to end, warming up included. */
+  readonly sentInAll: number;
   /** Within the measured time. */
   readonly sent: number;
   readonly acked: number;

@@ -93,6 +93,7 @@ export function runLoad(
       sockets.handlers = IGNORE;
       resolve({
         ...counts,
+        sentInAll: created,
         seconds: (endedMs - beganMs) / 1_000,
         ackMs: ackLatencies.percentiles(),
         deliveryMs: deliveryLatencies.percentiles(),
