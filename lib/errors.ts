@@ -22,6 +22,7 @@ export const ERRORS = {
   INVALID: { status: 400, retryable: false, title: "The request is not valid", rpc: -32602 },
   PARSE_ERROR: { status: 400, retryable: false, title: "The body is not valid JSON", rpc: -32700 },
   METHOD_NOT_FOUND: { status: 404, retryable: false, title: "There is no such method", rpc: -32601 },
+  METHOD_NOT_ALLOWED: { status: 405, retryable: false, title: "This path has other methods", rpc: -32601 },
   UNAUTHENTICATED: { status: 401, retryable: false, title: "Credentials are missing or not valid", rpc: -32001 },
   FORBIDDEN: { status: 403, retryable: false, title: "The caller may not do this", rpc: -32003 },
   NOT_MEMBER: { status: 403, retryable: false, title: "Not a member of this conversation", rpc: -32004 },

@@ -1,0 +1,35 @@
+/**
+ * HTTP at the edge: the app with its errors (app.ts), who calls (auth.ts), inputs against schemas (validate.ts), and how often
+ * (limiter.ts). Nothing here knows the chat.
+ *
+ *   const auth = await createAuthenticator({ jwtSecret, serviceKey, clock });
+ *   app.post("/v1/things/:thing", describeInput({ … }), async (c) => {
+ *     const user = actingUser(await auth.authenticate(c.req.raw.headers));
+ *     const params = await readInput(c, ThingParams, { path: ["thing"] });
+ *     …
+ *   });
+ */
+
+export { type App, type AppEnv, createApp, problem } from "./app.ts";
+export {
+  type Authenticator,
+  actingUser,
+  type Caller,
+  createAuthenticator,
+  isExpired,
+  requireScope,
+  type Scope,
+  type TokenClaims,
+} from "./auth.ts";
+export { createLimiter, type Limiter } from "./limiter.ts";
+export {
+  BODY_BYTES_MAX,
+  CHAT_BODY_BYTES_MAX,
+  describeInput,
+  type InputSchema,
+  invalid,
+  ProblemSchema,
+  parseJson,
+  readInput,
+  validate,
+} from "./validate.ts";
