@@ -140,7 +140,7 @@ export function createCommitter({ redis, keys, clock, metrics, replicas }: Commi
         generation,
         generationMs: GENERATION_MS,
         conversationCount: input.conversations.length,
-        restKeys: input.conversations.flatMap((id) => [keys.conversation(id), keys.members(id), keys.log(id)]),
+        restKeys: input.conversations.flatMap((id) => [keys.members(id), keys.log(id)]),
         restArgs: input.args,
       });
       // On the same connection, so WAIT speaks of this script's writes.
@@ -193,7 +193,8 @@ function batchInput(batch: readonly Waiting[]): BatchInput {
       indexes.set(send.conversation, index);
     }
     const field = `${send.by}/${send.conversation}/${send.clientId}`;
-    sends.push(index, send.by, field, send.digest, send.id, send.replyTo, send.tail, send.connection);
+    const propertiesEnd = send.connection === "" ? '"}' : `","connection":"${send.connection}"}`;
+    sends.push(index, send.by, field, ` ${send.id} ${send.digest}`, send.replyTo, send.tail, send.id, propertiesEnd);
   }
   const conversations = [...indexes.keys()];
   return { conversations, args: [...conversations, ...sends] };

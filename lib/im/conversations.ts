@@ -120,7 +120,8 @@ export function createConversations(redis: RedisClient, keys: Keys, clock: Clock
   async function get(by: string, conversation: string): Promise<Conversation> {
     const [state, members] = await Promise.all([read(by, conversation), redis.hgetall(keys.members(conversation))]);
     if (!state) throw new AppError("NOT_MEMBER");
-    const listed = Object.entries(members).map(([user, value]) => toMember(user, value, clock.now()));
+    const { "#": _place, ...byUser } = members;
+    const listed = Object.entries(byUser).map(([user, value]) => toMember(user, value, clock.now()));
     listed.sort((a, b) => ROLE_ORDER[a.role] - ROLE_ORDER[b.role] || (a.user < b.user ? -1 : 1));
     const { type, title, epoch, head, created, size } = state;
     return {
@@ -264,21 +265,21 @@ function toMember(user: string, value: string, nowMs: number) {
 }
 
 function toState(values: readonly string[]): ConversationState {
-  const [state, epoch, type, title, size, created, member, lastMessage, firstHot] = values;
-  const [head, messages, activeMs] = state!.split(" ").map(Number);
+  const [place, type, title, size, created, member, lastMessage, firstHot] = values;
+  const [head, messages, activeMs, , epoch] = place!.split(" ");
   const [, , , read, ordinal] = member!.split(" ");
   return {
     type: type as ConversationType,
     title: JSON.parse(title!),
     epoch: epoch!,
-    head: head!,
-    messages: messages!,
+    head: Number(head),
+    messages: Number(messages),
     created: Number(created),
     size: Number(size),
-    activeMs: activeMs!,
+    activeMs: Number(activeMs),
     firstHot: firstHot === "" ? undefined : Number(firstHot),
     read: Number(read),
-    unread: messages! - Number(ordinal),
+    unread: Number(messages) - Number(ordinal),
     lastMessage: lastMessage === "" ? undefined : lastMessage,
   };
 }

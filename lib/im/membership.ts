@@ -40,10 +40,12 @@ export function createMembership(
   let held = 0;
 
   async function loadOne(conversation: string): Promise<void> {
-    const state = await redis.hget(keys.conversation(conversation), "state");
+    // The head first: what is loaded after it holds at least the changes up to it.
+    const place = await redis.hget(keys.members(conversation), "#");
     const users = new Set(await redis.hkeys(keys.members(conversation)));
+    users.delete("#");
     held += users.size;
-    cache.set(conversation, { users, loadedAt: Number(state?.split(" ")[0] ?? 0) });
+    cache.set(conversation, { users, loadedAt: Number(place?.split(" ")[0] ?? 0) });
   }
 
   function evict(): void {

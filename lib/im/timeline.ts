@@ -46,7 +46,7 @@ export function createTimeline(redis: RedisClient, keys: Keys, readArchive: Read
     let { after, before } = range;
     for (let page = 0; page < PAGES_MAX && found.length < range.limit && after + 1 < before; page++) {
       const count = range.messagesOnly ? PAGE_COUNT : Math.min(PAGE_COUNT, range.limit - found.length);
-      const [low, high] = [`${after + 1}-0`, before > Number.MAX_SAFE_INTEGER - 1 ? "+" : `${before - 1}-0`];
+      const [low, high] = [`${after + 1}`, before > Number.MAX_SAFE_INTEGER - 1 ? "+" : `${before - 1}`];
       const rows = range.newest
         ? await redis.xrevrange(log, high, low, "COUNT", count)
         : await redis.xrange(log, low, high, "COUNT", count);
@@ -107,9 +107,15 @@ export function createTimeline(redis: RedisClient, keys: Keys, readArchive: Read
 
 type Row = [id: string, fields: string[]];
 
-function toStored([id, fields]: Row): StoredEntry {
-  const kind = fields[1] === "m" ? "message" : (fields[1] as "member" | "settings");
-  return { seq: Number(id.slice(0, id.indexOf("-"))), kind, ordinal: Number(fields[3]), record: fields[5]! };
+/** The id carries seq and ordinal, the only field's name the kind. */
+function toStored([id, [kind, record]]: Row): StoredEntry {
+  const dash = id.indexOf("-");
+  return {
+    seq: Number(id.slice(0, dash)),
+    kind: kind === "m" ? "message" : (kind as "member" | "settings"),
+    ordinal: Number(id.slice(dash + 1)),
+    record: record!,
+  };
 }
 
 /** The wire form of a stored entry. */

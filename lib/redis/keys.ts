@@ -29,20 +29,17 @@ export function createKeys(prefix: string, partitions: number) {
 
     // Conversations. Owner: lib/im in logic.
 
-    /**
-     * hash `state` (`<head> <messages> <active ms> <last message's seq>`, ` d` behind it when dissolved), `epoch`, `type`
-     * direct|group|channel, `title` as a JSON string, `size` members, `created` ms, `creator`, `digest` of what it was created
-     * with. No expiry. A send reads and writes `state` and `epoch` only, so they come first: a small hash is searched from its start.
-     */
+    /** hash `type` direct|group|channel, `title` as a JSON string, `size` members, `created` ms, `creator`, `digest` of what it was created with. No expiry. */
     conversation,
     /**
-     * hash user -> `<role o|a|m> <joined seq> <muted until ms> <read seq> <messages up to it>`. No expiry. The read cursor lies
-     * here because a send checks its sender's membership and moves its cursor: one hash instead of two per commit.
+     * hash, what every send reads and writes, in one place (two hashes cost a commit two more commands). No expiry.
+     *   `#`    -> `<head> <messages> <active ms> <last message's seq> <epoch>`, ` d` behind it when dissolved; the first field
+     *   user   -> `<role o|a|m> <joined seq> <muted until ms> <read seq> <messages up to it>`
      */
     members: (id: string) => `${conversation(id)}:members`,
     /**
-     * stream, the hot window of the timeline. Entry id `<seq>-0`; fields `k` kind (`m` message, `member`, `settings`),
-     * `n` messages up to and with this entry, `r` the entry's record as JSON bytes (of `m`: the whole message).
+     * stream, the hot window of the timeline. Entry id `<seq>-<messages up to and with this entry>`; one field, named by kind
+     * (`m` message, `member`, `settings`), holds the entry's record as JSON bytes (of `m`: the whole message).
      * Trimmed behind the archive, to the last 1 000 messages or 7 days.
      */
     log: (id: string) => `${conversation(id)}:log`,

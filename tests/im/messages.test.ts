@@ -158,7 +158,6 @@ test("a key of another type at any place of the commit: an error, and the keyspa
   for (const plant of [
     (id: string) => keys.log(id),
     (id: string) => keys.members(id),
-    (id: string) => keys.conversation(id),
     (id: string) => keys.topic("im.events", keys.partitionOf(id)),
     (id: string) => keys.sent(keys.partitionOf(id), generation),
     (id: string) => keys.sent(keys.partitionOf(id), generation - 1),

@@ -49,12 +49,10 @@ export function makeChat({ redis, keys, metrics }: TestStore, readArchive: ReadA
     /** The timeline's rows as stored: [seq, kind, ordinal, record]. */
     async rows(conversation: string): Promise<[number, string, number, Record<string, unknown>][]> {
       const found = await redis.commands.xrange(keys.log(conversation), "-", "+");
-      return found.map(([id, [, kind, , ordinal, , record]]) => [
-        Number.parseInt(id, 10),
-        kind!,
-        Number(ordinal),
-        JSON.parse(record!),
-      ]);
+      return found.map(([id, [kind, record]]) => {
+        const [seq, ordinal] = id.split("-").map(Number);
+        return [seq!, kind!, ordinal!, JSON.parse(record!)];
+      });
     },
     /** The events of the conversation's partition: type, sequence, data. */
     async events(conversation: string): Promise<{ type: string; sequence: string; data: Record<string, unknown> }[]> {

@@ -11,9 +11,9 @@ const HOT_ENTRIES = 1_000;
 export function createCommands(redis: RedisClient, keys: Keys, queue: Queue): Service {
   /** Trims the hot window behind the archive; the last message stays, for lists show it. */
   async function trim(conversation: string, through: number): Promise<void> {
-    const state = await redis.hget(keys.conversation(conversation), "state");
-    if (state === null) return;
-    const [head, , , lastMessage] = state.split(" ").map(Number);
+    const place = await redis.hget(keys.members(conversation), "#");
+    if (place === null) return;
+    const [head, , , lastMessage] = place.split(" ").map(Number);
     const keepFrom = Math.min(through + 1, lastMessage || through + 1, head! - HOT_ENTRIES + 1);
     if (keepFrom > 1) await redis.xtrim(keys.log(conversation), "MINID", `${keepFrom}-0`);
   }

@@ -15,7 +15,7 @@ local creator = ARGV[6]
 local event_id = ARGV[7]
 -- Then the other members, each once.
 
-local existing = im_load(conv)
+local existing = im_load(conv, members)
 if existing then
   if existing.digest ~= digest or existing.dissolved then return 'other' end
   return 'same'
@@ -23,17 +23,17 @@ end
 redis.call('HLEN', members)
 redis.call('XLEN', events)
 local now_ms = im_now()
--- In a direct conversation nobody owns the other.
-local values = { creator, (conversation_type == 'direct' and 'm' or 'o') .. ' 0 0 0 0' }
+local state = { type = conversation_type, title = title, epoch = epoch, head = 0, messages = 0, size = #ARGV - 6,
+  created = string.format('%.0f', now_ms), last = '0' }
+-- The place comes first, for every send reads it: a small hash is searched from its start. In a direct conversation nobody
+-- owns the other.
+local values = { '#', im_place(state, now_ms), creator, (conversation_type == 'direct' and 'm' or 'o') .. ' 0 0 0 0' }
 for i = 8, #ARGV do
   values[#values + 1] = ARGV[i]
   values[#values + 1] = 'm 0 0 0 0'
 end
-local state = { type = conversation_type, title = title, epoch = epoch, head = 0, messages = 0, size = #values / 2,
-  created = string.format('%.0f', now_ms), last = '0' }
--- What every send reads and writes comes first: a small hash is searched from its start.
-redis.call('HSET', conv, 'state', im_state(state, now_ms), 'epoch', epoch, 'type', conversation_type, 'title', title,
-  'size', state.size, 'created', state.created, 'creator', creator, 'digest', digest)
+redis.call('HSET', conv, 'type', conversation_type, 'title', title, 'size', state.size, 'created', state.created,
+  'creator', creator, 'digest', digest)
 redis.call('HSET', members, unpack(values))
 mq_append(events, event_id, 'im.conversation.created', id, '', '{"conversation":"' .. id .. '","view":' .. im_view(id, state) .. '}',
   '{"epoch":"' .. epoch .. '","ordinal":"0"}')

@@ -6,21 +6,23 @@ local function im_now()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- The fields of a conversation that decide and describe, or nil. Ids and titles in it are JSON already, so views are built
--- by concatenation: user text is never decoded in Lua.
-local function im_load(conv)
-  local values = redis.call('HMGET', conv, 'state', 'epoch', 'type', 'title', 'size', 'created', 'digest')
-  if not values[1] then return nil end
-  local head, messages, last, dissolved = string.match(values[1], '^(%d+) (%d+) %d+ (%d+)(.*)$')
+-- The conversation's fields that decide and describe, or nil. Ids and titles in it are JSON already, so views are built by
+-- concatenation: user text is never decoded in Lua.
+local function im_load(conv, members)
+  local values = redis.call('HMGET', conv, 'type', 'title', 'size', 'created', 'digest')
+  local place = redis.call('HGET', members, '#')
+  if not values[1] or not place then return nil end
+  local head, messages, last, epoch, dissolved = string.match(place, '^(%d+) (%d+) %d+ (%d+) (%w+)(.*)$')
   return {
-    head = tonumber(head), messages = tonumber(messages), last = last, dissolved = dissolved ~= '', epoch = values[2],
-    type = values[3], title = values[4], size = tonumber(values[5]), created = values[6], digest = values[7],
+    head = tonumber(head), messages = tonumber(messages), last = last, epoch = epoch, dissolved = dissolved ~= '',
+    type = values[1], title = values[2], size = tonumber(values[3]), created = values[4], digest = values[5],
   }
 end
 
--- The conversation's state field as of now: `<head> <messages> <active ms> <last message's seq>`, and ` d` when dissolved.
-local function im_state(state, now_ms)
-  return string.format('%d %d %.0f ', state.head, state.messages, now_ms) .. state.last .. (state.dissolved and ' d' or '')
+-- The value of the members hash's "#" as of now.
+local function im_place(state, now_ms)
+  return string.format('%d %d %.0f ', state.head, state.messages, now_ms) .. state.last .. ' ' .. state.epoch ..
+    (state.dissolved and ' d' or '')
 end
 
 -- The conversation as notifications show it: JSON without its member list.
@@ -35,7 +37,7 @@ local function im_append_entry(log, events, id, state, kind, event_id, event_typ
   redis.call('XLEN', events)
   local seq = state.head + 1
   local entry = '{"kind":"' .. kind .. '","seq":' .. seq .. ',' .. tail
-  redis.call('XADD', log, seq .. '-0', 'k', kind, 'n', state.messages, 'r', entry)
+  redis.call('XADD', log, seq .. '-' .. state.messages, kind, entry)
   state.head = seq
   mq_append(events, event_id, event_type, id, seq,
     '{"conversation":"' .. id .. '","entry":' .. entry .. ',"view":' .. im_view(id, state) .. '}',

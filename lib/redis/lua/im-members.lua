@@ -19,7 +19,7 @@ local size_max = tonumber(ARGV[7])
 
 local RANK = { m = 1, a = 2, o = 3 }
 local NAMES = { m = 'member', a = 'admin', o = 'owner' }
-local state = im_load(conv)
+local state = im_load(conv, members)
 local acting = redis.call('HGET', members, by)
 if not state or not acting then return 'NOT_MEMBER' end
 if state.dissolved then return 'DISSOLVED' end
@@ -72,7 +72,8 @@ local tail = '"id":"' .. event_id .. '","by":"' .. by .. '","at":' .. string.for
   (muted_until ~= '' and ',"mutedUntil":' .. muted_until or '') .. '}'
 local event_types = { added = 'im.member.added', removed = 'im.member.removed', left = 'im.member.removed', updated = 'im.member.updated' }
 local seq = im_append_entry(log, events, id, state, 'member', event_id, event_types[action], tail)
-redis.call('HSET', conv, 'state', im_state(state, now_ms), 'size', state.size)
+redis.call('HSET', conv, 'size', state.size)
+redis.call('HSET', members, '#', im_place(state, now_ms))
 for i, user in ipairs(changed) do
   if writes[i] then redis.call('HSET', members, user, writes[i]) else redis.call('HDEL', members, user) end
 end

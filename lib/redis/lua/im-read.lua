@@ -14,7 +14,7 @@ local seq = tonumber(ARGV[3])
 local given_ordinal = ARGV[4]
 local event_id = ARGV[5]
 
-local state = im_load(conv)
+local state = im_load(conv, members)
 local value = redis.call('HGET', members, user)
 if not state or not value then return 'NOT_MEMBER' end
 local head, read, ordinal = string.match(value, '^(%a %d+ %d+) (%d+) (%d+)$')
@@ -23,9 +23,9 @@ if seq <= tonumber(read) then return {tonumber(read), state.messages - ordinal} 
 if given_ordinal ~= '' then
   ordinal = given_ordinal
 else
-  local entry = redis.call('XRANGE', log, seq .. '-0', seq .. '-0')[1]
+  local entry = redis.call('XRANGE', log, seq, seq)[1]
   if not entry then return 'NEEDS_ORDINAL' end
-  ordinal = entry[2][4]
+  ordinal = string.match(entry[1], '%d+$')
 end
 mq_append(events, event_id, 'im.read', id, '', '{"conversation":"' .. id .. '","user":"' .. user .. '","seq":' .. seq .. '}',
   '{"epoch":"' .. state.epoch .. '","ordinal":"' .. ordinal .. '"}')

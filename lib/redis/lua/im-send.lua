@@ -11,8 +11,9 @@ local sent_before = KEYS[3]
 local generation = tonumber(ARGV[1])
 local generation_ms = tonumber(ARGV[2])
 local conversation_count = tonumber(ARGV[3])
--- Then three keys per conversation: hash, members, log. And as arguments each conversation's id, then 8 per send: index of
--- its conversation, sender, dedupe field, payload digest, message id, reply-to seq or 0, record without seq, connection.
+-- Then two keys per conversation: members, log. And as arguments each conversation's id, then 8 per send: index of its
+-- conversation, sender, dedupe field, dedupe record behind the seq, reply-to seq or 0, record behind the seq, message id, end of
+-- the event's properties.
 local SEND_ARGS = 8
 
 local time = redis.call('TIME')
@@ -32,35 +33,14 @@ redis.call('XLEN', events)
 -- for the eight places of a seq was a fifth of the whole commit.
 local format = string.format
 
--- A conversation's state is read once per batch and written back once.
+-- What a batch needs of a conversation and of a sender is read once and written back once. Both lie in one hash: "#" holds
+-- "<head> <messages> <active ms> <last message's seq> <epoch>" (" d" behind it when dissolved), a member's field
+-- "<role> <joined seq> <muted until ms> <read seq> <messages up to it>".
 local states = {}
-local function load_state(index_text)
-  local index = tonumber(index_text)
-  local base = 3 + (index - 1) * 3
-  local state = { key = KEYS[base + 1], members_key = KEYS[base + 2], log = KEYS[base + 3], id = ARGV[3 + index], members = {} }
-  states[index_text] = state
-  local hash = redis.pcall('HMGET', state.key, 'state', 'epoch')
-  if hash.err then
-    state.refused = 'EINTERNAL'
-  elseif not hash[1] then
-    state.refused = 'ENOT_MEMBER'
-  elseif string.sub(hash[1], -1) == 'd' then
-    state.refused = 'EDISSOLVED'
-  else
-    local head, messages = string.match(hash[1], '^(%d+) (%d+)')
-    state.properties = '{"epoch":"' .. hash[2] .. '","ordinal":"'
-    state.head, state.messages = tonumber(head), tonumber(messages)
-  end
-  return state
-end
 
--- A member's value is "<role> <joined seq> <muted until ms> <read seq> <messages up to it>".
-local function load_member(state, user)
-  local value = redis.pcall('HGET', state.members_key, user)
+local function to_member(state, user, value)
   local member = {}
-  if type(value) == 'table' then
-    member.refused = 'EINTERNAL'
-  elseif not value then
+  if not value then
     member.refused = 'ENOT_MEMBER'
   else
     local head, muted_until = string.match(value, '^(%a %d+ (%d+))')
@@ -69,6 +49,26 @@ local function load_member(state, user)
   end
   state.members[user] = member
   return member
+end
+
+local function load_state(index_text, user)
+  local index = tonumber(index_text)
+  local base = 3 + (index - 1) * 2
+  local state = { members_key = KEYS[base + 1], log = KEYS[base + 2], id = ARGV[3 + index], members = {} }
+  states[index_text] = state
+  local values = redis.pcall('HMGET', state.members_key, '#', user)
+  if values.err then
+    state.refused = 'EINTERNAL'
+  elseif not values[1] then
+    state.refused = 'ENOT_MEMBER'
+  else
+    local head, messages, epoch, dissolved = string.match(values[1], '^(%d+) (%d+) %d+ %d+ (%w+)(.*)$')
+    if dissolved ~= '' then state.refused = 'EDISSOLVED' end
+    state.epoch, state.properties = epoch, '{"epoch":"' .. epoch .. '","ordinal":"'
+    state.head, state.messages = tonumber(head), tonumber(messages)
+    to_member(state, user, values[2])
+  end
+  return state
 end
 
 local replies = {}
@@ -81,34 +81,30 @@ for i = 1, send_count do
   if duplicate then
     replies[i] = 'D' .. duplicate
   else
-    local state = states[ARGV[at]] or load_state(ARGV[at])
     local user = ARGV[at + 1]
-    local refused = state.refused
-    local member
-    if not refused then
-      member = state.members[user] or load_member(state, user)
-      refused = member.refused
+    local state = states[ARGV[at]] or load_state(ARGV[at], user)
+    local member = state.members[user]
+    if not member and not state.refused then
+      member = to_member(state, user, redis.call('HGET', state.members_key, user))
     end
-    local reply_to = ARGV[at + 5]
+    local refused = state.refused or member.refused
+    local reply_to = ARGV[at + 4]
     if not refused and reply_to ~= '0' and tonumber(reply_to) > state.head then refused = 'EREPLY_TO' end
     if refused then
       replies[i] = refused
     else
       local seq = format('%d', state.head + 1)
       local ordinal = format('%d', state.messages + 1)
-      local record = '{"seq":' .. seq .. ',' .. ARGV[at + 6]
-      local appended = redis.pcall('XADD', state.log, seq .. '-0', 'k', 'm', 'n', ordinal, 'r', record)
+      local record = '{"seq":' .. seq .. ',' .. ARGV[at + 5]
+      local appended = redis.pcall('XADD', state.log, seq .. '-' .. ordinal, 'm', record)
       if type(appended) == 'table' then
         replies[i] = 'EINTERNAL'
       else
         state.head, state.messages = state.head + 1, state.messages + 1
         state.seq, state.ordinal = seq, ordinal
         member.read = seq .. ' ' .. ordinal
-        local id = ARGV[at + 4]
-        local connection = ARGV[at + 7]
-        local properties = state.properties .. ordinal .. (connection == '' and '"}' or '","connection":"' .. connection .. '"}')
-        mq_append(events, id, 'im.message.created', state.id, seq, record, properties)
-        local dedupe = seq .. ' ' .. id .. ' ' .. ARGV[at + 3]
+        mq_append(events, ARGV[at + 6], 'im.message.created', state.id, seq, record, state.properties .. ordinal .. ARGV[at + 7])
+        local dedupe = seq .. ARGV[at + 3]
         fresh[field] = dedupe
         records[#records + 1] = field
         records[#records + 1] = dedupe
@@ -125,8 +121,7 @@ if #records > 0 then
   local now_text = format('%.0f', now_ms)
   for _, state in pairs(states) do
     if state.seq then
-      redis.call('HSET', state.key, 'state', state.seq .. ' ' .. state.ordinal .. ' ' .. now_text .. ' ' .. state.seq)
-      local values = {}
+      local values = { '#', state.seq .. ' ' .. state.ordinal .. ' ' .. now_text .. ' ' .. state.seq .. ' ' .. state.epoch }
       for user, member in pairs(state.members) do
         if member.read then
           values[#values + 1] = user

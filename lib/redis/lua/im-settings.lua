@@ -14,7 +14,7 @@ local event_id = ARGV[3]
 local title = ARGV[4]
 -- title: JSON string, or "" to dissolve.
 
-local state = im_load(conv)
+local state = im_load(conv, members)
 local acting = redis.call('HGET', members, by)
 if not state or not acting then return 'NOT_MEMBER' end
 if state.dissolved then return title == '' and 0 or 'DISSOLVED' end
@@ -29,5 +29,6 @@ if title ~= '' then state.title = title end
 local event_type = title == '' and 'im.conversation.dissolved' or 'im.conversation.updated'
 local seq = im_append_entry(log, events, id, state, 'settings', event_id, event_type, tail)
 if title == '' then state.dissolved = true end
-redis.call('HSET', conv, 'state', im_state(state, now_ms), 'title', state.title)
+redis.call('HSET', conv, 'title', state.title)
+redis.call('HSET', members, '#', im_place(state, now_ms))
 return seq
