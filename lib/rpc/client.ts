@@ -263,7 +263,6 @@ class MethodCalls implements LaneOwner {
   finish(call: Call, value: unknown): void {
     call.state = "settled";
     this.client.open.delete(call);
-    this.succeededCount.inc();
     call.resolve(value);
   }
 
@@ -274,8 +273,9 @@ class MethodCalls implements LaneOwner {
     call.reject(error);
   }
 
-  answered(seconds: number): void {
+  answered(seconds: number, finished: number): void {
     this.seconds.observe(seconds);
+    this.succeededCount.inc(finished);
     this.client.succeeded();
   }
 

@@ -50,8 +50,8 @@ export interface LaneOwner {
   fail(call: Call, error: AppError): void;
   /** The call's deadline has passed. */
   expire(call: Call): void;
-  /** A request was answered, `seconds` after its oldest call was made. */
-  answered(seconds: number): void;
+  /** A request was answered, `seconds` after its oldest call was made; `finished` of its calls were ok. Once per batch, for a metric costs more than a call's bookkeeping. */
+  answered(seconds: number, finished: number): void;
   /** The target did not take or did not answer these calls; `mayHaveRun` tells which. Those queued behind them come along. */
   comeBack(calls: readonly Call[], mayHaveRun: boolean, queued: readonly Call[]): void;
   left(call: Call, lane: Lane): void;
@@ -147,41 +147,47 @@ export class Lane {
     target.requests.delete(request.abort);
     for (const call of calls) this.forget(call);
     if (reply) {
-      this.settle(calls, reply);
-      owner.answered((performance.now() - calls[0]!.startedAt) / 1_000);
+      const finished = this.settle(calls, reply);
+      owner.answered((performance.now() - calls[0]!.startedAt) / 1_000, finished);
     } else this.lose(calls, request, lost);
     this.flushSoon();
   }
 
-  private settle(calls: readonly Call[], reply: TargetReply): void {
+  /** Ends every call that is still open by its answer; how many were ok. */
+  private settle(calls: readonly Call[], reply: TargetReply): number {
     const { owner } = this;
     if (reply.kind === "refused" && reply.reason === "draining") {
       owner.comeBack(stillOpen(calls), false, this.drain());
-      return;
+      return 0;
     }
     if (reply.kind === "refused" && reply.reason === "denied") {
       // The end user is not to blame for it, so it is not passed on as a 401.
       const error = new AppError("INTERNAL", `${owner.service} refused the call: ${reply.error.detail}`);
       for (const call of stillOpen(calls)) owner.fail(call, error);
-      return;
+      return 0;
     }
     if (reply.kind !== "answer") {
       for (const call of stillOpen(calls)) owner.fail(call, fromErrorBody(reply.error));
-      return;
+      return 0;
     }
-    if (!owner.isBatchable) {
-      if (calls[0]!.state === "sent") owner.finish(calls[0]!, reply.value);
-      return;
-    }
-    const items = (Array.isArray(reply.value) ? reply.value : []) as readonly BatchItem[];
+    const items = owner.isBatchable ? reply.value : [{ ok: reply.value }];
+    return this.settleItems(calls, (Array.isArray(items) ? items : []) as readonly BatchItem[]);
+  }
+
+  private settleItems(calls: readonly Call[], items: readonly BatchItem[]): number {
+    const { owner } = this;
+    let finished = 0;
     for (let i = 0; i < calls.length; i++) {
       const call = calls[i]!;
       const item = items[i];
       if (call.state !== "sent") continue;
       if (item === undefined) owner.fail(call, new AppError("INTERNAL"));
-      else if ("ok" in item) owner.finish(call, item.ok);
-      else owner.fail(call, fromErrorBody(item.error));
+      else if ("ok" in item) {
+        owner.finish(call, item.ok);
+        finished += 1;
+      } else owner.fail(call, fromErrorBody(item.error));
     }
+    return finished;
   }
 
   private lose(calls: readonly Call[], request: OpenRequest, error: unknown): void {
