@@ -21,12 +21,14 @@
  *   - memory is bounded: windows, in-flight deliveries, dead letters; unread entries are never trimmed.
  */
 
-import { AssertionError } from "../assert.ts";
 import type { Clock } from "../clock.ts";
+import { AppError } from "../errors.ts";
 import type { Log, Metrics } from "../observability/index.ts";
 import type { Keys, RedisConnections } from "../redis/index.ts";
 import type { Service } from "../service.ts";
-import type { ConsumeOptions } from "./consumer.ts";
+import { type ConsumeOptions, declare } from "./consumer.ts";
+import { createOrderedConsumer } from "./ordered.ts";
+import { Producer, type PublishInput, type PublishResult } from "./producer.ts";
 import type { Topic } from "./topic.ts";
 
 export {
@@ -39,6 +41,7 @@ export {
   RETRY_LADDER_SHORT_MS,
 } from "./consumer.ts";
 export { Bury, InvalidMessage, Later, type Message } from "./message.ts";
+export { appendFragment, type PublishInput, type PublishResult, streamOf } from "./producer.ts";
 export { defineTopic, type Topic, type TopicOptions } from "./topic.ts";
 
 export interface QueueOptions {
@@ -51,29 +54,6 @@ export interface QueueOptions {
   readonly member: string;
   /** The layer table's answer for this role; without it everything is allowed. */
   readonly may?: (act: "publish" | "consume", topic: string) => boolean;
-}
-
-export interface PublishInput<D> {
-  readonly type: string;
-  /** The order key: its hash names the partition. Without it the message goes to any partition, in no order. */
-  readonly key?: string;
-  /** Exactly one of `data` (validated against the schema) and `raw` (JSON text, taken as it is). */
-  readonly data?: D;
-  readonly raw?: string;
-  /** Default: a new one. */
-  readonly id?: string;
-  /** A second publication with the same `dedupId` in the same partition within the topic's window is not appended. */
-  readonly dedupId?: string;
-  readonly sequence?: number;
-  readonly properties?: Readonly<Record<string, string>>;
-}
-
-export interface PublishResult {
-  /** Of a duplicate: the original's. */
-  readonly id: string;
-  readonly partition: number;
-  readonly entry: string;
-  readonly duplicate: boolean;
 }
 
 export interface GroupDescription {
@@ -114,6 +94,35 @@ export interface Queue {
   describe<D>(topic: Topic<D>): Promise<TopicDescription>;
 }
 
-export function openQueue(_options: QueueOptions): Queue {
-  throw new AssertionError("the queue is being built");
+/** Opens the queue over connections that the caller owns. Consumers open their own blocking connections. */
+export function openQueue({ may, ...context }: QueueOptions): Queue {
+  const producer = new Producer(context);
+  const consuming = new Set<string>();
+  const require = (act: "publish" | "consume", topic: string) => {
+    if (may && !may(act, topic)) {
+      const to = act === "publish" ? "publish to" : "consume from";
+      throw new AppError("LAYER_VIOLATION", `${context.member} may not ${to} topic ${topic} (lib/rpc/layers.ts)`);
+    }
+  };
+  return {
+    async publish(topic, input) {
+      require("publish", topic.name);
+      const [result] = await producer.publish(topic, [input]);
+      return result!;
+    },
+    async publishMany(topic, inputs) {
+      require("publish", topic.name);
+      return producer.publish(topic, inputs);
+    },
+    consume(topic, options) {
+      require("consume", topic.name);
+      const declaration = declare(options);
+      const name = `${topic.name}/${declaration.group}`;
+      if (consuming.has(name)) throw new AppError("INVALID", `${name} is consumed by this process already`);
+      consuming.add(name);
+      return createOrderedConsumer(context, topic, declaration, () => consuming.delete(name));
+    },
+    trim: () => Promise.resolve(0),
+    describe: () => Promise.reject(new Error("soon")),
+  };
 }

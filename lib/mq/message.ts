@@ -2,8 +2,10 @@
  * A message as a consumer sees it: a thin view of one stream entry. Nothing is parsed before it is asked for, for the
  * high-volume groups pass `raw` on and look no further.
  *
- *   entry   1753000000000-0  i <id>  t <type>  k <key>  s <sequence or "">  d <data JSON>  p <properties JSON or "">
- *           └ time ms ─┘     all six fields, always, in this order
+ *   entry   1753000000000-0  h <id> <type> <key> <sequence> <properties JSON>  d <data JSON>
+ *           └ time ms ─┘       key, sequence and properties may be empty; only properties may hold a space
+ *
+ * Two fields, not six: a field costs Redis 0.3 µs at the append (Lua argument, AOF, listpack) and each reader two strings more.
  */
 
 import * as v from "valibot";
@@ -58,19 +60,24 @@ export class InvalidMessage extends Bury {
   }
 }
 
-/** Positions of the values in an entry's field list. */
-const AT = { id: 1, type: 3, key: 5, sequence: 7, data: 9, properties: 11 } as const;
-const FIELD_COUNT = 12;
+/** Positions of the parts in a header. */
+const AT = { id: 0, type: 1, key: 2, sequence: 3, properties: 4 } as const;
+const NO_HEADER: readonly string[] = ["", "", "", "", ""];
 /** A dead letter names the first faults, not ten thousand. */
 const ISSUES_MAX = 10;
 
 /** Deliveries of one entry: the Message that handlers see, and what retries count. */
 export class Delivery<D> implements Message<D> {
   attempt = 1;
+  /** When an attempt first failed, ms; 0 while none did. */
+  firstFailureMs = 0;
+  /** Entries ever added to the partition up to this one. */
+  ordinal = 0;
   readonly partition: number;
   readonly entry: string;
-  /** The six values as they lie in the stream, for dead letters. */
+  /** As they lie in the stream: "h", header, "d", data. */
   readonly fields: readonly string[];
+  #header: readonly string[] | undefined;
   readonly #topic: Topic<D>;
   #data: D | undefined;
   #isParsed = false;
@@ -87,30 +94,47 @@ export class Delivery<D> implements Message<D> {
     return this.#topic.name;
   }
   get id(): string {
-    return this.fields[AT.id] ?? "";
+    return this.header[AT.id]!;
   }
   get type(): string {
-    return this.fields[AT.type] ?? "";
+    return this.header[AT.type]!;
   }
   get key(): string {
-    return this.fields[AT.key] ?? "";
+    return this.header[AT.key]!;
   }
   get sequence(): number | undefined {
-    const text = this.fields[AT.sequence];
+    const text = this.header[AT.sequence];
     return text ? Number(text) : undefined;
   }
   get time(): number {
     return timeOfEntry(this.entry);
   }
   get raw(): string {
-    return this.fields[AT.data] ?? "";
+    return this.fields[3] ?? "";
+  }
+
+  /** Whether the entry holds a message, and not something that another program appended. */
+  get isWellFormed(): boolean {
+    return this.fields.length === 4 && this.fields[0] === "h" && this.fields[2] === "d" && this.header !== NO_HEADER;
+  }
+
+  /** Id, type, key, sequence, properties. Empty ones when the entry is none of ours. */
+  private get header(): readonly string[] {
+    this.#header ??= parseHeader(this.fields[1] ?? "");
+    return this.#header;
+  }
+
+  /** Id, type, key, sequence, data, properties, as publish was given them; for dead letters. */
+  get parts(): readonly string[] {
+    const [id, type, key, sequence, properties] = this.header;
+    return [id!, type!, key!, sequence!, this.raw, properties!];
   }
 
   get data(): D {
     if (this.#isParsed) return this.#data as D;
-    if (this.fields.length !== FIELD_COUNT || this.fields[0] !== "i") {
+    if (!this.isWellFormed) {
       throw new InvalidMessage(this.entry, [
-        { path: "", message: "the entry does not have the six fields of a message" },
+        { path: "", message: "the entry does not have the header and data of a message" },
       ]);
     }
     let parsed: unknown;
@@ -132,7 +156,7 @@ export class Delivery<D> implements Message<D> {
   }
 
   #parseProperties(): Readonly<Record<string, string>> {
-    const text = this.fields[AT.properties];
+    const text = this.header[AT.properties];
     if (!text) return NO_PROPERTIES;
     try {
       return JSON.parse(text) as Record<string, string>;
@@ -145,6 +169,22 @@ export class Delivery<D> implements Message<D> {
 }
 
 const NO_PROPERTIES: Readonly<Record<string, string>> = Object.freeze({});
+
+/** By hand: split(" ") with a limit loses the rest, which is the properties. */
+function parseHeader(header: string): readonly string[] {
+  const type = header.indexOf(" ");
+  const key = header.indexOf(" ", type + 1);
+  const sequence = header.indexOf(" ", key + 1);
+  const properties = header.indexOf(" ", sequence + 1);
+  if (type < 0 || key < 0 || sequence < 0 || properties < 0) return NO_HEADER;
+  return [
+    header.slice(0, type),
+    header.slice(type + 1, key),
+    header.slice(key + 1, sequence),
+    header.slice(sequence + 1, properties),
+    header.slice(properties + 1),
+  ];
+}
 
 /** The ms part of an entry id. */
 export function timeOfEntry(entry: string): number {

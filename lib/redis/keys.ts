@@ -59,8 +59,8 @@ export function createKeys(prefix: string, partitions: number) {
     // Topics. Owner: lib/mq.
 
     /**
-     * stream, partition p of a topic. Fields `i` message id, `t` type, `k` order key, `s` sequence ("" when none), `d` data
-     * as JSON bytes, `p` properties as a JSON object ("" when none).
+     * stream, partition p of a topic. Fields `h` = `<id> <type> <key> <sequence> <properties JSON>` (the last three may be
+     * empty) and `d` = data as JSON bytes.
      */
     topic: (topic: string, partition: number) => `${at(partition)}:topic:${topic}`,
     /** hash group -> `<mode> <created ms>`: the groups whose progress holds back trimming. No expiry. */

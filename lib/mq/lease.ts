@@ -1,0 +1,351 @@
+/**
+ * The lease of one partition: who may read it for an ordered group, up to where it has come, and the commits of both.
+ *
+ *   free ──acquire──► held ──commit, renew──► held ──release──► free
+ *                      │ token refused, or not renewed in time
+ *                      └──► lost: the signal aborts, results are dropped; someone acquires with a higher token
+ *
+ * Commits are serialised: one is under way, and the next carries whatever was finished meanwhile. Each is idempotent, so an
+ * unknown outcome is simply committed again.
+ */
+
+import { backoffMs } from "../clock.ts";
+import { AppError } from "../errors.ts";
+import { defineScript, outcomeOf } from "../redis/index.ts";
+import acquireLua from "../redis/lua/mq-lease-acquire.lua" with { type: "text" };
+import commitLua from "../redis/lua/mq-lease-commit.lua" with { type: "text" };
+import type { Declaration, QueueContext } from "./consumer.ts";
+import { type DeadLetter, deadLettersMax } from "./dead-letter.ts";
+
+/** Dead letters per commit: with bodies of 256 KB still a script of a few ms. */
+const DEAD_PER_COMMIT_MAX = 16;
+/** Failed commits are repeated soon, for the results in hand wait for them. */
+const COMMIT_BACKOFF = { firstMs: 50, maxMs: 1_000, jitter: 0.2 };
+/** This many losses without progress make the first unfinished entries suspects (design.md §6). */
+const LOSSES_MAX = 3;
+
+/** An unfinished entry below the checkpoint, with what it cost so far. */
+export interface OpenEntry {
+  readonly entry: string;
+  /** Failed attempts. */
+  readonly attempts: number;
+  readonly firstFailureMs: number;
+}
+
+/** How far a group has come in a partition: all up to `checkpoint` is finished, except `open`. */
+export interface Progress {
+  readonly checkpoint: string;
+  /** Entries ever added to the partition up to the checkpoint. */
+  readonly read: number;
+  /** In the partition's order. */
+  readonly open: readonly OpenEntry[];
+}
+
+export interface Grant {
+  readonly token: number;
+  readonly progress: Progress;
+  readonly losses: number;
+  /** The entry that was handed out alone when the lease was last lost, or "". */
+  readonly suspect: string;
+  /** Whose lease ran out, or "" when it was free or our own. */
+  readonly previousOwner: string;
+  /** performance.now() before the call: the lease runs at least from here. */
+  readonly askedAt: number;
+}
+
+type AcquireReply =
+  | ["granted", token: string, checkpoint: string, read: string, open: string, losses: number, suspect: string, string]
+  | ["held", owner: string, leftMs: number]
+  | ["unregistered"];
+
+const acquireScript = defineScript({
+  name: "mqLeaseAcquire",
+  lua: acquireLua,
+  keys: ["lease", "groups"],
+  args: ["group", "member", "session", "leaseMs"],
+  decode: (reply) => reply as AcquireReply,
+});
+
+const commitScript = defineScript({
+  name: "mqLeaseCommit",
+  lua: commitLua,
+  keys: ["lease", "dead"],
+  args: [
+    ...([
+      "member",
+      "token",
+      "leaseMs",
+      "checkpoint",
+      "floor",
+      "open",
+      "read",
+      "suspect",
+      "isRelease",
+      "deadMax",
+    ] as const),
+  ],
+  hasRest: true,
+  decode: (reply) => {
+    const [isHolder, evictedOrOwner] = reply as [0 | 1, number | string];
+    return isHolder === 1
+      ? { isHolder: true as const, evicted: Number(evictedOrOwner) }
+      : { isHolder: false as const, owner: String(evictedOrOwner) };
+  },
+});
+
+/** Where one group's lease on one partition lies, and on whose behalf. */
+export interface LeaseSite {
+  readonly context: QueueContext;
+  readonly topic: string;
+  readonly declaration: Declaration<unknown>;
+  readonly partition: number;
+  /** Sortable by start; of two processes with one member name the later may take over at once. */
+  readonly session: string;
+}
+
+/** Asks for the lease: granted, held by another, or the group is not registered (any more). Throws Redis errors. */
+export async function acquireLease(site: LeaseSite): Promise<Grant | "held" | "unregistered"> {
+  const { context, topic, declaration, partition, session } = site;
+  const { keys, redis, member } = context;
+  const askedAt = performance.now();
+  const reply = await acquireScript(redis.commands, {
+    lease: keys.lease(topic, partition, declaration.group),
+    groups: keys.groups(topic, partition),
+    group: declaration.group,
+    member,
+    session,
+    leaseMs: declaration.leaseMs,
+  });
+  if (reply[0] !== "granted") return reply[0];
+  const [, token, checkpoint, read, open, losses, suspect, previousOwner] = reply;
+  return {
+    token: Number(token),
+    progress: { checkpoint, read: Number(read), open: parseOpen(open) },
+    losses,
+    suspect,
+    previousOwner,
+    askedAt,
+  };
+}
+
+/** What the holder of a lease has finished: asked at every commit. */
+export type ProgressSource = () => Progress;
+
+export class PartitionLease {
+  readonly token: number;
+  readonly grant: Grant;
+  readonly #site: LeaseSite;
+  readonly #controller = new AbortController();
+  readonly #dead: DeadLetter[] = [];
+  readonly #onLost: () => void;
+  #progress: ProgressSource;
+  #suspect: string;
+  #deadline: number;
+  #renewedAt: number;
+  #isLost = false;
+  #isReleased = false;
+  #committing: Promise<void> | undefined;
+  #failures = 0;
+
+  constructor(site: LeaseSite, grant: Grant, onLost: () => void) {
+    this.#site = site;
+    this.grant = grant;
+    this.token = grant.token;
+    this.#suspect = grant.suspect;
+    this.#progress = () => grant.progress;
+    this.#renewedAt = grant.askedAt;
+    this.#deadline = grant.askedAt + site.declaration.leaseMs;
+    this.#onLost = onLost;
+  }
+
+  /** Aborts when the lease is lost, or by abandon(). */
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** From now on commits say what `source` says. */
+  follow(source: ProgressSource): void {
+    this.#progress = source;
+  }
+
+  /** Whether work may be handed out. Finds out by itself when the lease was not renewed in time. */
+  isHeld(): boolean {
+    if (this.#isLost || this.#isReleased) return false;
+    if (performance.now() < this.#deadline) return true;
+    this.#lose("it was not renewed in time");
+    return false;
+  }
+
+  /** Whether so many leases were lost over the first entries that each must be tried alone. */
+  get isSuspicious(): boolean {
+    return this.grant.losses >= LOSSES_MAX;
+  }
+
+  /** Whether the last commit failed: take no more work, for its results could not be kept. */
+  get isFailing(): boolean {
+    return this.#failures > 0;
+  }
+
+  get isCommitting(): boolean {
+    return this.#committing !== undefined;
+  }
+
+  /** Letters that no commit has carried yet. */
+  get buryingCount(): number {
+    return this.#dead.length;
+  }
+
+  /** Its move to dead letters happens with the commit that says it is finished. */
+  bury(letter: DeadLetter): void {
+    this.#dead.push(letter);
+  }
+
+  /** Records which entry is now handed out alone; should this holder die of it, the next one buries it. */
+  async mark(entry: string): Promise<void> {
+    this.#suspect = entry;
+    await this.flush();
+  }
+
+  isRenewalDue(): boolean {
+    return performance.now() - this.#renewedAt > this.#site.declaration.leaseMs / 3;
+  }
+
+  /** Commits what is finished until it is durable, the lease is lost, or `signal` aborts. Never rejects. */
+  async flush(signal?: AbortSignal): Promise<void> {
+    // One that is under way may have been sent before the latest results.
+    await this.#committing;
+    while (!(await this.commit()) && this.isHeld() && !signal?.aborted) {
+      await this.#site.context.clock.sleep(backoffMs(this.#failures, COMMIT_BACKOFF), signal);
+    }
+  }
+
+  /** Commits what is finished, or joins the commit that is under way. Resolves to whether it succeeded; never rejects. */
+  async commit(): Promise<boolean> {
+    this.#committing ??= this.#sendAll().finally(() => {
+      this.#committing = undefined;
+    });
+    await this.#committing;
+    return this.#failures === 0;
+  }
+
+  /** Commits the last results and frees the partition for others. When Redis is away the lease is left to run out. */
+  async release(signal?: AbortSignal): Promise<void> {
+    if (this.#dead.length > DEAD_PER_COMMIT_MAX) await this.flush(signal);
+    await this.#committing;
+    while (this.isHeld()) {
+      await this.#send(true);
+      if (this.#failures === 0 || signal?.aborted) break;
+      await this.#site.context.clock.sleep(backoffMs(this.#failures, COMMIT_BACKOFF), signal);
+    }
+    this.#isReleased = true;
+  }
+
+  /** Leaves the work to the lease's end: the process stops hard. */
+  abandon(): void {
+    this.#isReleased = true;
+    this.#controller.abort(new AppError("OVERLOADED", "the process is stopping"));
+  }
+
+  async #sendAll(): Promise<void> {
+    while ((await this.#send(false)) && this.#failures === 0) {
+      // More dead letters than one commit carries.
+    }
+  }
+
+  /** Resolves to whether dead letters wait that a further commit could carry. */
+  async #send(isRelease: boolean): Promise<boolean> {
+    if (!this.isHeld()) return false;
+    const { context, topic, declaration, partition } = this.#site;
+    const { keys, redis, member, metrics, log } = context;
+    const progress = this.#progress();
+    const finished = this.#dead.filter((letter) => isFinished(letter.entry, progress));
+    const burying = finished.slice(0, DEAD_PER_COMMIT_MAX);
+    const open = withWaiting(progress.open, finished.slice(DEAD_PER_COMMIT_MAX));
+    const sentAt = performance.now();
+    try {
+      const reply = await commitScript(redis.commands, {
+        lease: keys.lease(topic, partition, declaration.group),
+        dead: keys.deadLetters(topic, partition, declaration.group),
+        member,
+        token: this.token,
+        leaseMs: declaration.leaseMs,
+        checkpoint: progress.checkpoint,
+        floor: open[0]?.entry ?? progress.checkpoint,
+        open: formatOpen(open),
+        read: progress.read,
+        suspect: this.#suspect,
+        isRelease: isRelease ? 1 : 0,
+        deadMax: deadLettersMax(context),
+        restArgs: burying.flatMap((letter) => letter.values),
+      });
+      this.#failures = 0;
+      if (!reply.isHolder) {
+        // The answer to an earlier release was lost.
+        if (isRelease && reply.owner === "") this.#isReleased = true;
+        this.#lose(reply.owner === "" ? "nobody holds it any more" : `${reply.owner} holds it`);
+        return false;
+      }
+      for (const letter of burying) this.#dead.splice(this.#dead.indexOf(letter), 1);
+      this.#renewedAt = sentAt;
+      this.#deadline = sentAt + declaration.leaseMs;
+      const labels = { topic, group: declaration.group };
+      if (burying.length > 0) metrics.buried.inc(labels, burying.length);
+      if (reply.evicted > 0) metrics.deadLettersEvicted.inc(labels, reply.evicted);
+      return finished.length > burying.length;
+    } catch (error) {
+      this.#failures += 1;
+      const isBug = outcomeOf(error) === "bug";
+      const level = isBug ? "error" : this.#failures === 1 ? "warn" : "debug";
+      log[level](
+        { topic, group: declaration.group, partition, error },
+        "commit of a partition failed, it will be repeated",
+      );
+      return false;
+    }
+  }
+
+  #lose(reason: string): void {
+    if (this.#isLost || this.#isReleased) return;
+    this.#isLost = true;
+    const { context, topic, declaration, partition } = this.#site;
+    context.metrics.leasesLost.inc({ topic, group: declaration.group });
+    context.log.warn({ topic, group: declaration.group, partition, token: this.token, reason }, "partition lease lost");
+    this.#controller.abort(
+      new AppError("LEASE_LOST", `partition ${partition} of ${topic} for ${declaration.group}: ${reason}`),
+    );
+    this.#onLost();
+  }
+}
+
+function isFinished(entry: string, { checkpoint, open }: Progress): boolean {
+  return compareEntries(entry, checkpoint) <= 0 && !open.some((other) => other.entry === entry);
+}
+
+/** Finished entries whose dead letters this commit does not carry yet stay open in what it records. */
+function withWaiting(open: readonly OpenEntry[], waiting: readonly DeadLetter[]): readonly OpenEntry[] {
+  if (waiting.length === 0) return open;
+  const still = waiting.map(({ entry }) => ({ entry, attempts: 0, firstFailureMs: 0 }));
+  return [...open, ...still].sort((a, b) => compareEntries(a.entry, b.entry));
+}
+
+/** `<entry>` or `<entry>:<attempts>:<first failure ms>`, separated by blanks. */
+function formatOpen(open: readonly OpenEntry[]): string {
+  return open
+    .map(({ entry, attempts, firstFailureMs }) => (attempts === 0 ? entry : `${entry}:${attempts}:${firstFailureMs}`))
+    .join(" ");
+}
+
+function parseOpen(text: string): OpenEntry[] {
+  if (text === "") return [];
+  return text.split(" ").map((part) => {
+    const [entry = "", attempts = "0", firstFailureMs = "0"] = part.split(":");
+    return { entry, attempts: Number(attempts), firstFailureMs: Number(firstFailureMs) };
+  });
+}
+
+/** Orders stream entry ids. */
+export function compareEntries(a: string, b: string): number {
+  const [aMs = "0", aCount = "0"] = a.split("-");
+  const [bMs = "0", bCount = "0"] = b.split("-");
+  return Number(aMs) - Number(bMs) || Number(aCount) - Number(bCount);
+}

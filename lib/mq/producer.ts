@@ -1,0 +1,254 @@
+/**
+ * Publishing: validate, choose the partition by the key, append at most once per dedupe id. Publications of one tick, from
+ * whichever caller, go out as one script call per partition and chunk.
+ */
+
+import * as v from "valibot";
+import { AppError, type Issue } from "../errors.ts";
+import { newId } from "../id.ts";
+import { defineScript, type Keys, toAppError } from "../redis/index.ts";
+import appendLua from "../redis/lua/mq-append.lua" with { type: "text" };
+import publishLua from "../redis/lua/mq-publish.lua" with { type: "text" };
+import type { QueueContext } from "./consumer.ts";
+import { issuesOf } from "./message.ts";
+import type { Topic } from "./topic.ts";
+
+/** Design limits of one message. A body of 256 KB still fits four to a chunk. */
+const DATA_BYTES_MAX = 256 * 1024;
+const PROPERTIES_BYTES_MAX = 16 * 1024;
+/** Names are stored with every message and shown on every page. */
+const TYPE_LENGTH_MAX = 128;
+const KEY_LENGTH_MAX = 256;
+const ID_LENGTH_MAX = 128;
+/** One script call: some 2 ms of Redis at most, and a reply that other commands need not wait for. */
+const CHUNK_MESSAGES_MAX = 500;
+const CHUNK_BYTES_MAX = 1024 * 1024;
+/** Publications without an answer, per process. Beyond, Redis does not keep up and producers must slow down. */
+const UNANSWERED_MAX = 50_000;
+
+export interface PublishInput<D> {
+  readonly type: string;
+  /** The order key: its hash names the partition. Without it the message goes to any partition, in no order. */
+  readonly key?: string;
+  /** Exactly one of `data` (validated against the schema) and `raw` (JSON text, taken as it is). */
+  readonly data?: D;
+  readonly raw?: string;
+  /** Default: a new one. */
+  readonly id?: string;
+  /** A second publication with the same `dedupId` in the same partition within the topic's window is not appended. */
+  readonly dedupId?: string;
+  readonly sequence?: number;
+  readonly properties?: Readonly<Record<string, string>>;
+}
+
+export interface PublishResult {
+  /** Of a duplicate: the original's. */
+  readonly id: string;
+  readonly partition: number;
+  readonly entry: string;
+  readonly duplicate: boolean;
+}
+
+/** Per message the entry id, or [id, entry id] of the original. */
+type PublishReply = (string | [id: string, entry: string])[];
+
+const publishScript = defineScript({
+  name: "mqPublish",
+  lua: [appendLua, publishLua],
+  keys: ["stream", "even", "odd"],
+  args: ["windowMs"],
+  hasRest: true,
+  decode: (reply) => reply as PublishReply,
+});
+
+/** One call of publish or publishMany: answered when all its messages are. */
+interface Call {
+  readonly results: PublishResult[];
+  left: number;
+  readonly resolve: (results: PublishResult[]) => void;
+  readonly reject: (error: AppError) => void;
+}
+
+interface Pending {
+  /** id, type, key, sequence, data, properties, dedupe id: as the script takes them. */
+  readonly values: readonly string[];
+  readonly partition: number;
+  readonly bytes: number;
+  readonly call: Call;
+  readonly index: number;
+}
+
+interface Outlet {
+  readonly topic: Topic<unknown>;
+  readonly partition: number;
+  waiting: Pending[];
+}
+
+export class Producer {
+  readonly #context: QueueContext;
+  readonly #outlets = new Map<string, Outlet>();
+  readonly #due = new Set<Outlet>();
+  #unanswered = 0;
+
+  constructor(context: QueueContext) {
+    this.#context = context;
+  }
+
+  /** Nothing is appended when one of the inputs is not valid. */
+  publish<D>(topic: Topic<D>, inputs: readonly PublishInput<D>[]): Promise<PublishResult[]> {
+    if (inputs.length === 0) return Promise.resolve([]);
+    return new Promise((resolve, reject) => {
+      if (this.#unanswered + inputs.length > UNANSWERED_MAX) {
+        throw new AppError("OVERLOADED", `more than ${UNANSWERED_MAX} publications await their answer`, {
+          retryAfterMs: 500,
+        });
+      }
+      const call: Call = { results: new Array(inputs.length), left: inputs.length, resolve, reject };
+      const pending = inputs.map((input, index) => this.#prepare(topic, input, call, index));
+      this.#unanswered += pending.length;
+      if (this.#due.size === 0) setImmediate(() => this.#flush());
+      for (const item of pending) {
+        const outlet = this.#outlet(topic as Topic<unknown>, item.partition);
+        outlet.waiting.push(item);
+        this.#due.add(outlet);
+      }
+    });
+  }
+
+  #prepare<D>(topic: Topic<D>, input: PublishInput<D>, call: Call, index: number): Pending {
+    const { keys, clock } = this.#context;
+    const id = input.id ?? newId(clock.now());
+    const key = input.key ?? "";
+    const data = textOf(topic, input);
+    const properties = input.properties ? JSON.stringify(input.properties) : "";
+    const dedupId = input.dedupId ?? "";
+    checkNames(topic.name, id, input.type, key, dedupId);
+    checkBytes(topic.name, "data", data, DATA_BYTES_MAX);
+    checkBytes(topic.name, "properties", properties, PROPERTIES_BYTES_MAX);
+    return {
+      values: [
+        id,
+        input.type,
+        key,
+        input.sequence === undefined ? "" : String(input.sequence),
+        data,
+        properties,
+        dedupId,
+      ],
+      partition: keys.partitionOf(key || id),
+      bytes: data.length + properties.length,
+      call,
+      index,
+    };
+  }
+
+  #outlet(topic: Topic<unknown>, partition: number): Outlet {
+    const name = `${topic.name}/${partition}`;
+    let outlet = this.#outlets.get(name);
+    if (!outlet) {
+      outlet = { topic, partition, waiting: [] };
+      this.#outlets.set(name, outlet);
+    }
+    return outlet;
+  }
+
+  #flush(): void {
+    for (const outlet of this.#due) {
+      const { waiting } = outlet;
+      outlet.waiting = [];
+      for (const chunk of chunks(waiting)) void this.#append(outlet, chunk);
+    }
+    this.#due.clear();
+  }
+
+  async #append({ topic, partition }: Outlet, chunk: readonly Pending[]): Promise<void> {
+    const { keys, redis, metrics } = this.#context;
+    try {
+      const replies = await publishScript(redis.commands, {
+        stream: keys.topic(topic.name, partition),
+        even: keys.published(topic.name, partition, "even"),
+        odd: keys.published(topic.name, partition, "odd"),
+        windowMs: topic.dedupMs,
+        restArgs: chunk.flatMap((item) => item.values),
+      });
+      let appended = 0;
+      for (const [i, reply] of replies.entries()) {
+        const { call, index, values } = chunk[i]!;
+        const duplicate = typeof reply !== "string";
+        if (!duplicate) appended += 1;
+        call.results[index] = duplicate
+          ? { id: reply[0], partition, entry: reply[1], duplicate }
+          : { id: values[0]!, partition, entry: reply, duplicate };
+        call.left -= 1;
+        if (call.left === 0) call.resolve(call.results);
+      }
+      metrics.published.inc({ topic: topic.name }, appended);
+    } catch (error) {
+      const known = toAppError(error);
+      for (const { call } of chunk) call.reject(known);
+    } finally {
+      this.#unanswered -= chunk.length;
+    }
+  }
+}
+
+/** The keys and the Lua fragment `mq_append(stream, id, type, key, sequence, data, properties)` for scripts that publish. */
+export const appendFragment: string = appendLua;
+
+/** The stream that a script of the key's partition appends to. */
+export function streamOf(keys: Keys, topic: Topic<unknown>, key: string): string {
+  return keys.topic(topic.name, keys.partitionOf(key));
+}
+
+function textOf<D>(topic: Topic<D>, { data, raw }: PublishInput<D>): string {
+  if ((data === undefined) === (raw === undefined)) {
+    throw invalid(topic.name, [{ path: "data", message: "or raw: give exactly one" }]);
+  }
+  if (raw !== undefined) return raw;
+  const result = v.safeParse(topic.schema, data);
+  if (!result.success) throw invalid(topic.name, issuesOf(result.issues));
+  return JSON.stringify(data);
+}
+
+function checkNames(topic: string, id: string, type: string, key: string, dedupId: string): void {
+  const issues: Issue[] = [];
+  const check = (path: string, value: string, min: number, max: number) => {
+    if (value.length < min || value.length > max) {
+      issues.push({ path, message: `has ${value.length} characters; allowed are ${min} to ${max}` });
+    }
+  };
+  check("id", id, 1, ID_LENGTH_MAX);
+  check("type", type, 1, TYPE_LENGTH_MAX);
+  check("key", key, 0, KEY_LENGTH_MAX);
+  check("dedupId", dedupId, 0, KEY_LENGTH_MAX);
+  if (/\s/.test(id)) issues.push({ path: "id", message: "must not hold white space" });
+  if (issues.length > 0) throw invalid(topic, issues);
+}
+
+function checkBytes(topic: string, path: string, text: string, max: number): void {
+  // No UTF-16 unit takes more than 3 bytes: most texts are short enough without being measured.
+  if (text.length * 3 <= max) return;
+  const bytes = Buffer.byteLength(text);
+  if (bytes <= max) return;
+  const message = `is ${bytes} bytes; the limit is ${max}`;
+  throw new AppError("TOO_LARGE", `topic ${topic}: ${path} ${message}`, { issues: [{ path, message }] });
+}
+
+function invalid(topic: string, issues: readonly Issue[]): AppError {
+  const lines = issues.map(({ path, message }) => `${path} ${message}`).join("; ");
+  return new AppError("INVALID", `topic ${topic}: ${lines}`, { issues });
+}
+
+function* chunks(waiting: readonly Pending[]): Generator<readonly Pending[]> {
+  let first = 0;
+  let bytes = 0;
+  for (const [i, item] of waiting.entries()) {
+    if (i > first && (i - first >= CHUNK_MESSAGES_MAX || bytes + item.bytes > CHUNK_BYTES_MAX)) {
+      yield waiting.slice(first, i);
+      first = i;
+      bytes = 0;
+    }
+    bytes += item.bytes;
+  }
+  yield waiting.slice(first);
+}

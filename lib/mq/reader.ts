@@ -1,0 +1,213 @@
+/**
+ * Reads many partitions over one blocking connection: one XREAD … BLOCK for all that have room. A partition whose handler is
+ * behind is left out of the read, and the others go on; when it has room again while the read is blocked, the read is ended
+ * by CLIENT UNBLOCK and sent anew with it.
+ *
+ * The next read is sent before the entries of the last are handled, so Redis works while handlers do. Reading in vain (a
+ * second, unblocked XREAD for the partition that has room again) was considered: it costs a large reply on the connection of
+ * the request path, where UNBLOCK costs two small commands, and that only when all other partitions are idle.
+ */
+
+import { backoffMs } from "../clock.ts";
+import { BLOCK_MS, outcomeOf, type RedisClient } from "../redis/index.ts";
+import type { QueueContext } from "./consumer.ts";
+import type { StreamEntry } from "./message.ts";
+
+/**
+ * A blocked read is given this long to return by itself, which under load it does; and it is ended again this often until it
+ * has returned, for UNBLOCK may overtake the read that it is to end.
+ */
+const UNBLOCK_AFTER_MS = 1;
+const FAILURE_BACKOFF = { firstMs: 50, maxMs: 1_000, jitter: 0.2 };
+/** A partition whose key holds something else is looked at again this late. */
+const QUARANTINE_MS = 1_000;
+/** Fewer entries per partition and read than this cost Redis more per entry (design.md §11). */
+const COUNT_MIN = 32;
+/** One reply stays below about this size, by the mean size of the entries read before. */
+const REPLY_BYTES_MAX = 8 * 1024 * 1024;
+
+/** One partition of one group, as the reader sees it. */
+export interface ReadTarget {
+  readonly stream: string;
+  /** The last entry read. */
+  readonly position: string;
+  /** Whether it takes entries now. It may be given one read more than it has room for. */
+  hasRoom(): boolean;
+  /** Takes entries in hand. Must not call handlers: the next read is sent first. */
+  accept(entries: readonly StreamEntry[]): void;
+  /** Hands out what it accepted. */
+  run(): void;
+}
+
+export class Reader {
+  readonly #context: QueueContext;
+  readonly #connection: RedisClient;
+  readonly #batchMax: number;
+  readonly #inFlightMax: number;
+  readonly #targets = new Map<string, ReadTarget>();
+  readonly #quarantined = new Map<string, number>();
+  #reading = new Set<ReadTarget>();
+  #readNumber = 0;
+  /** The read that a target waits behind. */
+  #unwanted = -1;
+  #clientId: number | undefined;
+  #isUnblocking = false;
+  #awake: (() => void) | undefined;
+  #isStopped = false;
+  #loop: Promise<void> | undefined;
+  /** Streams that the last read found entries in: among them the room is divided. */
+  #busyStreams = 1;
+  #entryBytes = 512;
+
+  constructor(context: QueueContext, name: string, limits: { batchMax: number; inFlightMax: number }) {
+    this.#context = context;
+    this.#batchMax = limits.batchMax;
+    this.#inFlightMax = limits.inFlightMax;
+    this.#connection = context.redis.blocking(name);
+    this.#connection.on("close", () => {
+      this.#clientId = undefined;
+    });
+  }
+
+  start(): void {
+    this.#loop ??= this.#run();
+  }
+
+  add(target: ReadTarget): void {
+    this.#targets.set(target.stream, target);
+    this.wake(target);
+  }
+
+  /** Entries of it that are on their way are dropped. */
+  remove(target: ReadTarget): void {
+    if (this.#targets.get(target.stream) === target) this.#targets.delete(target.stream);
+  }
+
+  /** `target` may have room that the present read does not know of. */
+  wake(target: ReadTarget): void {
+    if (this.#reading.has(target) || this.#isStopped || !target.hasRoom()) return;
+    if (this.#awake) this.#awake();
+    else {
+      this.#unwanted = this.#readNumber;
+      void this.#unblock();
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.#isStopped = true;
+    this.#targets.clear();
+    this.#connection.disconnect();
+    this.#awake?.();
+    await this.#loop;
+  }
+
+  async #run(): Promise<void> {
+    let failures = 0;
+    let reading: Promise<unknown> = Promise.resolve(null);
+    while (!this.#isStopped) {
+      try {
+        const touched = this.#accept(await reading);
+        failures = 0;
+        reading = this.#read();
+        // It is awaited in the next turn; a handler that throws synchronously must not leave its rejection without one.
+        reading.catch(() => undefined);
+        for (const target of touched) target.run();
+      } catch (error) {
+        if (this.#isStopped) return;
+        failures += 1;
+        await this.#recover(error, failures);
+        reading = this.#read();
+      }
+    }
+  }
+
+  /** Sends one read of all targets with room, or waits until there is one. */
+  async #read(): Promise<unknown> {
+    this.#readNumber += 1;
+    const ready = [...this.#targets.values()].filter((target) => target.hasRoom() && !this.#isQuarantined(target));
+    if (ready.length === 0) {
+      this.#reading = new Set();
+      const dueMs = this.#quarantined.size > 0 ? QUARANTINE_MS : BLOCK_MS;
+      const waiting = new AbortController();
+      this.#awake = () => waiting.abort();
+      await this.#context.clock.sleep(dueMs, waiting.signal);
+      this.#awake = undefined;
+      return null;
+    }
+    this.#reading = new Set(ready);
+    const count = this.#count();
+    this.#clientId ??= await this.#connection.client("ID");
+    const streams = ready.map((target) => target.stream);
+    const positions = ready.map((target) => target.position);
+    return this.#connection.xread("COUNT", count, "BLOCK", BLOCK_MS, "STREAMS", ...streams, ...positions);
+  }
+
+  #count(): number {
+    const byRoom = Math.max(COUNT_MIN, Math.floor(this.#inFlightMax / this.#busyStreams));
+    const byBytes = Math.max(1, Math.floor(REPLY_BYTES_MAX / this.#busyStreams / this.#entryBytes));
+    return Math.min(this.#batchMax, this.#inFlightMax, byRoom, byBytes);
+  }
+
+  #accept(reply: unknown): readonly ReadTarget[] {
+    const reading = this.#reading;
+    this.#reading = new Set();
+    if (!Array.isArray(reply)) return [];
+    const touched: ReadTarget[] = [];
+    for (const [stream, entries] of reply as [string, StreamEntry[]][]) {
+      const target = this.#targets.get(stream);
+      if (!target || !reading.has(target) || entries.length === 0) continue;
+      this.#entryBytes += ((entries[0]![1][9]?.length ?? 0) + 256 - this.#entryBytes) / 8;
+      target.accept(entries);
+      touched.push(target);
+    }
+    this.#busyStreams = Math.max(1, touched.length);
+    return touched;
+  }
+
+  /** Ends the unwanted read, but no later one. */
+  async #unblock(): Promise<void> {
+    if (this.#isUnblocking) return;
+    this.#isUnblocking = true;
+    const { redis, clock, log } = this.#context;
+    try {
+      while (this.#unwanted === this.#readNumber && !this.#isStopped) {
+        await clock.sleep(UNBLOCK_AFTER_MS);
+        if (this.#unwanted !== this.#readNumber || this.#clientId === undefined) break;
+        await redis.commands.client("UNBLOCK", this.#clientId);
+      }
+    } catch (error) {
+      // The read returns by itself within BLOCK_MS.
+      log.debug({ error }, "a blocked read could not be ended");
+    } finally {
+      this.#isUnblocking = false;
+    }
+  }
+
+  async #recover(error: unknown, failures: number): Promise<void> {
+    const { log, clock, metrics } = this.#context;
+    metrics.redisErrors.inc({ class: outcomeOf(error) });
+    log[failures === 1 ? "warn" : "debug"]({ error, failures }, "reading partitions failed, it will be repeated");
+    if (outcomeOf(error) === "bug") await this.#quarantine().catch(() => undefined);
+    await clock.sleep(backoffMs(failures, FAILURE_BACKOFF));
+  }
+
+  /** One key of a wrong type fails the read of all: find it and leave it out for a while. */
+  async #quarantine(): Promise<void> {
+    const targets = [...this.#targets.values()];
+    const types = await Promise.all(targets.map((target) => this.#context.redis.commands.type(target.stream)));
+    for (const [i, target] of targets.entries()) {
+      const type = types[i];
+      if (type === "stream" || type === "none") continue;
+      this.#quarantined.set(target.stream, performance.now() + QUARANTINE_MS);
+      this.#context.log.error({ key: target.stream, type }, "a partition's key does not hold a stream");
+    }
+  }
+
+  #isQuarantined(target: ReadTarget): boolean {
+    const until = this.#quarantined.get(target.stream);
+    if (until === undefined) return false;
+    if (performance.now() < until) return true;
+    this.#quarantined.delete(target.stream);
+    return false;
+  }
+}

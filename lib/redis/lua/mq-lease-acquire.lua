@@ -1,0 +1,33 @@
+#!lua
+-- Take the lease of one partition for a member of an ordered group, with a higher fencing token than anyone had before.
+--
+-- Atomic; all keys are of one partition. Refused while another member's lease runs. A member takes its own lease again at
+-- once when its session is not older: that is its restart, and the session it replaces is fenced.
+-- The token is at least Redis' time in ms, so that it goes on rising when the hash was lost.
+-- Returns {'granted', token, checkpoint, read, open, losses, suspect, previous owner when its lease ran out or ''},
+-- {'held', owner, ms left}, or {'unregistered'}.
+local lease = KEYS[1]
+local groups = KEYS[2]
+local group = ARGV[1]
+local member = ARGV[2]
+local session = ARGV[3]
+local lease_ms = tonumber(ARGV[4])
+
+local owner, held_session, token, until_ms, checkpoint, read, open, losses, suspect = unpack(redis.call('HMGET', lease,
+  'owner', 'session', 'token', 'until', 'checkpoint', 'read', 'open', 'losses', 'suspect'))
+if not redis.call('HGET', groups, group) or not checkpoint then return { 'unregistered' } end
+
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local is_owned = owner and owner ~= ''
+local is_own = is_owned and owner == member and session >= (held_session or '')
+if is_owned and not is_own and tonumber(until_ms) > now_ms then
+  return { 'held', owner, tonumber(until_ms) - now_ms }
+end
+
+token = string.format('%.0f', math.max(tonumber(token or 0) + 1, now_ms))
+losses = is_owned and tonumber(losses or 0) + 1 or 0
+redis.call('HSET', lease, 'owner', member, 'session', session, 'token', token,
+  'until', string.format('%.0f', now_ms + lease_ms), 'losses', losses)
+local previous = (is_owned and not is_own) and owner or ''
+return { 'granted', token, checkpoint, read or '0', open or '', losses, suspect or '', previous }
