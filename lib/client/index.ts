@@ -1,0 +1,243 @@
+/**
+ * The client of the chat, for browsers and Bun: one WebSocket that comes back by itself, requests that survive it, and each
+ * conversation's entries once, in order, without a hole. No dependencies; copy the folder into an app.
+ *
+ *   const client = connect({ url: "ws://127.0.0.1:7400/v1/ws", token });
+ *   client.on("message", ({ message }) => console.log(message.from, message.body.text));
+ *   await client.send("conversation-id", "hello");
+ *
+ * What it promises: `send` resolves when the message is committed at the server's ack level, and two sends to one
+ * conversation are committed in the order of the calls. `message`, `member` and `entry` come by seq, one's own messages
+ * included. After an absence they go on where they stopped; where they cannot, `resync` says so first. What it does not do:
+ * keep anything beyond its own life (see `cursors`), or page history that nobody asked for.
+ */
+
+import { createRequests } from "./requests.ts";
+import { openSocket, type SocketOptions } from "./socket.ts";
+import { createTimelines, type ResyncNotice } from "./timeline.ts";
+import {
+  type Answer,
+  ClientError,
+  type ClosingNotice,
+  type ConversationReply,
+  type ConversationView,
+  type Cursor,
+  type Entry,
+  type HistoryReply,
+  type Message,
+  type Method,
+  type Methods,
+  type Notification,
+  type ReadNotice,
+  type ReadReply,
+  type SendInput,
+  type SendReply,
+  type Session,
+} from "./wire.ts";
+
+export type { ClosingNotice, Conversation, ConversationView, Cursor, Entry, Message, Session } from "./wire.ts";
+export { ClientError, type ResyncNotice };
+
+/** Long enough to outlive a server's restart; then the outcome is unknown and the app decides. */
+const TIMEOUT_MS = 30_000;
+
+export interface ConnectOptions extends SocketOptions {
+  /** Where an earlier life of the app stopped (see `Client.cursors`). */
+  readonly cursors?: readonly Cursor[];
+  /** Of a request, over all its repetitions. Default 30 s. */
+  readonly timeoutMs?: number;
+}
+
+export interface ClientEvents {
+  /** Every entry of every timeline, by seq; the typed events below are of the same moment. */
+  entry: { conversation: string; entry: Entry };
+  message: { message: Message };
+  member: { conversation: string; entry: Extract<Entry, { kind: "member" }> };
+  read: ReadNotice;
+  /** Created, changed, joined or left. */
+  conversation: { conversation: ConversationView };
+  resync: ResyncNotice;
+  closing: ClosingNotice;
+  online: { session: Session };
+  offline: { reason: string };
+  /** For good: the token was refused, or the server closed the door. */
+  ended: { error: ClientError };
+}
+
+export interface Client {
+  /** Returns the function that ends the subscription. What a listener throws is reported as uncaught, not to us. */
+  on<E extends keyof ClientEvents>(event: E, listener: (payload: ClientEvents[E]) => void): () => void;
+  /** Resolves with the session as soon as there is one; rejects when there will be none. */
+  ready(): Promise<Session>;
+  /** Commits a message once. Rejects with ClientError: `failed`, or `unknown` (send it again under the same clientId). */
+  send(conversation: string, text: string, options?: SendOptions): Promise<SendReply>;
+  history(conversation: string, range?: Omit<Methods["message.history"][0], "conversation">): Promise<HistoryReply>;
+  read(conversation: string, seq: number): Promise<ReadReply>;
+  /** Creates a group (the caller is its owner), or finds the direct conversation of a pair. Safe to repeat. */
+  create(params: Methods["conversation.create"][0]): Promise<ConversationReply>;
+  leave(conversation: string): Promise<void>;
+  request<M extends Method>(method: M, params: Methods[M][0]): Promise<Methods[M][1]>;
+  /** Follows a conversation from after the cursor, when it is not followed yet. */
+  follow(cursor: Cursor): void;
+  cursors(): Cursor[];
+  close(): void;
+}
+
+export interface SendOptions {
+  /** Default: a new one. Keep it when the outcome is unknown. */
+  readonly clientId?: string;
+  readonly replyTo?: number;
+  readonly mentions?: string[];
+}
+
+type Listeners = { [E in keyof ClientEvents]: Set<(payload: ClientEvents[E]) => void> };
+
+const noListeners = (): Listeners => ({
+  entry: new Set(),
+  message: new Set(),
+  member: new Set(),
+  read: new Set(),
+  conversation: new Set(),
+  resync: new Set(),
+  closing: new Set(),
+  online: new Set(),
+  offline: new Set(),
+  ended: new Set(),
+});
+
+/** Connects at once, and again whenever the connection is lost, until close() or a final refusal. */
+export function connect(options: ConnectOptions): Client {
+  const timeoutMs = options.timeoutMs ?? TIMEOUT_MS;
+  const listeners = noListeners();
+  let user = "";
+  const session = Promise.withResolvers<Session>();
+  // Nobody has to wait for it.
+  session.promise.catch(() => undefined);
+
+  function emit<E extends keyof ClientEvents>(event: E, payload: ClientEvents[E]): void {
+    for (const listener of listeners[event]) {
+      try {
+        listener(payload);
+      } catch (error) {
+        queueMicrotask(() => {
+          throw error;
+        });
+      }
+    }
+  }
+
+  const requests = createRequests((frame) => socket.send(frame));
+  const request = <M extends Method>(method: M, params: Methods[M][0], lane?: string) =>
+    requests.ask(method, params, lane === undefined ? { timeoutMs } : { timeoutMs, lane });
+
+  const timelines = createTimelines((cursors) => request("sync", { cursors }), {
+    onEntry(conversation, entry) {
+      emit("entry", { conversation, entry });
+      if (entry.kind === "message") emit("message", { message: entry.message });
+      else if (entry.kind === "member") emit("member", { conversation, entry });
+    },
+    onResync: (notice) => emit("resync", notice),
+  });
+  for (const cursor of options.cursors ?? []) timelines.follow(cursor);
+
+  function end(error: ClientError): void {
+    requests.end(error);
+    timelines.end();
+    session.reject(error);
+  }
+
+  const socket = openSocket(options, {
+    onOpen(opened) {
+      user = opened.user;
+      session.resolve(opened);
+      emit("online", { session: opened });
+      requests.onOpen(opened.limits);
+      timelines.catchUpAll();
+    },
+    onAnswer: (answer: Answer) => requests.onAnswer(answer),
+    onNotification: notified,
+    onClosing: (notice) => emit("closing", notice),
+    onDown(reason) {
+      requests.onDown();
+      emit("offline", { reason });
+    },
+    onEnd(error) {
+      end(error);
+      emit("ended", { error });
+    },
+  });
+
+  function notified(notification: Notification): void {
+    if (notification.method === "message") {
+      const { message } = notification.params;
+      timelines.live(message.conversation, messageEntry(message));
+    } else if (notification.method === "member") {
+      placed(notification.params.conversation, "", notification.params.entry);
+    } else if (notification.method === "conversation") {
+      const { conversation, entry } = notification.params;
+      const { id, epoch, head } = conversation;
+      timelines.compare(conversation);
+      // Without an entry it is a conversation that begins, for all its members.
+      if (entry) placed(id, epoch, entry);
+      else timelines.follow({ conversation: id, epoch, seq: head });
+      emit("conversation", { conversation });
+    } else if (notification.method === "read") {
+      emit("read", notification.params);
+    } else if (notification.method === "session.resync") {
+      timelines.catchUpAll();
+    }
+  }
+
+  /** An entry that takes the user in begins the timeline for this client; one that takes the user out ends it. */
+  function placed(conversation: string, epoch: string, entry: Entry): void {
+    const isAboutMe = entry.kind === "member" && entry.users.includes(user);
+    if (isAboutMe && (entry.action === "removed" || entry.action === "left")) {
+      if (timelines.leave(conversation, entry.seq)) emit("member", { conversation, entry });
+      return;
+    }
+    if (isAboutMe && entry.action === "added") timelines.follow({ conversation, epoch, seq: entry.seq - 1 });
+    timelines.live(conversation, entry);
+  }
+
+  return {
+    on(event, listener) {
+      listeners[event].add(listener);
+      return () => void listeners[event].delete(listener);
+    },
+    ready: () => session.promise,
+    async send(conversation, text, { clientId = crypto.randomUUID(), ...more } = {}) {
+      const params: SendInput = { conversation, clientId, body: { text }, ...more };
+      const reply = await request("message.send", params, conversation);
+      // The server tells every connection of the sender but this one.
+      const { id, seq, sentAt } = reply;
+      const message = { id, conversation, seq, from: user, type: "text" as const, body: { text }, sentAt, ...more };
+      timelines.live(conversation, messageEntry(message));
+      return reply;
+    },
+    history: (conversation, range = {}) => request("message.history", { conversation, ...range }),
+    read: (conversation, seq) => request("read", { conversation, seq }),
+    async create(params) {
+      // Without an id a repeated request would create a second group.
+      const isNamed = params.type === "direct" || params.id !== undefined;
+      const reply = await request("conversation.create", isNamed ? params : { ...params, id: crypto.randomUUID() });
+      const { id, epoch, head } = reply.conversation;
+      timelines.follow({ conversation: id, epoch, seq: head });
+      return reply;
+    },
+    async leave(conversation) {
+      await request("member.remove", { conversation, user });
+      timelines.leave(conversation);
+    },
+    request: (method, params) => request(method, params),
+    follow: (cursor) => timelines.follow(cursor),
+    cursors: () => timelines.cursors(),
+    close() {
+      socket.close();
+      end(new ClientError("CLOSED", "the client was closed"));
+    },
+  };
+}
+
+function messageEntry(message: Message): Entry {
+  return { kind: "message", seq: message.seq, id: message.id, message };
+}
