@@ -6,9 +6,10 @@
 import { BatchWork } from "./batch-work.ts";
 import type { Declaration, QueueContext } from "./consumer.ts";
 import { type InFlight, KeyWork } from "./key-work.ts";
-import { compareEntries, type Grant, type LeaseSite, type OpenEntry, PartitionLease } from "./lease.ts";
+import { type Grant, type LeaseSite, type OpenEntry, PartitionLease } from "./lease.ts";
 import { Delivery, type StreamEntry } from "./message.ts";
 import type { ReadTarget } from "./reader.ts";
+import { compareEntries, streamFacts } from "./stream.ts";
 import type { Topic } from "./topic.ts";
 import { type GroupCounters, type Work, WorkSite } from "./work.ts";
 
@@ -132,37 +133,6 @@ export class HeldPartition<D> implements ReadTarget {
       this.#ordinal += lost;
     }
   }
-}
-
-interface StreamFacts {
-  readonly length: number;
-  /** Entries ever added. */
-  readonly added: number;
-  readonly first: string;
-  readonly last: string;
-}
-
-/** XINFO STREAM, or undefined when there is no stream. */
-export async function streamFacts(
-  commands: QueueContext["redis"]["commands"],
-  stream: string,
-): Promise<StreamFacts | undefined> {
-  let reply: unknown[];
-  try {
-    reply = (await commands.xinfo("STREAM", stream)) as unknown[];
-  } catch (error) {
-    if (error instanceof Error && error.message.includes("no such key")) return undefined;
-    throw error;
-  }
-  const of = new Map<unknown, unknown>();
-  for (let i = 0; i < reply.length; i += 2) of.set(reply[i], reply[i + 1]);
-  const first = of.get("first-entry") as [string] | null;
-  return {
-    length: Number(of.get("length")),
-    added: Number(of.get("entries-added")),
-    first: first?.[0] ?? String(of.get("last-generated-id")),
-    last: String(of.get("last-generated-id")),
-  };
 }
 
 /** Reads the entries that a predecessor left open; those that were trimmed are counted and left out. */

@@ -27,8 +27,10 @@ import type { Log, Metrics } from "../observability/index.ts";
 import type { Keys, RedisConnections } from "../redis/index.ts";
 import type { Service } from "../service.ts";
 import { type ConsumeOptions, declare } from "./consumer.ts";
+import { describeTopic, type TopicDescription } from "./describe.ts";
 import { createOrderedConsumer } from "./ordered.ts";
 import { Producer, type PublishInput, type PublishResult } from "./producer.ts";
+import { trimTopic } from "./retention.ts";
 import type { Topic } from "./topic.ts";
 
 export {
@@ -40,8 +42,10 @@ export {
   RETRY_LADDER_MS,
   RETRY_LADDER_SHORT_MS,
 } from "./consumer.ts";
+export type { GroupDescription, TopicDescription } from "./describe.ts";
 export { Bury, InvalidMessage, Later, type Message } from "./message.ts";
 export { appendFragment, type PublishInput, type PublishResult, streamOf } from "./producer.ts";
+export { createTrimmer } from "./retention.ts";
 export { defineTopic, type Topic, type TopicOptions } from "./topic.ts";
 
 export interface QueueOptions {
@@ -52,30 +56,11 @@ export interface QueueOptions {
   readonly metrics: Metrics;
   /** The name of this process among the members of a group; stable over restarts, unique among live ones. */
   readonly member: string;
-  /** The layer table's answer for this role; without it everything is allowed. */
-  readonly may?: (act: "publish" | "consume", topic: string) => boolean;
-}
-
-export interface GroupDescription {
-  readonly group: string;
-  readonly mode: "ordered" | "concurrent";
-  /** Messages that the group has not finished. */
-  readonly lag: number;
-  /** Of them, handed out or waiting for a retry. */
-  readonly open: number;
-  /** Age of the oldest unfinished message, ms; 0 when there is none. */
-  readonly oldestMs: number;
-  readonly deadLetters: number;
-  /** By partition, the member that holds its lease; undefined in concurrent groups and when nobody does. */
-  readonly owners: readonly (string | undefined)[];
-}
-
-export interface TopicDescription {
-  readonly topic: string;
-  readonly partitions: number;
-  /** Entries in the streams, finished or not. */
-  readonly length: number;
-  readonly groups: readonly GroupDescription[];
+  /** The layer rules of this role: throw LAYER_VIOLATION for what they forbid. Without it everything is allowed. */
+  readonly may?: {
+    publish(topic: string): void;
+    consume(topic: string, group: string): void;
+  };
 }
 
 export interface Queue {
@@ -92,37 +77,40 @@ export interface Queue {
   trim<D>(topic: Topic<D>): Promise<number>;
   /** Where the groups stand. Cost: a few commands per partition and group. */
   describe<D>(topic: Topic<D>): Promise<TopicDescription>;
+  /** Whether this process does a periodic chore now: true for one of all that ask within `forMs`. */
+  claim(chore: string, forMs: number): Promise<boolean>;
+  /** Logs what went wrong in the background, for services built on the queue. */
+  report(error: unknown, message: string): void;
 }
 
 /** Opens the queue over connections that the caller owns. Consumers open their own blocking connections. */
 export function openQueue({ may, ...context }: QueueOptions): Queue {
   const producer = new Producer(context);
   const consuming = new Set<string>();
-  const require = (act: "publish" | "consume", topic: string) => {
-    if (may && !may(act, topic)) {
-      const to = act === "publish" ? "publish to" : "consume from";
-      throw new AppError("LAYER_VIOLATION", `${context.member} may not ${to} topic ${topic} (lib/rpc/layers.ts)`);
-    }
-  };
   return {
     async publish(topic, input) {
-      require("publish", topic.name);
+      may?.publish(topic.name);
       const [result] = await producer.publish(topic, [input]);
       return result!;
     },
     async publishMany(topic, inputs) {
-      require("publish", topic.name);
+      may?.publish(topic.name);
       return producer.publish(topic, inputs);
     },
     consume(topic, options) {
-      require("consume", topic.name);
+      may?.consume(topic.name, options.group);
       const declaration = declare(options);
       const name = `${topic.name}/${declaration.group}`;
       if (consuming.has(name)) throw new AppError("INVALID", `${name} is consumed by this process already`);
       consuming.add(name);
       return createOrderedConsumer(context, topic, declaration, () => consuming.delete(name));
     },
-    trim: () => Promise.resolve(0),
-    describe: () => Promise.reject(new Error("soon")),
+    trim: (topic) => trimTopic(context, topic as Topic<unknown>),
+    describe: (topic) => describeTopic(context, topic as Topic<unknown>),
+    async claim(chore, forMs) {
+      const { redis, keys, member } = context;
+      return (await redis.commands.set(keys.chore(chore), member, "PX", forMs, "NX")) === "OK";
+    },
+    report: (error, message) => context.log.warn({ error }, message),
   };
 }

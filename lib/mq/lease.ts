@@ -16,6 +16,7 @@ import acquireLua from "../redis/lua/mq-lease-acquire.lua" with { type: "text" }
 import commitLua from "../redis/lua/mq-lease-commit.lua" with { type: "text" };
 import type { Declaration, QueueContext } from "./consumer.ts";
 import { type DeadLetter, deadLettersMax } from "./dead-letter.ts";
+import { compareEntries } from "./stream.ts";
 
 /** Dead letters per commit: with bodies of 256 KB still a script of a few ms. */
 const DEAD_PER_COMMIT_MAX = 16;
@@ -341,11 +342,4 @@ function parseOpen(text: string): OpenEntry[] {
     const [entry = "", attempts = "0", firstFailureMs = "0"] = part.split(":");
     return { entry, attempts: Number(attempts), firstFailureMs: Number(firstFailureMs) };
   });
-}
-
-/** Orders stream entry ids. */
-export function compareEntries(a: string, b: string): number {
-  const [aMs = "0", aCount = "0"] = a.split("-");
-  const [bMs = "0", bCount = "0"] = b.split("-");
-  return Number(aMs) - Number(bMs) || Number(aCount) - Number(bCount);
 }

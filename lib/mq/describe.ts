@@ -1,0 +1,154 @@
+/** Where the groups of a topic stand: for the command line, metrics and tests. A few commands per partition and group. */
+
+import type { GroupMode, QueueContext } from "./consumer.ts";
+import { timeOfEntry } from "./message.ts";
+import { groupsOf } from "./retention.ts";
+import { type StreamFacts, streamFacts } from "./stream.ts";
+import type { Topic } from "./topic.ts";
+
+export interface GroupDescription {
+  readonly group: string;
+  readonly mode: GroupMode;
+  /** Messages that the group has not finished. */
+  readonly lag: number;
+  /** Of them, handed out or waiting behind a retry, as of the last commit. */
+  readonly open: number;
+  /** Age of the oldest unfinished message, ms; 0 when there is none. */
+  readonly oldestMs: number;
+  readonly deadLetters: number;
+  /** By partition, the member that holds its lease; undefined in concurrent groups and where nobody does. */
+  readonly owners: readonly (string | undefined)[];
+}
+
+export interface TopicDescription {
+  readonly topic: string;
+  readonly partitions: number;
+  /** Entries in the streams, finished or not. */
+  readonly length: number;
+  readonly groups: readonly GroupDescription[];
+}
+
+/** One group in one partition. */
+interface Standing {
+  readonly group: string;
+  readonly mode: GroupMode;
+  readonly lag: number;
+  readonly open: number;
+  readonly oldestMs: number;
+  readonly deadLetters: number;
+  readonly owner: string | undefined;
+}
+
+/** Describes a topic and sets the lag gauge of its groups. Throws Redis errors. */
+export async function describeTopic(context: QueueContext, topic: Topic<unknown>): Promise<TopicDescription> {
+  const { keys, metrics } = context;
+  const partitions = await Promise.all(
+    Array.from({ length: keys.partitions }, async (_, partition) => {
+      const stream = keys.topic(topic.name, partition);
+      const [facts, groups] = await Promise.all([
+        streamFacts(context.redis.commands, stream),
+        groupsOf(context, topic.name, partition),
+      ]);
+      const standings = await Promise.all(
+        groups.map(({ group, mode }) => standingOf(context, topic.name, partition, group, mode, facts)),
+      );
+      return { length: facts?.length ?? 0, standings };
+    }),
+  );
+  const names = [...new Set(partitions.flatMap(({ standings }) => standings.map(({ group }) => group)))].sort();
+  const groups = names.map((group) => {
+    const ofPartitions = partitions.map(({ standings }) => standings.find((standing) => standing.group === group));
+    const present = ofPartitions.filter((standing) => standing !== undefined);
+    const sum = (of: (standing: Standing) => number) => present.reduce((total, standing) => total + of(standing), 0);
+    const description: GroupDescription = {
+      group,
+      mode: present[0]!.mode,
+      lag: sum(({ lag }) => lag),
+      open: sum(({ open }) => open),
+      oldestMs: Math.max(...present.map(({ oldestMs }) => oldestMs)),
+      deadLetters: sum(({ deadLetters }) => deadLetters),
+      owners: ofPartitions.map((standing) => standing?.owner),
+    };
+    metrics.lag.set({ topic: topic.name, group }, description.lag);
+    return description;
+  });
+  return {
+    topic: topic.name,
+    partitions: keys.partitions,
+    length: partitions.reduce((total, { length }) => total + length, 0),
+    groups,
+  };
+}
+
+async function standingOf(
+  context: QueueContext,
+  topic: string,
+  partition: number,
+  group: string,
+  mode: GroupMode,
+  facts: StreamFacts | undefined,
+): Promise<Standing> {
+  const { keys, redis } = context;
+  const [fields, deadLetters] = await Promise.all([
+    redis.commands.hmget(keys.lease(topic, partition, group), "owner", "checkpoint", "read", "open"),
+    redis.commands.xlen(keys.deadLetters(topic, partition, group)),
+  ]);
+  const stream = keys.topic(topic, partition);
+  const [owner, checkpoint, read, open] = fields;
+  const place =
+    mode === "ordered"
+      ? orderedPlace(checkpoint ?? "0-0", Number(read ?? 0), open ?? "", facts)
+      : await concurrentPlace(context, stream, group, facts);
+  const oldest = place.lag === 0 ? undefined : (place.oldest ?? (await firstAfter(context, stream, place.position)));
+  return {
+    group,
+    mode,
+    lag: place.lag,
+    open: place.open,
+    oldestMs: oldest === undefined ? 0 : Math.max(0, context.clock.now() - timeOfEntry(oldest)),
+    deadLetters,
+    owner: owner || undefined,
+  };
+}
+
+interface Place {
+  readonly lag: number;
+  readonly open: number;
+  /** The oldest open entry, when one is. */
+  readonly oldest: string | undefined;
+  /** All up to here is finished or open. */
+  readonly position: string;
+}
+
+function orderedPlace(checkpoint: string, read: number, openText: string, facts: StreamFacts | undefined): Place {
+  const open = openText === "" ? [] : openText.split(" ");
+  const unread = facts ? Math.min(facts.length, Math.max(0, facts.added - read)) : 0;
+  return { lag: unread + open.length, open: open.length, oldest: open[0]?.split(":")[0], position: checkpoint };
+}
+
+async function concurrentPlace(
+  { redis }: QueueContext,
+  stream: string,
+  group: string,
+  facts: StreamFacts | undefined,
+): Promise<Place> {
+  const nothing: Place = { lag: 0, open: 0, oldest: undefined, position: "0-0" };
+  if (!facts) return nothing;
+  const replies = (await redis.commands.xinfo("GROUPS", stream)) as unknown[][];
+  const reply = replies.find((fields) => fields[fields.indexOf("name") + 1] === group);
+  if (!reply) return { ...nothing, lag: facts.length };
+  const of = (name: string) => reply[reply.indexOf(name) + 1];
+  const position = String(of("last-delivered-id"));
+  const open = Number(of("pending"));
+  // Redis does not know its own lag after a trim or an XGROUP SETID (null); the counts it keeps are then the best there is.
+  const lag =
+    of("lag") ?? (position === facts.last ? 0 : facts.added - Number(of("entries-read") ?? facts.added - facts.length));
+  const pending =
+    open > 0 ? ((await redis.commands.xpending(stream, group)) as unknown as [number, string]) : undefined;
+  return { lag: Math.max(0, Number(lag)) + open, open, oldest: pending?.[1], position };
+}
+
+async function firstAfter({ redis }: QueueContext, stream: string, position: string): Promise<string | undefined> {
+  const [entry] = await redis.commands.xrange(stream, `(${position}`, "+", "COUNT", 1);
+  return entry?.[0];
+}

@@ -1,0 +1,108 @@
+/**
+ * How long entries stay: until every registered group has finished them, and at least for the topic's retention; earlier,
+ * when every group has finished them, if the topic is longer than its `lengthMax`. Unread entries are never trimmed: a group
+ * that stands still is seen by its lag.
+ */
+
+import { defineScript } from "../redis/index.ts";
+import trimLua from "../redis/lua/mq-trim.lua" with { type: "text" };
+import { createService, type Service } from "../service.ts";
+import type { GroupMode, QueueContext } from "./consumer.ts";
+import { DEAD_LETTER_MS } from "./dead-letter.ts";
+import type { Topic } from "./topic.ts";
+
+/** Entries per script call: about 2 ms of Redis. */
+const TRIM_MAX = 10_000;
+/** Calls per partition and run: what grows faster than this is trimmed by the runs that follow. */
+const ROUNDS_MAX = 100;
+
+const trimScript = defineScript({
+  name: "mqTrim",
+  lua: trimLua,
+  keys: ["stream", "groups"],
+  args: ["retentionMs", "lengthMax", "limit"],
+  hasRest: true,
+  decode: (reply) => {
+    const [trimmed, length] = reply as [number, number];
+    return { trimmed, length };
+  },
+});
+
+/** The groups registered in a partition, with their modes. */
+export async function groupsOf({ keys, redis }: QueueContext, topic: string, partition: number) {
+  const declared = await redis.commands.hgetall(keys.groups(topic, partition));
+  return Object.entries(declared).map(([group, text]) => ({ group, mode: text.split(" ")[0] as GroupMode }));
+}
+
+/** Trims all partitions of a topic and its dead letters. Returns the number of entries trimmed. Throws Redis errors. */
+export async function trimTopic(context: QueueContext, topic: Topic<unknown>): Promise<number> {
+  let trimmed = 0;
+  // One partition after the other: trimming is never urgent.
+  for (let partition = 0; partition < context.keys.partitions; partition++) {
+    trimmed += await trimPartition(context, topic, partition);
+  }
+  return trimmed;
+}
+
+async function trimPartition(context: QueueContext, topic: Topic<unknown>, partition: number): Promise<number> {
+  const { keys, redis, metrics, clock } = context;
+  let total = 0;
+  for (let round = 0; round < ROUNDS_MAX; round++) {
+    const groups = await groupsOf(context, topic.name, partition);
+    const { trimmed } = await trimScript(redis.commands, {
+      stream: keys.topic(topic.name, partition),
+      groups: keys.groups(topic.name, partition),
+      retentionMs: topic.retentionMs,
+      lengthMax: Math.ceil(topic.lengthMax / keys.partitions),
+      limit: TRIM_MAX,
+      restKeys: groups.map(({ group }) => keys.lease(topic.name, partition, group)),
+      restArgs: groups.flatMap(({ group, mode }) => [group, mode]),
+    });
+    if (trimmed === -1) continue;
+    total += trimmed;
+    if (trimmed > 0) continue;
+    for (const { group } of groups) {
+      const oldest = `${clock.now() - DEAD_LETTER_MS}-0`;
+      const evicted = await redis.commands.xtrim(keys.deadLetters(topic.name, partition, group), "MINID", "~", oldest);
+      if (evicted > 0) metrics.deadLettersEvicted.inc({ topic: topic.name, group }, evicted);
+    }
+    break;
+  }
+  return total;
+}
+
+/** What a trimmer needs of the queue. */
+export interface Trimmable {
+  trim(topic: Topic<unknown>): Promise<number>;
+  claim(chore: string, forMs: number): Promise<boolean>;
+  report(error: unknown, message: string): void;
+}
+
+/** Trims the topics every `intervalMs`; of all processes that run one, one does it each time. */
+export function createTrimmer(queue: Trimmable, topics: readonly Topic<never>[], intervalMs: number): Service {
+  let timer: ReturnType<typeof setInterval> | undefined;
+  let running: Promise<void> | undefined;
+  const trimAll = async () => {
+    try {
+      // Shorter than the interval, so that the process that did it last time can do it again.
+      if (!(await queue.claim("trim", Math.ceil(intervalMs * 0.9)))) return;
+      for (const topic of topics) await queue.trim(topic as unknown as Topic<unknown>);
+    } catch (error) {
+      queue.report(error, "trimming failed; the next interval tries again");
+    }
+  };
+  return createService(
+    "trimmer",
+    async () => {
+      timer = setInterval(() => {
+        running ??= trimAll().finally(() => {
+          running = undefined;
+        });
+      }, intervalMs);
+    },
+    async () => {
+      clearInterval(timer);
+      await running;
+    },
+  );
+}
