@@ -15,7 +15,7 @@
 import { Cluster, Redis, type RedisOptions } from "ioredis";
 import { AppError } from "../errors.ts";
 import type { Log } from "../observability/index.ts";
-import { installScripts } from "./script.ts";
+import { installScripts, scriptNames } from "./script.ts";
 
 export type RedisClient = Redis | Cluster;
 /** Replies keep their RESP2 shapes (ioredis' default), so that one reader serves every server version. */
@@ -121,6 +121,8 @@ function connect(target: Target, given: ConnectionOptions): RedisClient {
     clusterRetryStrategy: (times) => Math.min(20 * 2 ** Math.min(times - 1, 10), RECONNECT_MAX_MS),
     ...(enableOfflineQueue === undefined ? {} : { enableOfflineQueue }),
     ...(enableAutoPipelining === undefined ? {} : { enableAutoPipelining }),
+    // ioredis takes a script's first argument, its number of keys, for the key, and so puts it into another node's pipeline.
+    autoPipeliningIgnoredCommands: scriptNames(),
     ...(lazyConnect === undefined ? {} : { lazyConnect }),
   });
 }

@@ -48,6 +48,11 @@ export function installScripts(redis: RedisClient): void {
   for (const [name, lua] of defined) redis.defineCommand(name, { lua });
 }
 
+/** The commands that installScripts adds. */
+export function scriptNames(): string[] {
+  return [...defined.keys()];
+}
+
 const SHEBANG = /^#!lua[^\n]*\n/;
 
 export function defineScript<K extends string, A extends string, R>(
