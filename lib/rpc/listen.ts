@@ -49,8 +49,9 @@ export async function listenAt({ directory, host }: Listen, name: string, handle
   }
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   await removeLeftOver(path);
-  const { idleTimeout: _, ...options } = shared;
-  const server = Bun.serve({ ...options, unix: path });
+  // Bun's types allow idleTimeout for TCP only; at run time a unix socket needs it too, else a silent call is cut after 10 s.
+  const options: { unix: string; fetch: Handle } = { ...shared, unix: path };
+  const server = Bun.serve(options);
   chmodSync(path, 0o600);
   return { address: `unix:${path}`, close: () => server.stop(true) };
 }
