@@ -1,14 +1,16 @@
 /**
- * What every role is built from. One per process: its roles share connections, metrics and the in-process way of calling each
- * other; queue and RPC are bound to the role, so that the layer table holds for each.
+ * What a role gets to work with, and what it gives back. A unit (unit.ts) is one process that runs one or more roles; they
+ * share its connections and metrics, while log, queue and rpc are bound to the role, so that the layer table holds inside a
+ * shared process as well.
  */
 
 import { type Clock, systemClock } from "../lib/clock.ts";
 import type { Config } from "../lib/config.ts";
+import { socketFolder } from "../lib/data-dir.ts";
 import { AppError } from "../lib/errors.ts";
 import { openQueue, type Queue } from "../lib/mq/index.ts";
-import { createLog, createMetrics, type Log, type Metrics } from "../lib/observability/index.ts";
-import { createKeys, type Keys, openRedis, type RedisConnections } from "../lib/redis/index.ts";
+import { type Check, createLog, createMetrics, type Log, type Metrics } from "../lib/observability/index.ts";
+import { createKeys, createRedisCheck, type Keys, openRedis, type RedisConnections } from "../lib/redis/index.ts";
 import {
   assertMayConsume,
   assertMayPublish,
@@ -28,54 +30,58 @@ export interface WorkerContext {
   readonly metrics: Metrics;
   readonly redis: RedisConnections;
   readonly keys: Keys;
-  /** Stable across restarts by the supervisor: the member's name in consumer groups and in the registry. */
+  /** Stable across restarts by the supervisor, unique among live ones: `<host>.<supervisor's pid>.<unit>.<role>`. */
   readonly instance: string;
+  /** Refuses what the layer table forbids to this role. */
   readonly queue: Queue;
   readonly rpc: RpcNode;
+  /** What the unit as a whole needs to be ready; a role that answers /readyz shows them. */
+  readonly checks: readonly Check[];
 }
 
 export interface Worker {
   readonly role: Role;
-  /** The role's services, in the order of their start. */
+  /** Services start in this order and stop in reverse. Nothing runs before they start. */
   build(context: WorkerContext): Promise<Service[]>;
 }
 
-export interface Unit {
-  contextOf(role: Role): WorkerContext;
+export interface UnitContext {
+  readonly log: Log;
+  forRole(role: Role): WorkerContext;
   close(): Promise<void>;
 }
 
-/** Opens what the roles of this process share. `instance` names the process; a role's own name is behind it. */
-export async function openUnit(config: Config, instance: string): Promise<Unit> {
-  const log = createLog({ role: instance }, config.logLevel);
-  if (config.redisUrl === undefined)
-    throw new AppError("INVALID", "SKEIN_REDIS_URL is missing: units do not start a Redis");
+/** Opens what the roles of one process share. `instance` names the unit. Throws AppError OVERLOADED when Redis is away. */
+export async function openUnitContext(config: Config, instance: string): Promise<UnitContext> {
+  if (config.redisUrl === undefined) {
+    throw new AppError("INVALID", "SKEIN_REDIS_URL is missing: units are started by `bun run workers`, which sets it");
+  }
+  const log = createLog({ role: "unit" }, config.logLevel);
   const secrets = loadSecrets(config);
+  const metrics = createMetrics();
   const redis = await openRedis(config.redisUrl, instance, log);
   const keys = createKeys(config.prefix, config.partitions);
-  const metrics = createMetrics();
+  const checks = [createRedisCheck(redis, config)];
+  const listen = { directory: socketFolder(config.dataDir), host: config.rpcHost };
   const local: LocalServices = new Map();
   return {
-    contextOf(role) {
-      const own = {
-        config,
-        secrets,
-        clock: systemClock,
-        log: log.child({ role }),
-        metrics,
-        redis,
-        keys,
-        instance: `${instance}.${role}`,
-      };
+    log,
+    forRole(role) {
+      const member = `${instance}.${role}`;
+      const roleLog = createLog({ role }, config.logLevel);
+      const shared = { redis, keys, clock: systemClock, log: roleLog, metrics };
       const may = {
         publish: (topic: string) => assertMayPublish(role, topic),
         consume: (topic: string, group: string) => assertMayConsume(role, topic, group),
       };
-      const listen = { directory: config.socketDir, host: config.rpcHost };
       return {
-        ...own,
-        queue: openQueue({ ...own, member: own.instance, may }),
-        rpc: openRpcNode({ ...own, role, secret: secrets.internalSecret, listen, local }),
+        ...shared,
+        config,
+        secrets,
+        instance: member,
+        queue: openQueue({ ...shared, member, may }),
+        rpc: openRpcNode({ ...shared, role, instance: member, secret: secrets.internalSecret, listen, local }),
+        checks,
       };
     },
     close: () => redis.close(),

@@ -1,57 +1,108 @@
 /**
- * A process with one or more roles: `bun workers/unit.ts --instance <name> <role>…`. The supervisor starts it, hears by IPC when it
- * is ready, and stops it with SIGTERM; when the supervisor is gone it stops by itself.
+ * One process of Skein: `bun workers/unit.ts --instance <name> <role>…`, started and watched by the supervisor. It says by IPC
+ * when it is ready or why it cannot be. SIGTERM stops it softly; the supervisor's death (IPC closes) does so in less time;
+ * anything that nobody caught ends it at once, for the supervisor starts a fresh one.
  */
 
 import { parseArgs } from "node:util";
 import { readConfig } from "../lib/config.ts";
 import { AppError } from "../lib/errors.ts";
 import { isRole, type Role } from "../lib/rpc/index.ts";
-import { type RunningServices, startServices } from "../lib/service.ts";
-import { openUnit, type Worker } from "./context.ts";
+import { type RunningServices, type Service, SHUTDOWN_MS, startServices } from "../lib/service.ts";
+import { openUnitContext, type UnitContext, type Worker } from "./context.ts";
 
-/** Roles are loaded when asked for: a gateway's process does not carry SQLite. */
+/** What a unit tells the supervisor. */
+export type UnitReport =
+  | { readonly type: "ready" }
+  /** `isFinal`: starting it again would end the same way. */
+  | { readonly type: "failed"; readonly reason: string; readonly isFinal: boolean };
+
+/** Without its supervisor a unit has Redis only for a moment longer (lib/redis/embedded.ts). */
+const ORPHAN_SHUTDOWN_MS = 1_500;
+/** A service that does not stop is left behind: its leases expire. */
+const EXIT_GRACE_MS = 1_000;
+
+/** Every role that this build has. A role is loaded only where it runs. */
 const WORKERS: Partial<Record<Role, () => Promise<{ worker: Worker }>>> = {
-  gateway: () => import("./gateway/main.ts"),
-  logic: () => import("./logic/main.ts"),
   archive: () => import("./archive/main.ts"),
+  logic: () => import("./logic/main.ts"),
   orders: () => import("./examples/orders.ts"),
   trades: () => import("./examples/trades.ts"),
   ads: () => import("./examples/ads.ts"),
+  gateway: () => import("./gateway/main.ts"),
 };
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: { instance: { type: "string", default: `unit.${process.pid}` } },
-});
-const roles = positionals.map((name) => {
-  if (!isRole(name) || WORKERS[name] === undefined) throw new AppError("INVALID", `there is no role ${name}`);
-  return name;
-});
+/** The roles that `bun run workers` starts by default, in the order in which a shared unit starts them: callers last. */
+export const UNIT_ROLES = Object.keys(WORKERS) as readonly Role[];
 
-const config = readConfig();
-const unit = await openUnit(config, values.instance);
+let context: UnitContext | undefined;
 let running: RunningServices | undefined;
-let stopping: Promise<void> | undefined;
+let isStopping = false;
 
-function stop(): Promise<void> {
-  stopping ??= (async () => {
-    await running?.stop();
-    await unit.close();
-    process.exit(0);
-  })();
-  return stopping;
+async function start(): Promise<void> {
+  const { instance, roles } = readArguments();
+  context = await openUnitContext(readConfig(), instance);
+  const services: Service[] = [];
+  for (const role of roles) {
+    const { worker } = await WORKERS[role]!();
+    services.push(...(await worker.build(context.forRole(role))));
+  }
+  const started = await startServices(services);
+  running = started;
+  if (isStopping) return;
+  report({ type: "ready" });
 }
 
-process.on("SIGTERM", stop);
-process.on("disconnect", stop);
-// The terminal's Ctrl-C reaches every process; the supervisor decides the order.
-process.on("SIGINT", () => undefined);
-
-const services = [];
-for (const role of roles) {
-  const { worker } = await WORKERS[role]!();
-  services.push(...(await worker.build(unit.contextOf(role))));
+function readArguments(): { instance: string; roles: Role[] } {
+  const { values, positionals } = parseArgs({ options: { instance: { type: "string" } }, allowPositionals: true });
+  const asked = new Set(positionals);
+  for (const name of asked) {
+    if (!isRole(name) || !(name in WORKERS)) throw new AppError("INVALID", `there is no role ${name}`);
+  }
+  if (!values.instance || asked.size === 0) throw new AppError("INVALID", "usage: unit.ts --instance <name> <role>…");
+  return { instance: values.instance, roles: UNIT_ROLES.filter((role) => asked.has(role)) };
 }
-running = await startServices(services);
-process.send?.({ type: "ready" });
+
+async function stop(shutdownMs: number): Promise<void> {
+  if (isStopping) return;
+  isStopping = true;
+  setTimeout(() => process.exit(1), shutdownMs + EXIT_GRACE_MS).unref();
+  let code = 0;
+  try {
+    await running?.stop({ shutdownMs });
+  } catch (error) {
+    context?.log.error({ error }, "some services did not stop cleanly");
+    code = 1;
+  }
+  await context?.close();
+  process.exit(code);
+}
+
+function report(message: UnitReport): void {
+  if (process.connected) process.send?.(message);
+}
+
+function crash(what: string, error: unknown): void {
+  if (context) context.log.error({ error }, what);
+  else console.error(what, error);
+  process.exit(1);
+}
+
+if (import.meta.main) {
+  process.on("uncaughtException", (error) => crash("an error that nobody caught", error));
+  process.on("unhandledRejection", (error) => crash("a rejection that nobody caught", error));
+  // Ctrl-C reaches the whole terminal group; the supervisor decides who stops when.
+  process.on("SIGINT", () => undefined);
+  process.on("SIGTERM", () => void stop(SHUTDOWN_MS));
+  process.on("disconnect", () => void stop(ORPHAN_SHUTDOWN_MS));
+  try {
+    await start();
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    const isFinal = error instanceof AppError && !error.retryable;
+    context?.log.error({ error }, "could not start");
+    report({ type: "failed", reason, isFinal });
+    await context?.close();
+    process.exit(1);
+  }
+}

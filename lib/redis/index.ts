@@ -1,12 +1,22 @@
 /**
- * Storage. Connections (client.ts), every key (keys.ts), scripts (script.ts and lua/), and what an error lets the caller
- * conclude (outcome.ts). This room stores; it does not decide.
+ * Storage. Connections (client.ts), every key (keys.ts), scripts (script.ts and lua/), what an error lets the caller conclude
+ * (outcome.ts), whether a server can keep our promises (checks.ts), and a server of our own (embedded.ts). This room stores; it
+ * does not decide.
  *
  *   const redis = await openRedis(config.redisUrl, "logic", log);
  *   const keys = createKeys(config.prefix, config.partitions);
  *   await redis.commands.hget(keys.conversation(id), "head");
  */
 
+export {
+  ackLevelInForce,
+  assertRedisIsSafe,
+  checkRedis,
+  claimInstallation,
+  createRedisCheck,
+  type Finding,
+  type Severity,
+} from "./checks.ts";
 export {
   BLOCK_MS,
   openRedis,
