@@ -1,0 +1,156 @@
+/**
+ * One smoke test each of Redis Cluster and Sentinel through the one factory. On the Cluster every script of the house runs
+ * and every read of a send → deliver → history round: one that crosses slots would fail with CROSSSLOT.
+ */
+
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import * as v from "valibot";
+import { systemClock } from "../../lib/clock.ts";
+import { attach, history, read, sync } from "../../lib/im/index.ts";
+import { defineTopic, openQueue } from "../../lib/mq/index.ts";
+import { silentLog } from "../../lib/observability/index.ts";
+import { openRedis, type RedisClient } from "../../lib/redis/index.ts";
+import { openRpcNode } from "../../lib/rpc/index.ts";
+import { createDelivery } from "../../workers/logic/delivery.ts";
+import { createInboxConsumer } from "../../workers/logic/inbox.ts";
+import { eventually } from "../support/eventually.ts";
+import { makeChat } from "../support/im.ts";
+import { openTestStore } from "../support/redis.ts";
+import { startTestCluster, startTestSentinel, type TestTopology } from "../support/redis-cluster.ts";
+
+const LUA = join(import.meta.dir, "../../lib/redis/lua");
+
+let cluster: TestTopology;
+beforeAll(async () => {
+  cluster = await startTestCluster();
+});
+afterAll(() => cluster[Symbol.asyncDispose]());
+
+test("no script and no read of the chat, the queue and the registry crosses slots", async () => {
+  await using store = await openTestStore("cluster", { url: cluster.url, partitions: 16 });
+  const { redis, keys, metrics } = store;
+  expect(redis.topology).toBe("cluster");
+  const called = recordScripts(redis.commands);
+  const chat = makeChat(store);
+  const queue = openQueue({ redis, keys, clock: systemClock, log: silentLog, metrics, member: "t.logic" });
+  const services = [
+    createDelivery({ redis: redis.commands, keys, queue, metrics }),
+    createInboxConsumer({ redis: redis.commands, keys, clock: systemClock, queue }),
+  ];
+
+  // A gateway with one connection of bob; its stream exists, so it is alive.
+  const gateway = keys.gateway("g1");
+  await redis.commands.xadd(gateway, "1-1", "- 0", "{}");
+  await attach(chat.redis, keys, systemClock, { user: "bob", connection: "k1", gateway: "g1", number: 7, device: "d" });
+  for (const service of services) await service.start();
+
+  // Enough conversations to lie on all three masters.
+  const ids: string[] = [];
+  for (let i = 0; i < 12; i++) ids.push(await chat.group("ann", "bob"));
+  await Promise.all(ids.flatMap((id) => [1, 2, 3].map((n) => chat.send("ann", id, `text ${n}`))));
+  await chat.conversations.create("ann", { type: "direct", members: ["bob"] });
+  const [first] = ids as [string];
+  await chat.conversations.add("ann", first, ["cid"]);
+  await chat.conversations.setTitle("ann", first, "Tea");
+
+  await eventually(async () => {
+    const delivered = (await redis.commands.xrange(gateway, "-", "+")).flatMap(([, fields]) => fields);
+    for (const id of ids) for (const seq of [1, 2, 3]) expect(delivered).toContain(`${id} ${seq} 7`);
+  }, 10_000);
+  for (const id of ids) {
+    const { messages } = await history(chat, "bob", { conversation: id, limit: 10 });
+    expect(messages.map((message) => message.body.text).toSorted()).toEqual(["text 1", "text 2", "text 3"]);
+    expect((await read(chat, "bob", id, 3)).unread).toBe(0);
+  }
+  await eventually(async () => expect((await chat.conversations.list("bob", 100)).conversations).toHaveLength(13));
+  expect((await sync(chat, "bob")).conversations).toHaveLength(13);
+  for (const service of services.toReversed()) await service.stop(AbortSignal.timeout(2_000));
+
+  await roundOfQueue("ordered");
+  await roundOfQueue("concurrent");
+  await roundOfRegistry();
+  expect(loadedScripts(redis.commands).filter((name) => !called.has(name))).toEqual([]);
+
+  async function roundOfQueue(mode: "ordered" | "concurrent"): Promise<void> {
+    const topic = defineTopic(`smoke.${mode}`, { schema: v.strictObject({ n: v.number() }) });
+    const seen = new Set<number>();
+    const consumer = queue.consume(topic, {
+      group: "smoke",
+      mode,
+      leaseMs: 1_000,
+      backoff: [10],
+      async handle({ data, attempt }) {
+        if (data.n === 1 && attempt === 1) throw new Error("once more");
+        // Longer than a third of the lease: it is renewed meanwhile.
+        if (data.n === 2) await Bun.sleep(500);
+        seen.add(data.n);
+      },
+    });
+    await consumer.start();
+    const inputs = Array.from({ length: 50 }, (_, n) => ({
+      type: "n",
+      key: `key ${n}`,
+      data: { n },
+      dedupId: `d${n}`,
+    }));
+    await queue.publishMany(topic, inputs);
+    await eventually(() => expect(seen.size).toBe(50));
+    expect((await queue.describe(topic)).groups).toMatchObject([{ group: "smoke", deadLetters: 0 }]);
+    await consumer.stop(AbortSignal.timeout(2_000));
+    await queue.trim(topic);
+  }
+
+  async function roundOfRegistry(): Promise<void> {
+    const listen = { directory: "", host: "" };
+    const node = openRpcNode({
+      ...{ role: "gateway", instance: "g1", redis, keys, secret: "of this test", clock: systemClock, log: silentLog },
+      ...{ metrics, listen, local: new Map() },
+    });
+    const announced = node.announce("gateway");
+    await announced.start();
+    expect(await node.live("gateway")).toEqual(["g1"]);
+    await announced.stop(AbortSignal.timeout(1_000));
+  }
+});
+
+test("a Sentinel URL opens the master and follows a failover", async () => {
+  await using sentinel = await startTestSentinel();
+  const redis = await openRedis(sentinel.url, "t-sentinel", silentLog);
+  try {
+    expect(redis.topology).toBe("sentinel");
+    expect(await redis.commands.set("t-sentinel", "before")).toBe("OK");
+    sentinel.servers[0]!.kill("SIGKILL");
+    await eventually(async () => expect(await redis.commands.set("t-sentinel", "after")).toBe("OK"), 15_000);
+    expect(await redis.commands.get("t-sentinel")).toBe("after");
+  } finally {
+    await redis.close();
+  }
+});
+
+/** Notes each script that is called on this connection. */
+function recordScripts(client: RedisClient): Set<string> {
+  const called = new Set<string>();
+  const commands = client as unknown as Record<string, (...args: unknown[]) => Promise<unknown>>;
+  for (const name of loadedScripts(client)) {
+    const run = commands[name]!;
+    // ioredis lends the function to its pipelines, so `this` is not always the client.
+    commands[name] = function (this: unknown, ...args) {
+      called.add(name);
+      return run.apply(this, args);
+    };
+  }
+  return called;
+}
+
+/**
+ * The files of lib/redis/lua by their camelCase names, as far as something here uses them. Left out: fragments, which run
+ * inside others, and scripts of one key, which cannot cross slots.
+ */
+function loadedScripts(client: RedisClient): string[] {
+  return readdirSync(LUA)
+    .filter((file) => readFileSync(join(LUA, file), "utf8").includes("KEYS[2]"))
+    .map((file) => file.replace(".lua", "").replace(/-(\w)/g, (_, letter: string) => letter.toUpperCase()))
+    .filter((name) => name in client);
+}
