@@ -3,8 +3,7 @@
  * what it holds and what is allowed; a misspelt SKEIN_ name is a fault with a suggestion. `process.env` is read nowhere else.
  */
 
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { resolve } from "node:path";
 import * as v from "valibot";
 import { AppError, type Issue } from "./errors.ts";
 
@@ -89,8 +88,6 @@ export interface Config {
   readonly redisUrl: string | undefined;
   /** Absolute. */
   readonly dataDir: string;
-  /** Folder of this installation's unix sockets, short whatever the data dir is: a socket's path has at most 103 bytes. */
-  readonly socketDir: string;
   readonly archiveUrl: string;
   readonly jwtSecret: string | undefined;
   readonly jwksUrl: string | undefined;
@@ -136,7 +133,6 @@ export function readConfig(env: Record<string, string | undefined> = process.env
     host: settings.SKEIN_HOST,
     redisUrl: settings.SKEIN_REDIS_URL,
     dataDir,
-    socketDir: join(tmpdir(), `skein-${shortHash(dataDir)}`),
     archiveUrl: settings.SKEIN_ARCHIVE_URL ?? `sqlite://${dataDir}/archive.db`,
     jwtSecret: settings.SKEIN_JWT_SECRET,
     jwksUrl: settings.SKEIN_JWKS_URL,
@@ -156,11 +152,13 @@ export function readConfig(env: Record<string, string | undefined> = process.env
   });
 }
 
-/** FNV-1a, base 36: names a folder by another folder's path. */
-function shortHash(text: string): string {
-  let hash = 0x811c9dc5;
-  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
-  return (hash >>> 0).toString(36);
+/** This process' environment for a child, with settings replaced. `settings: "none"` leaves our own SKEIN_ settings out first. */
+export function childEnvironment(
+  replaced: Readonly<Record<string, string>>,
+  settings: "all" | "none" = "all",
+): Record<string, string | undefined> {
+  const inherited = Object.entries(process.env).filter(([name]) => settings === "all" || !name.startsWith("SKEIN_"));
+  return { ...Object.fromEntries(inherited), ...replaced };
 }
 
 /** The known name with the smallest edit distance. */

@@ -5,6 +5,7 @@
 
 import { Database } from "bun:sqlite";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { AppError } from "./errors.ts";
 
@@ -54,4 +55,11 @@ export function writeRun(dataDir: string, run: Run): void {
 
 export function removeRun(dataDir: string): void {
   rmSync(join(dataDir, "run.json"), { force: true });
+}
+
+/** Folder of this installation's unix sockets: short whatever the data dir is, for a socket's path has at most 103 bytes. */
+export function socketFolder(dataDir: string): string {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < dataDir.length; i++) hash = Math.imul(hash ^ dataDir.charCodeAt(i), 0x01000193);
+  return join(tmpdir(), `skein-${(hash >>> 0).toString(36)}`);
 }
