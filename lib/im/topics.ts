@@ -38,7 +38,12 @@ export const imPush = defineTopic("im.push", {
 /** What lower layers ask of logic: they may not call it. */
 export const imCommands = defineTopic("im.commands", {
   schema: v.variant("type", [
-    /** The archive holds every entry up to `through`: the hot window may be trimmed behind it. */
-    v.strictObject({ type: v.literal("archived"), conversation: v.string(), through: PositionSchema }),
+    /** The archive holds every entry of the epoch up to `through`: the hot window may be trimmed behind it. */
+    v.strictObject({
+      type: v.literal("archived"),
+      conversation: v.string(),
+      epoch: v.string(),
+      through: PositionSchema,
+    }),
   ]),
 });

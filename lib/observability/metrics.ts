@@ -32,6 +32,8 @@ export interface Metrics {
   readonly resyncs: Counter<"reason">;
   readonly deliveries: Counter;
   readonly archived: Counter;
+  readonly archiveClashes: Counter;
+  readonly archiveGaps: Counter;
   readonly redisErrors: Counter<"class">;
 }
 
@@ -79,6 +81,11 @@ export function createMetrics(): Metrics {
     resyncs: counter("im_gateway_resyncs_total", "session.resync notifications by reason.", ["reason"]),
     deliveries: counter("im_delivery_frames_total", "Frames addressed to connections by the delivery group."),
     archived: counter("im_archive_entries_total", "Timeline entries written to the archive."),
+    archiveClashes: counter(
+      "im_archive_clashes_total",
+      "Entries refused because another entry holds their place. 0 in health.",
+    ),
+    archiveGaps: counter("im_archive_gaps_total", "Writes to a timeline that lacks entries before them. 0 in health."),
     redisErrors: counter("im_redis_errors_total", "Redis errors by what the caller may conclude.", ["class"]),
   };
 }

@@ -10,9 +10,11 @@ const HOT_ENTRIES = 1_000;
 
 export function createCommands(redis: RedisClient, keys: Keys, queue: Queue): Service {
   /** Trims the hot window behind the archive; the last message stays, for lists show it. */
-  async function trim(conversation: string, through: number): Promise<void> {
+  async function trim(conversation: string, epoch: string, through: number): Promise<void> {
     const place = await redis.hget(keys.members(conversation), "#");
     if (place === null) return;
+    // Of another epoch nothing follows: its seqs are other entries than the ones that lie here now.
+    if (place.split(" ")[4] !== epoch) return;
     const [head, , , lastMessage] = place.split(" ").map(Number);
     const keepFrom = Math.min(through + 1, lastMessage || through + 1, head! - HOT_ENTRIES + 1);
     if (keepFrom > 1) await redis.xtrim(keys.log(conversation), "MINID", `${keepFrom}-0`);
@@ -21,6 +23,6 @@ export function createCommands(redis: RedisClient, keys: Keys, queue: Queue): Se
   return queue.consume(imCommands, {
     group: "logic",
     mode: "ordered",
-    handle: ({ data }) => trim(data.conversation, data.through),
+    handle: ({ data }) => trim(data.conversation, data.epoch, data.through),
   });
 }

@@ -1,0 +1,21 @@
+/**
+ * The archive: every entry of every timeline, in SQL, for as long as nobody deletes it. It is the truth of what has left the
+ * hot window in Redis, so a write is on disk when it resolves.
+ *
+ *   const store = await openArchive(config.archiveUrl);
+ *   const { timelines } = await store.write(entries);             // once each, however often they come
+ *   const page = await store.history({ conversation, epoch, limit: 50, newest: true, messagesOnly: true });
+ *
+ *   contract.ts   what archive answers by RPC        store.ts   what a store promises
+ *   sqlite.ts     the embedded store               (PostgreSQL joins behind the same promise)
+ */
+
+export { type ArchiveContract, type ArchivedEntry, archiveContract } from "./contract.ts";
+export {
+  type ArchiveRange,
+  type ArchiveStore,
+  type NewEntry,
+  openArchive,
+  type TimelineState,
+  type WriteResult,
+} from "./store.ts";

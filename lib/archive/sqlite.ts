@@ -1,0 +1,180 @@
+/**
+ * The archive in one SQLite file.
+ *
+ *   timelines          number  conversation  epoch  last_seq  newest_seq  announced_seq  last_at
+ *   timeline_entries   timeline (its number)  seq  kind  id  ordinal  record  committed_at
+ *   entries            a view of both, by conversation and epoch: what people and checkers read
+ */
+
+import { Database, type Statement } from "bun:sqlite";
+import { mkdirSync } from "node:fs";
+import { dirname } from "node:path";
+import { AppError } from "../errors.ts";
+import type { ArchivedEntry } from "./contract.ts";
+import type { ArchiveRange, ArchiveStore, NewEntry, TimelineState, WriteResult } from "./store.ts";
+
+/** A reader of another process (a checker, a backup) holds a lock for moments. Longer is answered with an error and retried. */
+const BUSY_TIMEOUT_MS = 1_000;
+/** Index leaves of several thousand active conversations. SQLite's 2 MB made a commit read pages back that it had just written. */
+const CACHE_KIB = 16 * 1024;
+const SCHEMA_VERSION = 1;
+
+const SCHEMA = `
+CREATE TABLE timelines (
+  number INTEGER PRIMARY KEY,
+  conversation TEXT NOT NULL,
+  epoch TEXT NOT NULL,
+  last_seq INTEGER NOT NULL,
+  newest_seq INTEGER NOT NULL,
+  announced_seq INTEGER NOT NULL,
+  last_at INTEGER NOT NULL,
+  UNIQUE (conversation, epoch)
+);
+CREATE TABLE timeline_entries (
+  timeline INTEGER NOT NULL,
+  seq INTEGER NOT NULL,
+  kind TEXT NOT NULL,
+  id TEXT NOT NULL,
+  ordinal INTEGER NOT NULL,
+  record TEXT NOT NULL,
+  committed_at INTEGER NOT NULL,
+  PRIMARY KEY (timeline, seq)
+);
+CREATE VIEW entries AS
+  SELECT conversation, epoch, seq, kind, id, ordinal, record, committed_at
+  FROM timeline_entries JOIN timelines ON number = timeline;
+PRAGMA user_version = ${SCHEMA_VERSION};`;
+
+interface Timeline {
+  readonly number: number;
+  readonly conversation: string;
+  readonly epoch: string;
+  lastSeq: number;
+  newestSeq: number;
+  readonly announcedSeq: number;
+  lastAt: number;
+}
+
+const TIMELINE_COLUMNS = `number, conversation, epoch, last_seq AS lastSeq, newest_seq AS newestSeq,
+  announced_seq AS announcedSeq, last_at AS lastAt`;
+
+/** A page of a timeline. The order follows the primary key in both directions: nothing is sorted. */
+export function historyQuery({ newest, messagesOnly }: Pick<ArchiveRange, "newest" | "messagesOnly">): string {
+  return `SELECT seq, kind, id, ordinal, record FROM timeline_entries
+    WHERE timeline = (SELECT number FROM timelines WHERE conversation = ? AND epoch = ?) AND seq > ? AND seq < ?
+    ${messagesOnly ? "AND kind = 'message'" : ""} ORDER BY seq ${newest ? "DESC" : "ASC"} LIMIT ?`;
+}
+
+export function openSqliteArchive(path: string): ArchiveStore {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  const database = new Database(path, { create: true });
+  database.run(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
+  database.run(`PRAGMA cache_size = -${CACHE_KIB}`);
+  database.run("PRAGMA journal_mode = WAL");
+  // Every commit is on disk before the group's checkpoint says so. NORMAL would lose the last commits at a power loss.
+  database.run("PRAGMA synchronous = FULL");
+  createSchema(database, path);
+  const write = createWriter(database);
+  const note = database.prepare(
+    "UPDATE timelines SET announced_seq = max(announced_seq, ?) WHERE conversation = ? AND epoch = ?",
+  );
+
+  return {
+    write: async (entries) => write.immediate(entries),
+
+    async history(range) {
+      const { conversation, epoch, after = 0, before = Number.MAX_SAFE_INTEGER, limit } = range;
+      const query = database.query<ArchivedEntry, (string | number)[]>(historyQuery(range));
+      const page = query.all(conversation, epoch, after, before, limit);
+      return range.newest ? page.reverse() : page;
+    },
+
+    async unannounced({ idleSinceMs, from, count }) {
+      const to = from + count;
+      const timelines = database
+        .query<Timeline, number[]>(
+          `SELECT ${TIMELINE_COLUMNS} FROM timelines
+            WHERE number > ? AND number <= ? AND last_seq > announced_seq AND last_at < ?`,
+        )
+        .all(from, to, idleSinceMs);
+      const more = database.query("SELECT 1 FROM timelines WHERE number > ? LIMIT 1").get(to);
+      return { timelines: timelines.map(toState), next: more ? to : 0 };
+    },
+
+    noteAnnounced: async (timelines) =>
+      database
+        .transaction(() => {
+          for (const { conversation, epoch, lastSeq } of timelines) note.run(lastSeq, conversation, epoch);
+        })
+        .immediate(),
+
+    async close() {
+      database.close();
+    },
+  };
+}
+
+function createSchema(database: Database, path: string): void {
+  const create = database.transaction(() => {
+    const { user_version: version } = database.query<{ user_version: number }, []>("PRAGMA user_version").get()!;
+    if (version === 0) database.run(SCHEMA);
+    else if (version !== SCHEMA_VERSION) {
+      throw new AppError("INVALID", `${path} is an archive of schema ${version}; this version reads ${SCHEMA_VERSION}`);
+    }
+  });
+  // Two processes may come at once: the second waits for the lock and then finds it done.
+  create.immediate();
+}
+
+/** One transaction; a row costs one prepared statement, a timeline two. */
+function createWriter(database: Database) {
+  const find = database.prepare<Timeline, [string, string]>(
+    `SELECT ${TIMELINE_COLUMNS} FROM timelines WHERE conversation = ? AND epoch = ?`,
+  );
+  const create = database.prepare<Timeline, [string, string]>(
+    `INSERT INTO timelines (conversation, epoch, last_seq, newest_seq, announced_seq, last_at)
+      VALUES (?, ?, 0, 0, 0, 0) RETURNING ${TIMELINE_COLUMNS}`,
+  );
+  const update = database.prepare("UPDATE timelines SET last_seq = ?, newest_seq = ?, last_at = ? WHERE number = ?");
+  const insert = database.prepare(
+    "INSERT INTO timeline_entries VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (timeline, seq) DO NOTHING",
+  );
+  const idAt = database.prepare<{ id: string }, [number, number]>(
+    "SELECT id FROM timeline_entries WHERE timeline = ? AND seq = ?",
+  );
+
+  return database.transaction((entries: readonly NewEntry[]): WriteResult => {
+    const timelines = new Map<string, Timeline>();
+    let added = 0;
+    let clashes = 0;
+    for (const { conversation, epoch, seq, kind, id, ordinal, record, committedAt } of entries) {
+      const place = `${conversation}\n${epoch}`;
+      let timeline = timelines.get(place);
+      if (!timeline) {
+        timeline = find.get(conversation, epoch) ?? create.get(conversation, epoch)!;
+        timelines.set(place, timeline);
+      }
+      if (insert.run(timeline.number, seq, kind, id, ordinal, record, committedAt).changes > 0) added += 1;
+      else if (idAt.get(timeline.number, seq)!.id !== id) clashes += 1;
+      if (seq === timeline.lastSeq + 1) timeline.lastSeq = seq;
+      if (seq > timeline.newestSeq) timeline.newestSeq = seq;
+      if (committedAt > timeline.lastAt) timeline.lastAt = committedAt;
+    }
+    for (const timeline of timelines.values()) {
+      if (timeline.lastSeq < timeline.newestSeq) skipToHole(timeline, idAt);
+      update.run(timeline.lastSeq, timeline.newestSeq, timeline.lastAt, timeline.number);
+    }
+    return { added, clashes, timelines: [...timelines.values()].map(toState) };
+  });
+}
+
+/** A timeline with a hole before its newest entry: if the hole has been filled, what lies behind it counts from now on. */
+function skipToHole(timeline: Timeline, idAt: Statement<{ id: string }, [number, number]>): void {
+  while (timeline.lastSeq < timeline.newestSeq && idAt.get(timeline.number, timeline.lastSeq + 1)) {
+    timeline.lastSeq += 1;
+  }
+}
+
+function toState({ conversation, epoch, lastSeq, newestSeq, announcedSeq }: Timeline): TimelineState {
+  return { conversation, epoch, lastSeq, newestSeq, announcedSeq };
+}

@@ -1,0 +1,69 @@
+/**
+ * What an archive promises, whichever database keeps it. A *timeline* is a conversation in one epoch; its entries are numbered
+ * 1..n and come in that order, some of them twice.
+ */
+
+import type * as v from "valibot";
+import { AppError } from "../errors.ts";
+import type { ArchivedEntry, archiveContract } from "./contract.ts";
+
+/** An entry on its way in. */
+export interface NewEntry extends ArchivedEntry {
+  readonly conversation: string;
+  readonly epoch: string;
+  /** When logic committed it, ms. */
+  readonly committedAt: number;
+}
+
+/** How far the archive holds a timeline. */
+export interface TimelineState {
+  readonly conversation: string;
+  readonly epoch: string;
+  /** The archive holds every entry from 1 up to here. */
+  readonly lastSeq: number;
+  /** Its newest entry. Above lastSeq only when entries before it are missing. */
+  readonly newestSeq: number;
+  /** Logic was told that the archive holds everything up to here. */
+  readonly announcedSeq: number;
+}
+
+export interface WriteResult {
+  /** Entries that the archive did not have. */
+  readonly added: number;
+  /** Entries whose place holds another entry already: a timeline that went back. They are not written. */
+  readonly clashes: number;
+  /** The state of each timeline that was written to. */
+  readonly timelines: readonly TimelineState[];
+}
+
+export type ArchiveRange = v.InferInput<typeof archiveContract.methods.history.input>;
+
+export interface ArchiveStore {
+  /** All or nothing, on disk when it resolves. Entries that are there already are left as they are. */
+  write(entries: readonly NewEntry[]): Promise<WriteResult>;
+  /** Entries of the range, ascending, at most `limit`: its first ones, or its last ones when `newest`. Cost: those it passes. */
+  history(range: ArchiveRange): Promise<ArchivedEntry[]>;
+  /**
+   * Timelines that hold more than was announced and have been idle since `idleSinceMs`. Looks at `count` timelines from `from`
+   * on; `next` is where to go on, 0 after the last.
+   */
+  unannounced(page: { idleSinceMs: number; from: number; count: number }): Promise<{
+    readonly timelines: readonly TimelineState[];
+    readonly next: number;
+  }>;
+  /** Notes that logic was told of each timeline's lastSeq. Never moves back. */
+  noteAnnounced(timelines: readonly TimelineState[]): Promise<void>;
+  close(): Promise<void>;
+}
+
+const SQLITE = "sqlite://";
+
+/** Opens the archive, creating it when it is not there. Throws AppError INVALID for a URL of a database that it cannot use. */
+export async function openArchive(url: string): Promise<ArchiveStore> {
+  if (!url.startsWith(SQLITE)) {
+    throw new AppError("INVALID", "SKEIN_ARCHIVE_URL: this version archives to SQLite only: sqlite://<path>");
+  }
+  // Loaded when used: whoever only needs the contract runs where there is no SQLite.
+  const { openSqliteArchive } = await import("./sqlite.ts");
+  return openSqliteArchive(url.slice(SQLITE.length));
+}
