@@ -4,7 +4,7 @@ import type { GroupMode, QueueContext } from "./consumer.ts";
 import { timeOfEntry } from "./message.ts";
 import { groupsOf } from "./retention.ts";
 import { type StreamFacts, streamFacts } from "./stream.ts";
-import type { Topic } from "./topic.ts";
+import type { AnyTopic } from "./topic.ts";
 
 export interface GroupDescription {
   readonly group: string;
@@ -40,7 +40,7 @@ interface Standing {
 }
 
 /** Describes a topic and sets the lag gauge of its groups. Throws Redis errors. */
-export async function describeTopic(context: QueueContext, topic: Topic<unknown>): Promise<TopicDescription> {
+export async function describeTopic(context: QueueContext, topic: AnyTopic): Promise<TopicDescription> {
   const { keys, metrics } = context;
   const partitions = await Promise.all(
     Array.from({ length: keys.partitions }, async (_, partition) => {

@@ -26,12 +26,13 @@ import { AppError } from "../errors.ts";
 import type { Log, Metrics } from "../observability/index.ts";
 import type { Keys, RedisConnections } from "../redis/index.ts";
 import type { Service } from "../service.ts";
+import { createConcurrentConsumer } from "./concurrent.ts";
 import { type ConsumeOptions, declare } from "./consumer.ts";
 import { describeTopic, type TopicDescription } from "./describe.ts";
 import { createOrderedConsumer } from "./ordered.ts";
 import { Producer, type PublishInput, type PublishResult } from "./producer.ts";
 import { trimTopic } from "./retention.ts";
-import type { Topic } from "./topic.ts";
+import type { AnyTopic, Topic } from "./topic.ts";
 
 export {
   type BatchHandler,
@@ -46,7 +47,7 @@ export type { GroupDescription, TopicDescription } from "./describe.ts";
 export { Bury, InvalidMessage, Later, type Message } from "./message.ts";
 export { appendFragment, type PublishInput, type PublishResult, streamOf } from "./producer.ts";
 export { createTrimmer } from "./retention.ts";
-export { defineTopic, type Topic, type TopicOptions } from "./topic.ts";
+export { type AnyTopic, defineTopic, type Topic, type TopicOptions } from "./topic.ts";
 
 export interface QueueOptions {
   readonly redis: RedisConnections;
@@ -74,9 +75,9 @@ export interface Queue {
   /** A member of a group; at most one per topic and group in a process. Throws INVALID or LAYER_VIOLATION. */
   consume<D>(topic: Topic<D>, options: ConsumeOptions<D>): Service;
   /** Trims what every group has finished and retention no longer needs. Returns the number of entries trimmed. */
-  trim<D>(topic: Topic<D>): Promise<number>;
+  trim(topic: AnyTopic): Promise<number>;
   /** Where the groups stand. Cost: a few commands per partition and group. */
-  describe<D>(topic: Topic<D>): Promise<TopicDescription>;
+  describe(topic: AnyTopic): Promise<TopicDescription>;
   /** Whether this process does a periodic chore now: true for one of all that ask within `forMs`. */
   claim(chore: string, forMs: number): Promise<boolean>;
   /** Logs what went wrong in the background, for services built on the queue. */
@@ -103,10 +104,11 @@ export function openQueue({ may, ...context }: QueueOptions): Queue {
       const name = `${topic.name}/${declaration.group}`;
       if (consuming.has(name)) throw new AppError("INVALID", `${name} is consumed by this process already`);
       consuming.add(name);
-      return createOrderedConsumer(context, topic, declaration, () => consuming.delete(name));
+      const create = declaration.mode === "ordered" ? createOrderedConsumer : createConcurrentConsumer;
+      return create(context, topic, declaration, () => consuming.delete(name));
     },
-    trim: (topic) => trimTopic(context, topic as Topic<unknown>),
-    describe: (topic) => describeTopic(context, topic as Topic<unknown>),
+    trim: (topic) => trimTopic(context, topic),
+    describe: (topic) => describeTopic(context, topic),
     async claim(chore, forMs) {
       const { redis, keys, member } = context;
       return (await redis.commands.set(keys.chore(chore), member, "PX", forMs, "NX")) === "OK";

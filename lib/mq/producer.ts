@@ -11,7 +11,7 @@ import appendLua from "../redis/lua/mq-append.lua" with { type: "text" };
 import publishLua from "../redis/lua/mq-publish.lua" with { type: "text" };
 import type { QueueContext } from "./consumer.ts";
 import { issuesOf } from "./message.ts";
-import type { Topic } from "./topic.ts";
+import type { AnyTopic, Topic } from "./topic.ts";
 
 /** Design limits of one message. A body of 256 KB still fits four to a chunk. */
 const DATA_BYTES_MAX = 256 * 1024;
@@ -79,7 +79,7 @@ interface Pending {
 }
 
 interface Outlet {
-  readonly topic: Topic<unknown>;
+  readonly topic: AnyTopic;
   readonly partition: number;
   waiting: Pending[];
 }
@@ -108,7 +108,7 @@ export class Producer {
       this.#unanswered += pending.length;
       if (this.#due.size === 0) setImmediate(() => this.#flush());
       for (const item of pending) {
-        const outlet = this.#outlet(topic as Topic<unknown>, item.partition);
+        const outlet = this.#outlet(topic, item.partition);
         outlet.waiting.push(item);
         this.#due.add(outlet);
       }
@@ -142,7 +142,7 @@ export class Producer {
     };
   }
 
-  #outlet(topic: Topic<unknown>, partition: number): Outlet {
+  #outlet(topic: AnyTopic, partition: number): Outlet {
     const name = `${topic.name}/${partition}`;
     let outlet = this.#outlets.get(name);
     if (!outlet) {
@@ -196,7 +196,7 @@ export class Producer {
 export const appendFragment: string = appendLua;
 
 /** The stream that a script of the key's partition appends to. */
-export function streamOf(keys: Keys, topic: Topic<unknown>, key: string): string {
+export function streamOf(keys: Keys, topic: AnyTopic, key: string): string {
   return keys.topic(topic.name, keys.partitionOf(key));
 }
 

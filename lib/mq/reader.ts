@@ -12,6 +12,7 @@ import { backoffMs } from "../clock.ts";
 import { BLOCK_MS, outcomeOf, type RedisClient } from "../redis/index.ts";
 import type { QueueContext } from "./consumer.ts";
 import type { StreamEntry } from "./message.ts";
+import { QUARANTINE_MS, Quarantine } from "./quarantine.ts";
 
 /**
  * A blocked read is given this long to return by itself, which under load it does; and it is ended again this often until it
@@ -19,8 +20,6 @@ import type { StreamEntry } from "./message.ts";
  */
 const UNBLOCK_AFTER_MS = 1;
 const FAILURE_BACKOFF = { firstMs: 50, maxMs: 1_000, jitter: 0.2 };
-/** A partition whose key holds something else is looked at again this late. */
-const QUARANTINE_MS = 1_000;
 /** Fewer entries per partition and read than this cost Redis more per entry (design.md §11). */
 const COUNT_MIN = 32;
 /** One reply stays below about this size, by the mean size of the entries read before. */
@@ -45,7 +44,7 @@ export class Reader {
   readonly #batchMax: number;
   readonly #inFlightMax: number;
   readonly #targets = new Map<string, ReadTarget>();
-  readonly #quarantined = new Map<string, number>();
+  readonly #quarantine: Quarantine;
   #reading = new Set<ReadTarget>();
   #readNumber = 0;
   /** The read that a target waits behind. */
@@ -61,6 +60,7 @@ export class Reader {
 
   constructor(context: QueueContext, name: string, limits: { batchMax: number; inFlightMax: number }) {
     this.#context = context;
+    this.#quarantine = new Quarantine(context);
     this.#batchMax = limits.batchMax;
     this.#inFlightMax = limits.inFlightMax;
     this.#connection = context.redis.blocking(name);
@@ -124,10 +124,12 @@ export class Reader {
   /** Sends one read of all targets with room, or waits until there is one. */
   async #read(): Promise<unknown> {
     this.#readNumber += 1;
-    const ready = [...this.#targets.values()].filter((target) => target.hasRoom() && !this.#isQuarantined(target));
+    const ready = [...this.#targets.values()].filter(
+      (target) => target.hasRoom() && !this.#quarantine.has(target.stream),
+    );
     if (ready.length === 0) {
       this.#reading = new Set();
-      const dueMs = this.#quarantined.size > 0 ? QUARANTINE_MS : BLOCK_MS;
+      const dueMs = this.#quarantine.isEmpty ? BLOCK_MS : QUARANTINE_MS;
       const waiting = new AbortController();
       this.#awake = () => waiting.abort();
       await this.#context.clock.sleep(dueMs, waiting.signal);
@@ -187,27 +189,7 @@ export class Reader {
     const { log, clock, metrics } = this.#context;
     metrics.redisErrors.inc({ class: outcomeOf(error) });
     log[failures === 1 ? "warn" : "debug"]({ error, failures }, "reading partitions failed, it will be repeated");
-    if (outcomeOf(error) === "bug") await this.#quarantine().catch(() => undefined);
+    if (outcomeOf(error) === "bug") await this.#quarantine.inspect([...this.#targets.keys()]);
     await clock.sleep(backoffMs(failures, FAILURE_BACKOFF));
-  }
-
-  /** One key of a wrong type fails the read of all: find it and leave it out for a while. */
-  async #quarantine(): Promise<void> {
-    const targets = [...this.#targets.values()];
-    const types = await Promise.all(targets.map((target) => this.#context.redis.commands.type(target.stream)));
-    for (const [i, target] of targets.entries()) {
-      const type = types[i];
-      if (type === "stream" || type === "none") continue;
-      this.#quarantined.set(target.stream, performance.now() + QUARANTINE_MS);
-      this.#context.log.error({ key: target.stream, type }, "a partition's key does not hold a stream");
-    }
-  }
-
-  #isQuarantined(target: ReadTarget): boolean {
-    const until = this.#quarantined.get(target.stream);
-    if (until === undefined) return false;
-    if (performance.now() < until) return true;
-    this.#quarantined.delete(target.stream);
-    return false;
   }
 }

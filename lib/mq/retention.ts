@@ -9,7 +9,7 @@ import trimLua from "../redis/lua/mq-trim.lua" with { type: "text" };
 import { createService, type Service } from "../service.ts";
 import type { GroupMode, QueueContext } from "./consumer.ts";
 import { DEAD_LETTER_MS } from "./dead-letter.ts";
-import type { Topic } from "./topic.ts";
+import type { AnyTopic } from "./topic.ts";
 
 /** Entries per script call: about 2 ms of Redis. */
 const TRIM_MAX = 10_000;
@@ -35,7 +35,7 @@ export async function groupsOf({ keys, redis }: QueueContext, topic: string, par
 }
 
 /** Trims all partitions of a topic and its dead letters. Returns the number of entries trimmed. Throws Redis errors. */
-export async function trimTopic(context: QueueContext, topic: Topic<unknown>): Promise<number> {
+export async function trimTopic(context: QueueContext, topic: AnyTopic): Promise<number> {
   let trimmed = 0;
   // One partition after the other: trimming is never urgent.
   for (let partition = 0; partition < context.keys.partitions; partition++) {
@@ -44,7 +44,7 @@ export async function trimTopic(context: QueueContext, topic: Topic<unknown>): P
   return trimmed;
 }
 
-async function trimPartition(context: QueueContext, topic: Topic<unknown>, partition: number): Promise<number> {
+async function trimPartition(context: QueueContext, topic: AnyTopic, partition: number): Promise<number> {
   const { keys, redis, metrics, clock } = context;
   let total = 0;
   for (let round = 0; round < ROUNDS_MAX; round++) {
@@ -73,20 +73,20 @@ async function trimPartition(context: QueueContext, topic: Topic<unknown>, parti
 
 /** What a trimmer needs of the queue. */
 export interface Trimmable {
-  trim(topic: Topic<unknown>): Promise<number>;
+  trim(topic: AnyTopic): Promise<number>;
   claim(chore: string, forMs: number): Promise<boolean>;
   report(error: unknown, message: string): void;
 }
 
 /** Trims the topics every `intervalMs`; of all processes that run one, one does it each time. */
-export function createTrimmer(queue: Trimmable, topics: readonly Topic<never>[], intervalMs: number): Service {
+export function createTrimmer(queue: Trimmable, topics: readonly AnyTopic[], intervalMs: number): Service {
   let timer: ReturnType<typeof setInterval> | undefined;
   let running: Promise<void> | undefined;
   const trimAll = async () => {
     try {
       // Shorter than the interval, so that the process that did it last time can do it again.
       if (!(await queue.claim("trim", Math.ceil(intervalMs * 0.9)))) return;
-      for (const topic of topics) await queue.trim(topic as unknown as Topic<unknown>);
+      for (const topic of topics) await queue.trim(topic);
     } catch (error) {
       queue.report(error, "trimming failed; the next interval tries again");
     }

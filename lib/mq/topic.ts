@@ -28,12 +28,16 @@ export interface TopicOptions<S extends v.GenericSchema> {
   readonly dedupMs?: number;
 }
 
-export interface Topic<D> {
+/** A topic where what it carries does not matter. */
+export interface AnyTopic {
   readonly name: string;
-  readonly schema: v.GenericSchema<unknown, D>;
   readonly retentionMs: number;
   readonly lengthMax: number;
   readonly dedupMs: number;
+}
+
+export interface Topic<D> extends AnyTopic {
+  readonly schema: v.GenericSchema<unknown, D>;
 }
 
 /** Declares a topic. A name outside the id alphabet or a limit out of range is a programmer's error. */

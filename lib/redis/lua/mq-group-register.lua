@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Make a group known in one partition of a topic: trimming waits for it from now on, and it has a place to begin.
 --
 -- Atomic; all keys are of one partition. Again has no effect, except that what was lost (FLUSHALL, XGROUP DESTROY) is made

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Take the lease of one partition for a member of an ordered group, with a higher fencing token than anyone had before.
 --
 -- Atomic; all keys are of one partition. Refused while another member's lease runs. A member takes its own lease again at

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Say that a member of a group is alive, and hear who else is.
 --
 -- One key. Drops members whose time ran out, by Redis TIME. Again has no further effect.

@@ -1,0 +1,232 @@
+/**
+ * Hands the deliveries of a concurrent group to its handler and turns what comes of it into a settlement: ack, retry after the
+ * ladder's wait, or bury. Deliveries that failed before go alone, so that a batch fails for one of them once only. One whose
+ * holders were lost three times without an answer is handed out while nothing else is in hand; lost once more, it is buried.
+ */
+
+import type { Declaration, DeliveryContext, QueueContext } from "./consumer.ts";
+import { buryReasonOf, deadLetterOf, textOf } from "./dead-letter.ts";
+import { type Attempts, type DeliveryLeases, Hold, type Settlement, type SettleOutcome } from "./delivery-lease.ts";
+import { type Delivery, InvalidMessage, Later } from "./message.ts";
+import { Settler } from "./settler.ts";
+import type { GroupCounters } from "./work.ts";
+
+/** As for ordered groups: three losses without an answer make a suspect (design.md §6). */
+const LOSSES_MAX = 3;
+
+export interface DeliveryWorkParts<D> {
+  readonly context: QueueContext;
+  readonly topic: string;
+  readonly declaration: Declaration<D>;
+  readonly leases: DeliveryLeases;
+  readonly counters: GroupCounters;
+  /** There is room again. */
+  readonly onRoom: () => void;
+  /** A retry of this partition will be due in `waitMs`. */
+  readonly onRetry: (waitMs: number) => void;
+}
+
+export class DeliveryWork<D> {
+  readonly #parts: DeliveryWorkParts<D>;
+  readonly #settler: Settler<D>;
+  readonly #inHand = new Set<Hold<D>>();
+  /** Suspects that wait until nothing else is in hand. They are in hand as far as leases go. */
+  readonly #suspects: Hold<D>[] = [];
+  /** The suspect in its handler's hands, and what was read meanwhile: it waits. */
+  #alone: Hold<D> | undefined;
+  readonly #deferred: (readonly Hold<D>[])[] = [];
+  readonly #idlers: (() => void)[] = [];
+
+  constructor(parts: DeliveryWorkParts<D>) {
+    this.#parts = parts;
+    const { context, leases, topic, declaration } = parts;
+    this.#settler = new Settler(
+      context,
+      leases,
+      (hold, settlement, outcome) => this.#settled(hold, settlement, outcome),
+      (evicted) => context.metrics.deadLettersEvicted.inc({ topic, group: declaration.group }, evicted),
+    );
+  }
+
+  /** How many deliveries may be taken. None while a suspect waits to be alone. */
+  get room(): number {
+    return this.#suspects.length > 0 || this.#alone
+      ? 0
+      : Math.max(0, this.#parts.declaration.inFlightMax - this.#inHand.size);
+  }
+
+  get holds(): ReadonlySet<Hold<D>> {
+    return this.#inHand;
+  }
+
+  idle(): Promise<void> {
+    if (this.#inHand.size === 0) return Promise.resolve();
+    return new Promise((resolve) => this.#idlers.push(resolve));
+  }
+
+  /** Takes deliveries of one partition in hand. */
+  deliver(holds: readonly Hold<D>[]): void {
+    for (const hold of holds) this.#inHand.add(hold);
+    if (this.#alone) {
+      this.#deferred.push(holds);
+      return;
+    }
+    const fit = holds.filter((hold) => !this.#isSetAside(hold));
+    const { handle, handleBatch } = this.#parts.declaration;
+    if (handle) for (const hold of fit) void this.#run([hold], () => handle(hold.delivery, hold));
+    if (!handleBatch) return;
+    const fresh = fit.filter((hold) => hold.attempts.failed === 0 && hold.attempts.losses === 0);
+    const batches = [fresh, ...fit.filter((hold) => !fresh.includes(hold)).map((hold) => [hold])];
+    for (const batch of batches) {
+      if (batch.length === 0) continue;
+      const deliveries = batch.map(({ delivery }) => delivery);
+      void this.#run(batch, () => handleBatch(deliveries, batch.length === 1 ? batch[0]! : new BatchContext(batch)));
+    }
+  }
+
+  /** Gives deliveries back that no handler has seen; costs no attempt. */
+  release(holds: readonly Hold<D>[]): void {
+    for (const hold of holds) {
+      this.#inHand.add(hold);
+      this.#settler.settle(hold, { kind: "retry", waitMs: 0 });
+    }
+  }
+
+  /** Gives back what waits here for its turn. */
+  releaseWaiting(): void {
+    this.release([...this.#suspects.splice(0), ...this.#deferred.splice(0).flat()]);
+  }
+
+  /** Drops the results of a delivery whose lease is over, and tells its handler. */
+  lose(hold: Hold<D>, reason: Error): void {
+    const { context, topic, declaration } = this.#parts;
+    context.metrics.leasesLost.inc({ topic, group: declaration.group });
+    hold.lose(reason);
+  }
+
+  /** Whether it is not to be handed out now: invalid, or dangerous. */
+  #isSetAside(hold: Hold<D>): boolean {
+    const { declaration } = this.#parts;
+    if (hold.attempts.losses > LOSSES_MAX) {
+      const reason = `${hold.attempts.losses} holders were lost over it without an answer`;
+      this.#settler.settle(hold, { kind: "bury", letter: deadLetterOf(hold.delivery, "poison", reason) });
+      return true;
+    }
+    if (declaration.validate) {
+      try {
+        void hold.delivery.data;
+      } catch (error) {
+        if (!(error instanceof InvalidMessage)) throw error;
+        this.#settler.settle(hold, { kind: "bury", letter: deadLetterOf(hold.delivery, "invalid", error) });
+        return true;
+      }
+    }
+    if (hold.attempts.losses < LOSSES_MAX) return false;
+    this.#suspects.push(hold);
+    this.#runSuspect();
+    return true;
+  }
+
+  #runSuspect(): void {
+    const [hold] = this.#suspects;
+    if (!hold || this.#inHand.size > this.#suspects.length) return;
+    const { handle, handleBatch } = this.#parts.declaration;
+    this.#suspects.shift();
+    this.#alone = hold;
+    void this.#run([hold], () => (handle ? handle(hold.delivery, hold) : handleBatch!([hold.delivery], hold)));
+  }
+
+  async #run(holds: readonly Hold<D>[], handle: () => unknown): Promise<void> {
+    this.#parts.counters.delivered.inc(holds.length);
+    try {
+      await handle();
+      for (const hold of holds) this.#settler.settle(hold, { kind: "ack" });
+    } catch (error) {
+      for (const hold of holds) this.#settler.settle(hold, this.#settlementOf(hold, error, holds.length === 1));
+    }
+  }
+
+  #settlementOf(hold: Hold<D>, error: unknown, isAlone: boolean): Settlement {
+    const { context, declaration } = this.#parts;
+    const { delivery } = hold;
+    if (error instanceof Later) return { kind: "retry", waitMs: error.ms };
+    if (error instanceof InvalidMessage && !isAlone) {
+      if (error.entry === delivery.entry) return { kind: "bury", letter: deadLetterOf(delivery, "invalid", error) };
+      return { kind: "retry", waitMs: 0 };
+    }
+    const reason = buryReasonOf(error);
+    if (isAlone && (reason !== undefined || delivery.attempt >= declaration.maxAttempts)) {
+      return { kind: "bury", letter: deadLetterOf(delivery, reason ?? "attempts", error) };
+    }
+    const record: Attempts = {
+      failed: delivery.attempt,
+      losses: hold.attempts.losses,
+      firstFailureMs: hold.attempts.firstFailureMs || context.clock.now(),
+      error: textOf(error),
+    };
+    // Whoever is to blame for a batch is found when each is handed out alone, at once.
+    const waitMs = isAlone ? declaration.retryMs(delivery.attempt) : 0;
+    return { kind: "retry", waitMs, record };
+  }
+
+  #settled(hold: Hold<D>, settlement: Settlement, outcome: SettleOutcome): void {
+    const { context, topic, declaration, counters } = this.#parts;
+    this.#inHand.delete(hold);
+    if (outcome === "settled") this.#count(hold, settlement);
+    else if (outcome === "stale" && !hold.isLost) context.metrics.leasesLost.inc({ topic, group: declaration.group });
+    if (settlement.kind === "ack" && outcome !== "stale") counters.acked.inc(1);
+    if (this.#alone === hold) {
+      this.#alone = undefined;
+      for (const deferred of this.#deferred.splice(0)) this.deliver(deferred);
+    }
+    this.#runSuspect();
+    this.#parts.onRoom();
+    if (this.#inHand.size === 0) for (const resolve of this.#idlers.splice(0)) resolve();
+  }
+
+  #count({ delivery }: Hold<D>, settlement: Settlement): void {
+    const { context, topic, declaration, counters } = this.#parts;
+    if (settlement.kind === "ack") return;
+    const { entry, key, attempt, partition } = delivery;
+    const fields = { topic, group: declaration.group, partition, entry, key, attempt };
+    if (settlement.kind === "bury") {
+      context.metrics.buried.inc({ topic, group: declaration.group });
+      const [reason, cause] = settlement.letter.values.slice(7);
+      context.log.warn({ ...fields, reason, cause }, "message buried");
+      return;
+    }
+    if (settlement.record) {
+      counters.retried.inc(1);
+      context.log.warn({ ...fields, reason: settlement.record.error }, "handler failed");
+    }
+    this.#parts.onRetry(settlement.waitMs);
+  }
+}
+
+/** Of a batch: the highest token, and a signal that aborts when any of its leases is lost. */
+class BatchContext<D> implements DeliveryContext {
+  readonly partition: number;
+  readonly #holds: readonly Hold<D>[];
+  #signal: AbortSignal | undefined;
+
+  constructor(holds: readonly Hold<D>[]) {
+    this.#holds = holds;
+    this.partition = holds[0]!.partition;
+  }
+
+  get token(): number {
+    return Math.max(...this.#holds.map(({ token }) => token));
+  }
+
+  get signal(): AbortSignal {
+    this.#signal ??= AbortSignal.any(this.#holds.map(({ signal }) => signal));
+    return this.#signal;
+  }
+}
+
+/** A delivery with what the group remembers of its earlier attempts. */
+export function holdOf<D>(delivery: Delivery<D>, token: number, attempts: Attempts): Hold<D> {
+  delivery.attempt = attempts.failed + 1;
+  delivery.firstFailureMs = attempts.firstFailureMs;
+  return new Hold(delivery, token, attempts);
+}

@@ -1,0 +1,44 @@
+/**
+ * Partitions whose key holds something else than a stream. One such key fails the read of all partitions, so it is found and
+ * left out for a while: a broken partition must not hold up the others.
+ */
+
+import type { QueueContext } from "./consumer.ts";
+
+/** A partition whose key holds something else is looked at again this late. */
+export const QUARANTINE_MS = 1_000;
+
+export class Quarantine {
+  readonly #context: QueueContext;
+  readonly #until = new Map<string, number>();
+
+  constructor(context: QueueContext) {
+    this.#context = context;
+  }
+
+  get isEmpty(): boolean {
+    return this.#until.size === 0;
+  }
+
+  has(stream: string): boolean {
+    const until = this.#until.get(stream);
+    if (until === undefined) return false;
+    if (performance.now() < until) return true;
+    this.#until.delete(stream);
+    return false;
+  }
+
+  /** Looks at the types of all after a read failed. Never rejects: what cannot be seen now fails the next read again. */
+  async inspect(streams: readonly string[]): Promise<void> {
+    const { redis, log } = this.#context;
+    const types = await Promise.all(streams.map((stream) => redis.commands.type(stream))).catch((error: unknown) => {
+      log.debug({ error }, "the types of partitions could not be read");
+      return [];
+    });
+    for (const [i, type] of types.entries()) {
+      if (type === "stream" || type === "none") continue;
+      this.#until.set(streams[i]!, performance.now() + QUARANTINE_MS);
+      log.error({ key: streams[i], type }, "a partition's key does not hold a stream");
+    }
+  }
+}

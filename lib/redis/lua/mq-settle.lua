@@ -1,0 +1,54 @@
+#!lua flags=allow-oom
+-- Settle deliveries of a concurrent group in one partition: ack them, put them off to a retry, or bury them with the ack.
+--
+-- Atomic and fenced per delivery; all keys are of one partition. A delivery is the caller's while the pending list names the
+-- member and the token (Redis' delivery count). Again has no further effect.
+-- ARGV behind the named ones, per delivery: kind, entry, token, wait ms, attempts record; of kind `bury` ten more: id, type,
+-- key, sequence, data, properties, reason, error, attempts, first ms. Kinds: `ack`, `retry` (record '' leaves it), `bury`.
+-- Returns {outcomes, dead letters evicted}; outcomes: 1 settled, 0 another holds it, 2 it is settled already.
+local stream = KEYS[1]
+local retries = KEYS[2]
+local attempts = KEYS[3]
+local dead = KEYS[4]
+local group = ARGV[1]
+local member = ARGV[2]
+local dead_max = ARGV[3]
+
+redis.call('HLEN', attempts)
+redis.call('ZCARD', retries)
+redis.call('XPENDING', stream, group)
+local length = redis.call('XLEN', dead)
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local outcomes, buried = {}, 0
+local i = 4
+while i <= #ARGV do
+  local kind, entry, token = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local pending = redis.call('XPENDING', stream, group, entry, entry, 1)[1]
+  if not pending then
+    outcomes[#outcomes + 1] = 2
+  elseif pending[2] ~= member or string.format('%.0f', pending[4]) ~= token then
+    outcomes[#outcomes + 1] = 0
+  else
+    if kind == 'retry' then
+      redis.call('ZADD', retries, string.format('%.0f', now_ms + tonumber(ARGV[i + 3])), entry)
+      redis.call('XCLAIM', stream, group, '#retry', 0, entry, 'JUSTID')
+      if ARGV[i + 4] ~= '' then redis.call('HSET', attempts, entry, ARGV[i + 4]) end
+    else
+      if kind == 'bury' then
+        redis.call('XADD', dead, 'MAXLEN', dead_max, '*', 'i', ARGV[i + 5], 't', ARGV[i + 6], 'k', ARGV[i + 7],
+          's', ARGV[i + 8], 'd', ARGV[i + 9], 'p', ARGV[i + 10], 'entry', entry, 'reason', ARGV[i + 11],
+          'error', ARGV[i + 12], 'attempts', ARGV[i + 13], 'first', ARGV[i + 14], 'member', member)
+        buried = buried + 1
+      end
+      redis.call('XACK', stream, group, entry)
+      redis.call('HDEL', attempts, entry)
+    end
+    outcomes[#outcomes + 1] = 1
+  end
+  i = i + (kind == 'bury' and 15 or 5)
+end
+local evicted = 0
+if buried > 0 then evicted = length + buried - redis.call('XLEN', dead) end
+return { outcomes, evicted }
