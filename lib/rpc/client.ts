@@ -16,6 +16,7 @@ import { Call, Lane, type LaneOwner } from "./lane.ts";
 import type { Directory, Instance } from "./registry.ts";
 import { hashOf, Target, weightOf } from "./target.ts";
 import type { Tokens } from "./token.ts";
+import { BATCH_LENGTH_MAX } from "./wire.ts";
 
 /** Deadlines are kept to this many milliseconds: one timer for all calls of a service, none per call. */
 const SWEEP_MS = 20;
@@ -211,7 +212,14 @@ class MethodCalls implements LaneOwner {
     return new Promise((resolve, reject) => {
       const timeoutMs = options.timeoutMs ?? this.contract.timeoutMs ?? CALL_TIMEOUT_MS;
       const key = this.contract.affinity?.(input as never);
-      const call = new Call(this, JSON.stringify(input), key, timeoutMs, options.traceparent, resolve, reject);
+      const text = JSON.stringify(input);
+      if (text.length > BATCH_LENGTH_MAX) {
+        reject(
+          new AppError("TOO_LARGE", `${this.service}.${this.method} takes at most ${BATCH_LENGTH_MAX} characters`),
+        );
+        return;
+      }
+      const call = new Call(this, text, key, timeoutMs, options.traceparent, resolve, reject);
       this.client.watch(call);
       if (this.client.follow()) this.client.release();
       if (this.held.length > 0 || !this.route(call)) this.hold(call);

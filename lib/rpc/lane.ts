@@ -8,8 +8,8 @@ import { AppError, fromErrorBody } from "../errors.ts";
 import { mayHaveRun, type Target, type TargetReply } from "./target.ts";
 import { BATCH_CALLS_MAX, BATCH_LENGTH_MAX, type BatchItem } from "./wire.ts";
 
-/** Requests of a method without batches under way at a target. Bun's fetch runs 256 at once for the whole process. */
-const REQUESTS_MAX = 64;
+/** Requests of a method without batches under way at a target. Bun's fetch runs 256 at once for the whole process: a stuck instance must leave some to the others. */
+const REQUESTS_MAX = 32;
 
 /** One call from its making to its end. */
 export class Call {

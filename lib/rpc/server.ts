@@ -20,7 +20,7 @@ import {
   TRACE_HEADER,
 } from "./wire.ts";
 
-/** Requests under way; a caller has at most 64 per method, so only many callers of a stuck handler come here. */
+/** Requests under way; a caller has at most 32 per method, so only many callers of a stuck handler come here. */
 const REQUESTS_MAX = 1_024;
 const OVERLOADED_RETRY_MS = 250;
 const JSON_HEADERS = { "content-type": "application/json" };

@@ -176,12 +176,44 @@ test("the breaker keeps calls away from an instance that does not answer, and le
   child.kill("SIGSTOP");
   let lost = 0;
   for (let i = 0; i < 20; i++) {
-    const code = await codeOf(logic.echo({ text: "a" }, { timeoutMs: 60 }));
+    const code = await codeOf(logic.echo({ text: "a" }, { timeoutMs: 150 }));
     if (code !== "ok") lost += 1;
   }
   expect(lost).toBeWithin(1, 6);
   child.kill("SIGCONT");
   await eventually(async () => expect((await logic.echo({ text: "a" })).by).toBe("logic-a"));
+  child.kill("SIGKILL");
+  await child.exited;
+});
+
+test("calls to a paused instance move on when its lease ends, within their deadline and in order", async () => {
+  await using rpc = await openTestRpc("rpc-paused");
+  const child = await spawnServer(rpc, "logic-a");
+  const seen: string[] = [];
+  await rpc.serve(rpc.node("logic", { instance: "logic-b" }), {
+    append: async (inputs) => {
+      seen.push(...inputs.map((input) => input.text));
+      return inputs.map(() => ({ ok: true, value: { place: 1 } }));
+    },
+  });
+  const logic = rpc.client();
+  const keys = texts("key", 24).map((text) => text.replace(" ", "-"));
+  await Promise.all(keys.map((key) => logic.append({ text: `${key} warm` })));
+  const moving = keys.filter((key) => !seen.includes(`${key} warm`));
+  expect(moving).not.toEqual([]);
+  child.kill("SIGSTOP");
+  seen.length = 0;
+  const sent = texts("n", 5).flatMap((text) => moving.map((key) => `${key} ${text}`));
+  const calls: Promise<unknown>[] = [];
+  for (const text of sent) {
+    calls.push(logic.append({ text }));
+    await Bun.sleep(1);
+  }
+  await Promise.all(calls);
+  for (const key of moving) {
+    const of = (list: string[]) => list.filter((text) => text.startsWith(`${key} `));
+    expect(of(seen)).toEqual(of(sent));
+  }
   child.kill("SIGKILL");
   await child.exited;
 });

@@ -1,4 +1,4 @@
-/** A server of testContract in a process of its own; prints a line when it serves. Its settings come in RPC_TEST. */
+/** A server of testContract in a process of its own; prints a line when it serves. Its settings are its argument. */
 
 import { systemClock } from "../../lib/clock.ts";
 import { createMetrics, silentLog } from "../../lib/observability/index.ts";
@@ -6,7 +6,7 @@ import { createKeys, openRedis } from "../../lib/redis/index.ts";
 import { openRpcNode } from "../../lib/rpc/index.ts";
 import { echoHandlers, SECRET, testContract } from "./support.ts";
 
-const { instance, url, prefix, directory } = JSON.parse(process.env.RPC_TEST!) as Record<string, string>;
+const { instance, url, prefix, directory } = JSON.parse(process.argv[2]!) as Record<string, string>;
 const redis = await openRedis(url!, instance!, silentLog);
 const node = openRpcNode({
   ...{ role: "logic", instance: instance!, redis, keys: createKeys(prefix!, 4), secret: SECRET, clock: systemClock },

@@ -92,19 +92,9 @@ export function echoHandlers(by = "here"): Handlers<TestContract> {
 
 /** A server process under the given instance name; serves testContract with echoHandlers. */
 export async function spawnServer(rpc: TestRpc, instance: string) {
-  const child = Bun.spawn([process.execPath, join(import.meta.dir, "server-process.ts")], {
-    env: {
-      ...process.env,
-      RPC_TEST: JSON.stringify({
-        instance,
-        url: rpc.store.url,
-        prefix: rpc.store.prefix,
-        directory: rpc.listen.directory,
-      }),
-    },
-    stdout: "pipe",
-    stderr: "inherit",
-  });
+  const settings = { instance, url: rpc.store.url, prefix: rpc.store.prefix, directory: rpc.listen.directory };
+  const script = join(import.meta.dir, "server-process.ts");
+  const child = Bun.spawn([process.execPath, script, JSON.stringify(settings)], { stdout: "pipe", stderr: "inherit" });
   const reader = child.stdout.getReader();
   await reader.read();
   reader.releaseLock();
