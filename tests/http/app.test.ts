@@ -52,7 +52,7 @@ beforeAll(() => {
 afterAll(() => server.stop(true));
 
 const post = (
-  body: BodyInit,
+  body: string | Uint8Array<ArrayBuffer>,
   headers: Record<string, string> = { "content-type": "application/json" },
   path = "/v1/things/a",
 ) => fetch(url + path, { method: "POST", body, headers });
@@ -116,7 +116,7 @@ test("another method is 405 and names the right ones", async () => {
 const deep = `{"text":"a","more":${"[".repeat(100)}${"]".repeat(100)}}`;
 const json = { "content-type": "application/json" };
 
-test.each<[string, BodyInit, Record<string, string>, number, string, string | undefined]>([
+test.each<[string, string | Uint8Array<ArrayBuffer>, Record<string, string>, number, string, string | undefined]>([
   ["empty", "", json, 400, "PARSE_ERROR", undefined],
   ["null", "null", json, 400, "INVALID", ""],
   ["a list", "[]", json, 400, "INVALID", ""],

@@ -1,0 +1,209 @@
+/**
+ * Reads this gateway's delivery stream and hands each frame to the sockets it is addressed to. The frames are written as they
+ * are; this file knows no chat.
+ *
+ *   entry = [targets, frame, targets, frame, …]     targets = "<conversation> <seq> <n1,n2,…>", numbers in base 36
+ *                                                             "- 0 <n1,…>"  no place in a timeline
+ *                                                             "… *"         every connection
+ *
+ * Delivery may repeat frames after a takeover: what was written of a conversation is remembered and dropped. The stream is
+ * ours: we create it, let it expire should we die, and trim what we have read. When it was lost, or was trimmed beyond us,
+ * every client is told to sync.
+ */
+
+import type { Clock } from "../../lib/clock.ts";
+import type { Log, Metrics } from "../../lib/observability/index.ts";
+import { BLOCK_MS, type Keys, type RedisClient, type RedisConnections } from "../../lib/redis/index.ts";
+import { createService, type Service } from "../../lib/service.ts";
+import type { Sessions } from "./sessions.ts";
+
+/** Entries per read. An entry holds up to 64 frames, so a read of the largest ones is some 64 MB, of usual ones 1 MB. */
+const ENTRIES_PER_READ = 64;
+const HEARTBEAT_MS = 3_000;
+/** Members of a gateway that died count as offline after this: five heartbeats. */
+const EXPIRES_MS = 15_000;
+/** Conversations whose last seq is remembered, some 100 bytes each. A forgotten one may repeat a frame, which clients drop. */
+const SEQS_MAX = 50_000;
+/** After a longer pause between two reads the stream may have been trimmed beyond our place. */
+const PAUSE_MS = 1_000;
+const RETRY_MS = 200;
+/** Routes written so shortly before Redis went away may not have survived it, below ack level disk. */
+const DOUBT_MS = 5_000;
+
+const COMMA = 0x2c;
+
+type Entry = [id: string, fields: string[]];
+
+export interface DeliveriesParts {
+  readonly node: string;
+  readonly redis: RedisConnections;
+  readonly keys: Keys;
+  readonly sessions: Sessions;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly metrics: Metrics;
+}
+
+export interface Deliveries extends Service {
+  /** Rejects when the stream was not renewed lately: what is sent to this gateway's users may not arrive. */
+  check(): Promise<{ readonly renewedMsAgo: number }>;
+}
+
+export function createDeliveries({ node, redis, keys, sessions, clock, log, metrics }: DeliveriesParts): Deliveries {
+  const stream = keys.gateway(node);
+  const stopping = new AbortController();
+  let lastSeqs = new Map<string, number>();
+  let position = "";
+  let renewedAt = 0;
+  let reader: RedisClient;
+  let running: Promise<unknown> = Promise.resolve();
+
+  // Its place in the stream
+
+  /** Creates the stream with one entry, so that there is a place to read from that cannot be missed. */
+  async function create(): Promise<void> {
+    const replies = await redis.commands.multi().xadd(stream, "*", "- 0 ", "").pexpire(stream, EXPIRES_MS).exec();
+    const [error, first] = replies?.[0] ?? [];
+    if (error || typeof first !== "string") throw error ?? new Error("the delivery stream was not created");
+    position = first;
+    lastSeqs = new Map();
+    renewedAt = clock.now();
+  }
+
+  async function renew(): Promise<void> {
+    const exists = await redis.commands.pexpire(stream, EXPIRES_MS);
+    if (exists === 1) {
+      renewedAt = clock.now();
+      await redis.commands.xtrim(stream, "MINID", "~", position);
+      return;
+    }
+    log.warn({ node }, "the delivery stream was lost; connections are attached again");
+    await create();
+    sessions.doubtRoutes(0);
+  }
+
+  async function beat(): Promise<void> {
+    while (!stopping.signal.aborted) {
+      await clock.sleep(HEARTBEAT_MS, stopping.signal);
+      if (stopping.signal.aborted) return;
+      try {
+        await renew();
+        await sessions.refreshRoutes();
+      } catch (error) {
+        log.debug({ error }, "heartbeat failed");
+      }
+    }
+  }
+
+  /** Whether entries behind our place were trimmed before we read them. */
+  async function wasOverrun(): Promise<boolean> {
+    const [first] = await redis.commands.xrange(stream, "-", "+", "COUNT", 1);
+    return first !== undefined && isAfter(first[0], position);
+  }
+
+  // Reading
+
+  async function read(): Promise<void> {
+    let issuedMs = performance.now();
+    let wasFull = false;
+    while (!stopping.signal.aborted) {
+      try {
+        if ((wasFull || performance.now() - issuedMs > PAUSE_MS) && (await wasOverrun())) {
+          metrics.resyncs.inc({ reason: "overrun" });
+          log.warn({ node }, "the delivery stream was trimmed beyond our place");
+          await create();
+          sessions.resyncAll("overrun");
+        }
+        issuedMs = performance.now();
+        const from = position;
+        const found = await reader.xread("COUNT", ENTRIES_PER_READ, "BLOCK", BLOCK_MS, "STREAMS", stream, from);
+        const entries = (found?.[0]?.[1] ?? []) as Entry[];
+        wasFull = entries.length === ENTRIES_PER_READ;
+        // The stream was created anew meanwhile: what this read found lies before its first entry.
+        if (from !== position) continue;
+        for (const [id, fields] of entries) {
+          position = id;
+          for (let i = 0; i < fields.length; i += 2) write(fields[i]!, fields[i + 1]!);
+        }
+      } catch (error) {
+        if (stopping.signal.aborted) return;
+        log.debug({ error }, "delivery stream not read");
+        await clock.sleep(RETRY_MS, stopping.signal);
+      }
+    }
+  }
+
+  function write(targets: string, frame: string): void {
+    const placeEnd = targets.indexOf(" ");
+    const seqEnd = targets.indexOf(" ", placeEnd + 1);
+    const seq = Number(targets.slice(placeEnd + 1, seqEnd));
+    if (seq > 0 && !isNew(targets.slice(0, placeEnd), seq)) return;
+    if (targets.charCodeAt(seqEnd + 1) === ASTERISK) {
+      sessions.deliverToAll(frame);
+      return;
+    }
+    let number = 0;
+    for (let i = seqEnd + 1; i < targets.length; i++) {
+      const unit = targets.charCodeAt(i);
+      if (unit === COMMA) {
+        sessions.deliver(number, frame);
+        number = 0;
+      } else number = number * 36 + (unit >= SMALL_A ? unit - SMALL_A + 10 : unit - ZERO);
+    }
+    if (seqEnd + 1 < targets.length) sessions.deliver(number, frame);
+  }
+
+  function isNew(conversation: string, seq: number): boolean {
+    const last = lastSeqs.get(conversation);
+    if (last !== undefined && seq <= last) return false;
+    if (last === undefined && lastSeqs.size >= SEQS_MAX) lastSeqs.delete(lastSeqs.keys().next().value!);
+    lastSeqs.set(conversation, seq);
+    return true;
+  }
+
+  const service = createService(
+    "deliveries",
+    async () => {
+      await create();
+      reader = redis.blocking("deliveries");
+      let isLost = false;
+      reader.on("close", () => {
+        if (!isLost) sessions.doubtRoutes(clock.now() - DOUBT_MS);
+        isLost = true;
+      });
+      reader.on("ready", () => {
+        isLost = false;
+      });
+      running = Promise.all([read(), beat()]);
+    },
+    async () => {
+      stopping.abort();
+      reader.disconnect();
+      await running;
+      try {
+        await redis.commands.del(stream);
+      } catch (error) {
+        log.debug({ error }, "the delivery stream stays until it expires");
+      }
+    },
+  );
+  return {
+    ...service,
+    async check() {
+      const renewedMsAgo = clock.now() - renewedAt;
+      if (renewedMsAgo > EXPIRES_MS) throw new Error(`not renewed for ${renewedMsAgo} ms`);
+      return { renewedMsAgo };
+    },
+  };
+}
+
+const ASTERISK = 0x2a;
+const SMALL_A = 0x61;
+const ZERO = 0x30;
+
+/** Order of two stream ids `<ms>-<n>`. */
+function isAfter(a: string, b: string): boolean {
+  const [aMs, aN] = a.split("-").map(Number);
+  const [bMs, bN] = b.split("-").map(Number);
+  return aMs! > bMs! || (aMs === bMs && aN! > bN!);
+}

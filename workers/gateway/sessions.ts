@@ -1,0 +1,269 @@
+/**
+ * The sockets of this gateway: found by number and by user, counted, and looked after by one timer for all (deadlines,
+ * expiry, pings, sockets that do not close), so that an idle connection costs no timer of its own.
+ *
+ * Routes (connection -> this gateway) are logic's; they are written at opening, again before they would expire or when they
+ * may have been lost, and removed at the end. A removal that fails is tried again with the next heartbeat.
+ */
+
+import type { Clock } from "../../lib/clock.ts";
+import { AppError } from "../../lib/errors.ts";
+import type { Authenticator, Limiter, TokenClaims } from "../../lib/http/index.ts";
+import { newId } from "../../lib/id.ts";
+import type { Log, Metrics } from "../../lib/observability/index.ts";
+import type { Logic } from "./methods.ts";
+import { Writer } from "./outbox.ts";
+import { AUTH_DEADLINE_MS, CLOSE, HEARTBEAT_MS, Session } from "./session.ts";
+
+/** Sockets of one gateway, some 5 KB each. */
+const CONNECTIONS_MAX = 50_000;
+/** Sockets that have not opened a session yet: bounds what strangers can hold. */
+const OPENING_MAX = 4_096;
+/**
+ * Sockets of a user on this gateway. The oldest makes room (4503, does not reconnect): a phone whose half-open sockets the idle
+ * time-out has not found yet gets in at once, and two devices do not push each other out for ever.
+ */
+const CONNECTIONS_PER_USER_MAX = 20;
+const SWEEP_MS = 500;
+/** A peer that does not answer the close frame is cut. */
+const CLOSE_TIMEOUT_MS = 3_000;
+/** Clients of a draining gateway come back within this, spread evenly. */
+const RECONNECT_MAX_MS = 10_000;
+/** Half the life that logic gives a route. */
+const ROUTE_AGE_MAX_MS = 12 * 3_600_000;
+/** Routes written again at once. */
+const ATTACH_PARALLEL = 256;
+/** Failed detaches remembered; a route that is forgotten here expires. */
+const DETACHES_MAX = 10_000;
+/** The ack level is asked for again after this. */
+const ACK_LEVEL_AGE_MS = 5_000;
+
+export interface SessionsParts {
+  readonly node: string;
+  readonly logic: Logic;
+  readonly auth: Authenticator;
+  readonly limiter: Limiter;
+  /** What the session's answer tells the client. */
+  readonly limits: Readonly<Record<string, number>>;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly metrics: Metrics;
+}
+
+export class Sessions {
+  readonly logic: Logic;
+  readonly auth: Authenticator;
+  readonly limiter: Limiter;
+  readonly limits: Readonly<Record<string, number>>;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly writer: Writer;
+  /** Counted here and reported by the sweep: a metric per frame costs more than its dispatch. */
+  framesIn = 0;
+  isDraining = false;
+  private readonly node: string;
+  private readonly metrics: Metrics;
+  private readonly byNumber = new Map<number, Session>();
+  private readonly byUser = new Map<string, Session[]>();
+  private readonly opening = new Set<Session>();
+  private readonly closingSince = new Map<Session, number>();
+  private readonly detaches = new Map<string, string>();
+  private detaching = 0;
+  private lastNumber = 0;
+  private turn = 0;
+  private timer: ReturnType<typeof setInterval> | undefined;
+  private level: { readonly value: string; readonly at: number } | undefined;
+
+  constructor({ node, logic, auth, limiter, limits, clock, log, metrics }: SessionsParts) {
+    this.node = node;
+    this.logic = logic;
+    this.auth = auth;
+    this.limiter = limiter;
+    this.limits = limits;
+    this.clock = clock;
+    this.log = log;
+    this.metrics = metrics;
+    this.writer = new Writer(metrics);
+  }
+
+  get size(): number {
+    return this.byNumber.size;
+  }
+
+  start(): void {
+    this.timer = setInterval(() => this.sweep(), SWEEP_MS);
+  }
+
+  /** Throws OVERLOADED when no further socket is taken. */
+  create(claims: TokenClaims | undefined): Session {
+    if (this.isDraining) throw new AppError("OVERLOADED", "This gateway is draining", { retryAfterMs: 1_000 });
+    if (this.byNumber.size >= CONNECTIONS_MAX || this.opening.size >= OPENING_MAX) {
+      throw new AppError("OVERLOADED", "This gateway takes no more connections now", { retryAfterMs: 2_000 });
+    }
+    const now = this.clock.now();
+    this.lastNumber += 1;
+    return new Session(this, newId(now), this.lastNumber, now, claims);
+  }
+
+  /** The socket is there. Until now the session counts for nothing: an upgrade may fail. */
+  add(session: Session): void {
+    this.byNumber.set(session.number, session);
+    this.opening.add(session);
+    this.metrics.connections.set(this.byNumber.size);
+  }
+
+  remove(session: Session): void {
+    this.byNumber.delete(session.number);
+    this.opening.delete(session);
+    this.closingSince.delete(session);
+    this.metrics.connections.set(this.byNumber.size);
+    if (session.user === undefined) return;
+    const left = this.byUser.get(session.user)?.filter((other) => other !== session);
+    if (left && left.length > 0) this.byUser.set(session.user, left);
+    else this.byUser.delete(session.user);
+  }
+
+  /** The session's user is known. */
+  admit(session: Session): void {
+    this.opening.delete(session);
+    const user = session.user!;
+    const others = this.byUser.get(user);
+    if (!others) {
+      this.byUser.set(user, [session]);
+      return;
+    }
+    others.push(session);
+    if (others.length > CONNECTIONS_PER_USER_MAX) {
+      others.shift()!.close(CLOSE.kicked, `a user has at most ${CONNECTIONS_PER_USER_MAX} connections`);
+    }
+  }
+
+  closing(session: Session): void {
+    this.closingSince.set(session, this.clock.now());
+  }
+
+  deliver(number: number, frame: string): void {
+    this.byNumber.get(number)?.outbox.deliver(frame);
+  }
+
+  deliverToAll(frame: string): void {
+    for (const session of this.byNumber.values()) if (session.state === "open") session.outbox.deliver(frame);
+  }
+
+  resyncAll(reason: string): void {
+    for (const session of this.byNumber.values()) session.resync(reason);
+  }
+
+  // Routes
+
+  async attach(session: Session): Promise<void> {
+    const startedAt = this.clock.now();
+    // Whatever comes of it, it may have been executed.
+    session.hasRoute = true;
+    await this.logic.attach({
+      user: session.user!,
+      connection: session.id,
+      gateway: this.node,
+      number: session.number,
+      device: session.device,
+    });
+    session.attachedAt = startedAt;
+  }
+
+  detach(session: Session): void {
+    const { id, user } = session;
+    this.detaching += 1;
+    this.logic.detach({ user: user!, connection: id }).then(
+      () => {
+        this.detaching -= 1;
+        this.detaches.delete(id);
+      },
+      (error: unknown) => {
+        this.detaching -= 1;
+        this.log.debug({ connection: id, error }, "detach failed");
+        if (this.detaches.size < DETACHES_MAX) this.detaches.set(id, user!);
+      },
+    );
+  }
+
+  /** Routes written since then may be lost: they are written again, and their clients told to sync. */
+  doubtRoutes(sinceMs: number): void {
+    for (const session of this.byNumber.values()) if (session.attachedAt >= sinceMs) session.attachedAt = 0;
+  }
+
+  /** Writes what is due: routes that are old or in doubt, and removals that failed. Stops at the first failure. */
+  async refreshRoutes(): Promise<void> {
+    const oldest = this.clock.now() - ROUTE_AGE_MAX_MS;
+    const due: Session[] = [];
+    for (const session of this.byNumber.values()) {
+      if (session.state === "open" && session.attachedAt < oldest) due.push(session);
+    }
+    for (let i = 0; i < due.length; i += ATTACH_PARALLEL) {
+      await Promise.all(due.slice(i, i + ATTACH_PARALLEL).map((session) => this.attachAgain(session)));
+    }
+    for (const [connection, user] of this.detaches) {
+      await this.logic.detach({ user, connection });
+      this.detaches.delete(connection);
+    }
+  }
+
+  private async attachAgain(session: Session): Promise<void> {
+    const wasLost = session.attachedAt === 0;
+    await this.attach(session);
+    // Closed meanwhile: its own detach may have come first.
+    if (session.state !== "open") this.detach(session);
+    else if (wasLost) session.resync("route lost");
+  }
+
+  /** What the deployment promises, at most some seconds old. */
+  async ackLevel(): Promise<string> {
+    if (this.level === undefined) return this.askAckLevel();
+    if (this.clock.now() - this.level.at > ACK_LEVEL_AGE_MS) {
+      this.level = { value: this.level.value, at: this.clock.now() };
+      this.askAckLevel().catch((error: unknown) => this.log.debug({ error }, "ack level not known anew"));
+    }
+    return this.level.value;
+  }
+
+  private async askAckLevel(): Promise<string> {
+    const { ackLevel } = await this.logic.status({});
+    this.level = { value: ackLevel, at: this.clock.now() };
+    return ackLevel;
+  }
+
+  // The one timer
+
+  private sweep(): void {
+    const now = this.clock.now();
+    this.turn += 1;
+    for (const session of this.opening) {
+      // Oldest first.
+      if (now - session.startedAt < AUTH_DEADLINE_MS) break;
+      if (session.state === "opening") session.close(CLOSE.authDeadline, "no session.open in time");
+    }
+    for (const [session, since] of this.closingSince) if (now - since > CLOSE_TIMEOUT_MS) session.cut();
+    // Every session is pinged once in HEARTBEAT_MS, each sweep an equal share of them.
+    const shares = HEARTBEAT_MS / SWEEP_MS;
+    const share = this.turn % shares;
+    for (const session of this.byNumber.values()) {
+      if (session.expiresAt <= now) session.close(CLOSE.expired, "the token has expired");
+      else if (session.number % shares === share) session.ping();
+    }
+    if (this.framesIn > 0) this.metrics.frames.inc({ direction: "in" }, this.framesIn);
+    this.framesIn = 0;
+  }
+
+  // The end
+
+  /** Tells every client when to come back, lets requests under way answer, closes; at `signal` cuts what is left. */
+  async drain(signal: AbortSignal): Promise<void> {
+    this.isDraining = true;
+    for (const session of this.byNumber.values()) session.drain(Math.round(Math.random() * RECONNECT_MAX_MS));
+    while ((this.byNumber.size > 0 || this.detaching > 0) && !signal.aborted)
+      await this.clock.sleep(DRAIN_LOOK_MS, signal);
+    for (const session of this.byNumber.values()) session.cut();
+    clearInterval(this.timer);
+  }
+}
+
+const DRAIN_LOOK_MS = 20;
