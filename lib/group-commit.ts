@@ -1,10 +1,10 @@
 /**
  * Group commit: what several callers hand in while one commit runs goes with the next one, and commits are paced. A store
  * that pays per commit (an fsync, a dirtied page per index leaf) then pays for hundreds of items at once, and load makes the
- * batches larger by itself. An idle committer commits at once.
+ * batches larger by itself. An idle committer commits at once, and one whose commits are cheap waits less.
  *
  *   add ─┐
- *   add ─┼─► waiting ──(everyMs since the last commit began, or countMax items)──► commit ──► all of them resolve
+ *   add ─┼─► waiting ──(some ms since the last commit began, or countMax items)──► commit ──► all of them resolve
  *   add ─┘
  *
  * It holds what its callers hand in and wait for, so their own window bounds it.
@@ -12,9 +12,12 @@
 
 import type { Clock } from "./clock.ts";
 
+/** Commits take at most this share of the time, until the pauses between them reach their limit. */
+const BUSY_SHARE = 0.1;
+
 export interface GroupCommitOptions<T> {
   readonly clock: Clock;
-  /** Least time from the begin of one commit to that of the next. */
+  /** The longest that items wait because the last commit began a moment ago. */
   readonly everyMs: number;
   /** So many waiting items are committed without regard to `everyMs`; more of them make another commit. */
   readonly countMax: number;
@@ -38,20 +41,21 @@ export function createGroupCommit<T>({ clock, everyMs, countMax, commit }: Group
   let waitingCount = 0;
   let isRunning = false;
   let pause: AbortController | undefined;
-  let begunMs = Number.NEGATIVE_INFINITY;
+  let nextMs = Number.NEGATIVE_INFINITY;
 
   async function run(): Promise<void> {
     isRunning = true;
     while (waiting.length > 0) {
       await pauseBeforeCommit();
       const taken = take();
-      begunMs = clock.now();
+      const begunMs = performance.now();
       try {
         await commit(taken.length === 1 ? taken[0]!.items : taken.flatMap(({ items }) => items));
         for (const { resolve } of taken) resolve();
       } catch (error) {
         for (const { reject } of taken) reject(error);
       }
+      nextMs = begunMs + Math.min(everyMs, (performance.now() - begunMs) / BUSY_SHARE);
     }
     isRunning = false;
   }
@@ -71,8 +75,8 @@ export function createGroupCommit<T>({ clock, everyMs, countMax, commit }: Group
   async function pauseBeforeCommit(): Promise<void> {
     // At least one turn of the event loop: whoever was handed work in this turn gets in.
     await new Promise((resolve) => setImmediate(resolve));
-    const waitMs = begunMs + everyMs - clock.now();
-    if (waitMs <= 0 || waitMs > everyMs || waitingCount >= countMax) return;
+    const waitMs = nextMs - performance.now();
+    if (waitMs <= 0 || waitingCount >= countMax) return;
     pause = new AbortController();
     await clock.sleep(waitMs, pause.signal);
     pause = undefined;

@@ -18,8 +18,10 @@ import type { Service } from "../../lib/service.ts";
 const COMMIT_EVERY_MS = 50;
 /** Some 6 ms of work: a transaction holds the thread, which in a shared unit is also the gateway's. */
 const COMMIT_ENTRIES_MAX = 1_000;
-/** A partition alone may fill a commit. */
-const BATCH_MAX = COMMIT_ENTRIES_MAX;
+/** Of one partition: two of them fill a commit. */
+const BATCH_MAX = 500;
+/** How long a dead member's partitions wait for another. */
+const LEASE_MS = 5_000;
 const RETRY = { firstMs: 50, maxMs: 5_000, jitter: 0.3 };
 
 interface IngestParts {
@@ -75,6 +77,7 @@ export function createIngest({ store, queue, clock, log, metrics, onWritten }: I
     group: "archive",
     mode: "ordered",
     batchMax: BATCH_MAX,
+    leaseMs: LEASE_MS,
     maxAttempts: Number.POSITIVE_INFINITY,
     validate: false,
     handleBatch,
