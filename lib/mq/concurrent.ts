@@ -56,7 +56,10 @@ class ConcurrentConsumer<D> {
   readonly #partitions: readonly number[];
   readonly #connections: RedisClient[] = [];
   readonly #stopping = new AbortController();
-  #loops: Promise<unknown> = Promise.resolve();
+  readonly #stopped = new AbortController();
+  readonly #clientIds = new Map<RedisClient, number>();
+  #reading: Promise<unknown> = Promise.resolve();
+  #upkeep: Promise<unknown> = Promise.resolve();
   #whenRoom: (() => void)[] = [];
   #firstStream = 0;
   #nextSweepAt = 0;
@@ -102,7 +105,8 @@ class ConcurrentConsumer<D> {
       this.#context.redis.topology === "cluster"
         ? this.#partitions.map((partition) => [partition])
         : [this.#partitions];
-    this.#loops = Promise.all([...readers.map((partitions) => this.#read(partitions)), this.#sweep(), this.#renew()]);
+    this.#reading = Promise.all(readers.map((partitions) => this.#read(partitions)));
+    this.#upkeep = Promise.all([this.#sweep(), this.#renew()]);
   }
 
   async stop(signal: AbortSignal): Promise<void> {
@@ -113,21 +117,22 @@ class ConcurrentConsumer<D> {
       if (signal.aborted) resolve();
       else signal.addEventListener("abort", () => resolve(), { once: true });
     });
-    this.#work.releaseSuspects();
+    this.#work.releaseWaiting();
     await Promise.race([aborted, this.#endReads().then(() => this.#work.idle())]);
+    this.#stopped.abort();
     for (const hold of this.#work.holds) hold.lose(new AppError("OVERLOADED", "the process is stopping"));
     for (const connection of this.#connections) connection.disconnect();
-    await this.#loops;
+    await Promise.all([this.#reading, this.#upkeep]);
   }
 
   /** Ends blocked reads from outside, so that what they were just given is known and can be given back. */
   async #endReads(): Promise<void> {
     let isEnded = false;
-    void this.#loops.then(() => {
+    void this.#reading.then(() => {
       isEnded = true;
     });
     const { redis, log } = this.#context;
-    for (let failures = 0; !isEnded && failures < 3; ) {
+    for (let failures = 0; !isEnded && failures < 3 && !this.#stopped.signal.aborted; ) {
       for (const connection of this.#connections) {
         const id = this.#clientIds.get(connection);
         if (id === undefined) continue;
@@ -139,8 +144,6 @@ class ConcurrentConsumer<D> {
       await systemClock.sleep(2);
     }
   }
-
-  readonly #clientIds = new Map<RedisClient, number>();
 
   async #read(partitions: readonly number[]): Promise<void> {
     const { redis, clock, log, metrics } = this.#context;
@@ -267,7 +270,7 @@ class ConcurrentConsumer<D> {
 
   async #renew(): Promise<void> {
     const { leaseMs } = this.#declaration;
-    while (!this.#isStopping || this.#work.holds.size > 0) {
+    while (!this.#stopped.signal.aborted) {
       const due = new Map<number, Hold<D>[]>();
       for (const hold of this.#work.holds) {
         const age = performance.now() - hold.renewedAt;
@@ -276,10 +279,7 @@ class ConcurrentConsumer<D> {
         else due.set(hold.partition, [...(due.get(hold.partition) ?? []), hold]);
       }
       await Promise.all([...due].map(([partition, holds]) => this.#renewPartition(partition, holds)));
-      await systemClock.sleep(
-        Math.min(leaseMs / 6, SWEEP_MS),
-        this.#work.holds.size === 0 ? this.#stopping.signal : undefined,
-      );
+      await systemClock.sleep(Math.min(leaseMs / 6, SWEEP_MS), this.#stopped.signal);
     }
   }
 

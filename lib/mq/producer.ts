@@ -20,6 +20,7 @@ const PROPERTIES_BYTES_MAX = 16 * 1024;
 const TYPE_LENGTH_MAX = 128;
 const KEY_LENGTH_MAX = 256;
 const ID_LENGTH_MAX = 128;
+const WHITE_SPACE = /\s/;
 /** One script call: some 2 ms of Redis at most, and a reply that other commands need not wait for. */
 const CHUNK_MESSAGES_MAX = 500;
 const CHUNK_BYTES_MAX = 1024 * 1024;
@@ -210,19 +211,27 @@ function textOf<D>(topic: Topic<D>, { data, raw }: PublishInput<D>): string {
   return JSON.stringify(data);
 }
 
+/** Id, type and key are stored in one field, separated by blanks. */
 function checkNames(topic: string, id: string, type: string, key: string, dedupId: string): void {
+  if (isName(id, 1, ID_LENGTH_MAX) && isName(type, 1, TYPE_LENGTH_MAX) && isName(key, 0, KEY_LENGTH_MAX)) {
+    if (dedupId.length <= KEY_LENGTH_MAX) return;
+  }
   const issues: Issue[] = [];
   const check = (path: string, value: string, min: number, max: number) => {
-    if (value.length < min || value.length > max) {
-      issues.push({ path, message: `has ${value.length} characters; allowed are ${min} to ${max}` });
-    }
+    if (!isName(value, min, max))
+      issues.push({ path, message: `must be ${min} to ${max} characters without white space` });
   };
   check("id", id, 1, ID_LENGTH_MAX);
   check("type", type, 1, TYPE_LENGTH_MAX);
   check("key", key, 0, KEY_LENGTH_MAX);
-  check("dedupId", dedupId, 0, KEY_LENGTH_MAX);
-  if (/\s/.test(id)) issues.push({ path: "id", message: "must not hold white space" });
-  if (issues.length > 0) throw invalid(topic, issues);
+  if (dedupId.length > KEY_LENGTH_MAX) {
+    issues.push({ path: "dedupId", message: `has ${dedupId.length} characters; the limit is ${KEY_LENGTH_MAX}` });
+  }
+  throw invalid(topic, issues);
+}
+
+function isName(value: string, min: number, max: number): boolean {
+  return value.length >= min && value.length <= max && !WHITE_SPACE.test(value);
 }
 
 function checkBytes(topic: string, path: string, text: string, max: number): void {

@@ -89,8 +89,8 @@ export function createKeys(prefix: string, partitions: number) {
     /** zset entry id by due ms: deliveries of a concurrent group that wait for their retry. */
     retries: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:retries`,
     /**
-     * stream of dead letters, bounded; fields as of the topic, and `entry` in it, `reason`, `error`, `attempts`, `first`
-     * failure ms, `member` that buried it. Kept 7 days.
+     * stream of dead letters, bounded; fields `i` id, `t` type, `k` key, `s` sequence, `d` data, `p` properties of the message,
+     * its `entry` in the topic, `reason`, `error`, `attempts`, `first` failure ms, `member` that buried it. Kept 7 days.
      */
     deadLetters: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:dead`,
 
