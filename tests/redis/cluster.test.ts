@@ -91,7 +91,7 @@ test("no script and no read of the chat, the queue and the registry crosses slot
     await consumer.start();
     const inputs = Array.from({ length: 50 }, (_, n) => ({
       type: "n",
-      key: `key ${n}`,
+      key: `key-${n}`,
       data: { n },
       dedupId: `d${n}`,
     }));
