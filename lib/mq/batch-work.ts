@@ -81,7 +81,7 @@ export class BatchWork<D> implements Work<D> {
     const open = this.#progress.open.length === 0 ? this.#progress.open : this.#withoutFinished(batch);
     const isBehind = last.ordinal <= this.#progress.read;
     this.#progress = isBehind ? { ...this.#progress, open } : { checkpoint: last.entry, read: last.ordinal, open };
-    this.#site.finished();
+    this.#site.changed();
   }
 
   #withoutFinished(batch: readonly Delivery<D>[]) {

@@ -23,7 +23,7 @@ export interface HeldPartitionParts<D> {
   readonly inFlight: InFlight;
   readonly counters: GroupCounters;
   readonly wake: (held: HeldPartition<D>) => void;
-  readonly onFinished: (held: HeldPartition<D>) => void;
+  readonly onChanged: (held: HeldPartition<D>) => void;
   readonly onLost: (held: HeldPartition<D>) => void;
 }
 
@@ -31,7 +31,7 @@ export class HeldPartition<D> implements ReadTarget {
   readonly partition: number;
   readonly stream: string;
   readonly lease: PartitionLease;
-  /** Something is finished that no commit was sent for. */
+  /** Something is finished or failed that no commit was sent for. */
   isDirty = false;
   readonly #context: QueueContext;
   readonly #topic: Topic<D>;
@@ -60,7 +60,7 @@ export class HeldPartition<D> implements ReadTarget {
       clock: context.clock,
       log: context.log.child({ topic: topic.name, group: declaration.group }),
       wake: () => parts.wake(this),
-      onFinished: () => parts.onFinished(this),
+      onChanged: () => parts.onChanged(this),
     });
     this.#work = declaration.handleBatch
       ? new BatchWork(this.#site, declaration.handleBatch)

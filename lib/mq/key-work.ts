@@ -114,12 +114,18 @@ export class KeyWork<D> implements Work<D> {
   }
 
   progress(): Progress {
+    let checkpoint = this.#checkpoint;
+    let read = this.#read;
+    // A failed entry is recorded even when nothing behind it is finished: a successor goes on counting its attempts.
+    for (const { attempt, ordinal, entry } of this.#open.values()) {
+      if (attempt > 1 && ordinal > read) [checkpoint, read] = [entry, ordinal];
+    }
     const open: OpenEntry[] = [];
     for (const { entry, attempt, ordinal, firstFailureMs } of this.#open.values()) {
-      if (ordinal > this.#read) break;
+      if (ordinal > read) break;
       open.push({ entry, attempts: attempt - 1, firstFailureMs });
     }
-    return { checkpoint: this.#checkpoint, read: this.#read, open };
+    return { checkpoint, read, open };
   }
 
   /** Hands out the first delivery of a key; its successor gets in line again, behind the other keys. */
@@ -143,7 +149,7 @@ export class KeyWork<D> implements Work<D> {
       this.#read = delivery.ordinal;
       this.#checkpoint = delivery.entry;
     }
-    this.#site.finished();
+    this.#site.changed();
     this.#site.wake();
   }
 

@@ -106,7 +106,7 @@ class OrderedConsumer<D> {
   async #look(): Promise<void> {
     for (const held of [...this.#held.values()]) {
       if (!held.lease.isHeld() || !held.lease.isRenewalDue()) continue;
-      this.#markFinished(held);
+      this.#markDirty(held);
       held.audit().catch((error: unknown) => this.#failed(error, "a partition could not be audited"));
     }
     try {
@@ -177,7 +177,7 @@ class OrderedConsumer<D> {
       inFlight: this.#inFlight,
       counters: this.#counters,
       wake: (target) => reader.wake(target),
-      onFinished: (target) => this.#markFinished(target),
+      onChanged: (target) => this.#markDirty(target),
       onLost: (target) => this.#lost(target),
     });
     this.#held.set(partition, held);
@@ -198,7 +198,7 @@ class OrderedConsumer<D> {
     return reader;
   }
 
-  #markFinished(held: HeldPartition<D>): void {
+  #markDirty(held: HeldPartition<D>): void {
     held.isDirty = true;
     this.#commitTimer ??= setTimeout(() => this.#commit(), COMMIT_MS);
   }
@@ -209,12 +209,12 @@ class OrderedConsumer<D> {
       if (!held.isDirty) continue;
       if (held.lease.isCommitting) {
         // Sent before the latest results: they go with the next.
-        this.#markFinished(held);
+        this.#markDirty(held);
         continue;
       }
       held.isDirty = false;
       void held.lease.commit().then((isCommitted) => {
-        if (!isCommitted && held.lease.isHeld()) this.#markFinished(held);
+        if (!isCommitted && held.lease.isHeld()) this.#markDirty(held);
         // A partition whose commit failed, or whose dead letters waited, takes no entries until now.
         this.#readers.get(this.#context.redis.topology === "cluster" ? held.partition : 0)?.wake(held);
       });

@@ -37,8 +37,8 @@ export interface WorkSiteParts<D> {
   readonly log: Log;
   /** There is room to read again. */
   readonly wake: () => void;
-  /** Something is finished: it wants a commit soon. */
-  readonly onFinished: () => void;
+  /** Something is finished or failed: it wants a commit soon. */
+  readonly onChanged: () => void;
 }
 
 export class WorkSite<D> {
@@ -49,7 +49,7 @@ export class WorkSite<D> {
   readonly clock: Clock;
   readonly wake: () => void;
   readonly #log: Log;
-  readonly finished: () => void;
+  readonly changed: () => void;
   readonly #waits = new AbortController();
   #isDraining = false;
 
@@ -61,7 +61,7 @@ export class WorkSite<D> {
     this.clock = parts.clock;
     this.wake = parts.wake;
     this.#log = parts.log;
-    this.finished = parts.onFinished;
+    this.changed = parts.onChanged;
     this.lease.signal.addEventListener("abort", () => this.#waits.abort(), { once: true });
   }
 
@@ -88,6 +88,7 @@ export class WorkSite<D> {
       delivery.firstFailureMs ||= now;
     }
     this.counters.retried.inc(deliveries.length);
+    this.changed();
     const { entry, key, attempt } = deliveries[0]!;
     const count = deliveries.length;
     this.#log.warn({ entry, key, attempt, count, partition: this.partition, reason: textOf(error) }, "handler failed");
