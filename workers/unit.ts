@@ -41,12 +41,12 @@ let isStopping = false;
 
 async function start(): Promise<void> {
   const { instance, roles } = readArguments();
+  // Before any connection: a connection knows the scripts that were defined when it was opened (lib/redis/script.ts).
+  const workers: Worker[] = [];
+  for (const role of roles) workers.push((await WORKERS[role]!()).worker);
   context = await openUnitContext(readConfig(), instance);
   const services: Service[] = [];
-  for (const role of roles) {
-    const { worker } = await WORKERS[role]!();
-    services.push(...(await worker.build(context.forRole(role))));
-  }
+  for (const worker of workers) services.push(...(await worker.build(context.forRole(worker.role))));
   const started = await startServices(services);
   running = started;
   if (isStopping) return;
