@@ -225,7 +225,10 @@ export function connect(options: ConnectOptions): Client {
       return reply;
     },
     async leave(conversation) {
-      await request("member.remove", { conversation, user });
+      await request("member.remove", { conversation, user }).catch((error: ClientError) => {
+        // Not being a member is what was asked for: an answer that got lost may have said so before.
+        if (error.code !== "NOT_MEMBER") throw error;
+      });
       timelines.leave(conversation);
     },
     request: (method, params) => request(method, params),

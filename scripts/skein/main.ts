@@ -1,0 +1,43 @@
+/** The commands of `bun run skein`. A Failure is one line on standard error and exit code 1; anything else is a fault of ours. */
+
+import { type ArgsDef, type CommandDef, defineCommand, runMain } from "citty";
+import { AppError } from "../../lib/errors.ts";
+import { chat } from "./chat.ts";
+import { doctor } from "./doctor.ts";
+import { layers } from "./layers.ts";
+import { replay } from "./replay.ts";
+import { Failure } from "./running.ts";
+import { token } from "./token.ts";
+import { topics } from "./topics.ts";
+
+async function main(): Promise<void> {
+  await runMain(
+    defineCommand({
+      meta: { name: "skein", description: "Look into a running Skein, chat with it, test it with real chat" },
+      subCommands: {
+        token: withPlainFailures(token),
+        layers: withPlainFailures(layers),
+        topics: withPlainFailures(topics),
+        doctor: withPlainFailures(doctor),
+        chat: withPlainFailures(chat),
+        replay: withPlainFailures(replay),
+      },
+    }),
+  );
+}
+
+function withPlainFailures<A extends ArgsDef>(command: CommandDef<A>): CommandDef<A> {
+  return {
+    ...command,
+    async run(context) {
+      try {
+        await command.run?.(context);
+      } catch (error) {
+        if (!(error instanceof Failure || error instanceof AppError)) throw error;
+        console.error(error.message);
+        process.exitCode = 1;
+      }
+    },
+  };
+}
+await main();
