@@ -179,7 +179,7 @@ export class PartitionLease {
 
   /** Whether so many leases were lost over the first entries that each must be tried alone. */
   get isSuspicious(): boolean {
-    return this.grant.losses >= LOSSES_MAX;
+    return this.grant.losses >= LOSSES_MAX || this.grant.suspect !== "";
   }
 
   /** Whether the last commit failed: take no more work, for its results could not be kept. */

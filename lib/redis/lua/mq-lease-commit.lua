@@ -50,7 +50,7 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('HSET', lease, 'until', string.format('%.0f', now_ms + lease_ms), 'checkpoint', checkpoint, 'floor', floor,
   'open', open, 'read', read, 'suspect', suspect)
 if floor ~= old_floor then redis.call('HSET', lease, 'losses', 0) end
-if is_release == '1' then redis.call('HSET', lease, 'owner', '', 'session', '', 'until', 0, 'losses', 0) end
+if is_release == '1' then redis.call('HSET', lease, 'owner', '', 'session', '', 'until', 0, 'losses', 0, 'suspect', '') end
 local evicted = 0
 if buried > 0 then evicted = length + buried - redis.call('XLEN', dead) end
 return { 1, evicted }

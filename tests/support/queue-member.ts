@@ -1,0 +1,35 @@
+/**
+ * A member of an ordered or concurrent group in a process of its own, to be killed or paused by tests:
+ * `bun tests/support/queue-member.ts <redis url> <prefix> <partitions> <member> <mode> <lease ms> <handling ms>`. What its
+ * handler sees it appends to the list `<prefix>:seen` as `<member> <key> <n> <token>`; it writes one line when it has started.
+ */
+
+import { systemClock } from "../../lib/clock.ts";
+import { defineTopic, openQueue } from "../../lib/mq/index.ts";
+import { createMetrics, silentLog } from "../../lib/observability/index.ts";
+import { createKeys, openRedis } from "../../lib/redis/index.ts";
+import { Numbered } from "./queue.ts";
+
+const [url, prefix, partitions, member, mode, leaseMs, handlingMs] = process.argv.slice(2) as string[];
+const redis = await openRedis(url!, member!, silentLog);
+const queue = openQueue({
+  redis,
+  keys: createKeys(prefix!, Number(partitions)),
+  clock: systemClock,
+  log: silentLog,
+  metrics: createMetrics(),
+  member: member!,
+});
+await queue
+  .consume(defineTopic("t", { schema: Numbered }), {
+    group: "g",
+    mode: mode as "ordered" | "concurrent",
+    leaseMs: Number(leaseMs),
+    async handle({ key, data }, { token }) {
+      await redis.commands.rpush(`${prefix}:seen`, `${member} ${key} ${data.n} ${token}`);
+      if (key === "deadly") process.kill(process.pid, "SIGKILL");
+      if (Number(handlingMs) > 0) await Bun.sleep(Number(handlingMs));
+    },
+  })
+  .start();
+console.log("started");
