@@ -24,8 +24,11 @@ const HEARTBEAT_MS = 3_000;
 const EXPIRES_MS = 15_000;
 /** Conversations whose last seq is remembered, some 100 bytes each. A forgotten one may repeat a frame, which clients drop. */
 const SEQS_MAX = 50_000;
-/** After a longer pause between two reads the stream may have been trimmed beyond our place. */
-const PAUSE_MS = 1_000;
+/**
+ * When two reads lie farther apart, or the first was full, the stream may have been trimmed beyond our place: looked at first.
+ * In less time Redis does not append the 20 000 entries (workers/logic/delivery.ts) that it keeps.
+ */
+const PAUSE_MS = 100;
 const RETRY_MS = 200;
 /** Routes written so shortly before Redis went away may not have survived it, below ack level disk. */
 const DOUBT_MS = 5_000;

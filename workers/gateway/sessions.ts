@@ -33,6 +33,8 @@ const RECONNECT_MAX_MS = 10_000;
 const ROUTE_AGE_MAX_MS = 12 * 3_600_000;
 /** Routes written again at once. */
 const ATTACH_PARALLEL = 256;
+/** A drain waits for detaches: less than its own 10 s. */
+const DETACH_TIMEOUT_MS = 2_000;
 /** Failed detaches remembered; a route that is forgotten here expires. */
 const DETACHES_MAX = 10_000;
 /** The ack level is asked for again after this. */
@@ -173,7 +175,7 @@ export class Sessions {
   detach(session: Session): void {
     const { id, user } = session;
     this.detaching += 1;
-    this.logic.detach({ user: user!, connection: id }).then(
+    this.logic.detach({ user: user!, connection: id }, { timeoutMs: DETACH_TIMEOUT_MS }).then(
       () => {
         this.detaching -= 1;
         this.detaches.delete(id);
