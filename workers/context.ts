@@ -10,7 +10,15 @@ import { socketFolder } from "../lib/data-dir.ts";
 import { AppError } from "../lib/errors.ts";
 import { openQueue, type Queue } from "../lib/mq/index.ts";
 import { type Check, createLog, createMetrics, type Log, type Metrics } from "../lib/observability/index.ts";
-import { createKeys, createRedisCheck, type Keys, openRedis, type RedisConnections } from "../lib/redis/index.ts";
+import {
+  assertRedisIsSafe,
+  claimInstallation,
+  createKeys,
+  createRedisCheck,
+  type Keys,
+  openRedis,
+  type RedisConnections,
+} from "../lib/redis/index.ts";
 import {
   assertMayConsume,
   assertMayPublish,
@@ -51,7 +59,10 @@ export interface UnitContext {
   close(): Promise<void>;
 }
 
-/** Opens what the roles of one process share. `instance` names the unit. Throws AppError OVERLOADED when Redis is away. */
+/**
+ * Opens what the roles of one process share. `instance` names the unit. Throws AppError OVERLOADED when Redis is away, INVALID
+ * when it cannot keep the promises of the ack level or belongs to an installation with another number of partitions.
+ */
 export async function openUnitContext(config: Config, instance: string): Promise<UnitContext> {
   if (config.redisUrl === undefined) {
     throw new AppError("INVALID", "SKEIN_REDIS_URL is missing: units are started by `bun run workers`, which sets it");
@@ -61,6 +72,15 @@ export async function openUnitContext(config: Config, instance: string): Promise
   const metrics = createMetrics();
   const redis = await openRedis(config.redisUrl, instance, log);
   const keys = createKeys(config.prefix, config.partitions);
+  try {
+    for (const { ok, severity, name, found, remedy } of await assertRedisIsSafe(redis, config)) {
+      if (!ok) log[severity === "refuse" ? "error" : "warn"]({ check: name, found, remedy }, "redis setting");
+    }
+    await claimInstallation(redis, keys, systemClock.now());
+  } catch (error) {
+    await redis.close();
+    throw error;
+  }
   const checks = [createRedisCheck(redis, config)];
   const listen = { directory: socketFolder(config.dataDir), host: config.rpcHost };
   const local: LocalServices = new Map();

@@ -33,6 +33,7 @@ const CHECK_EVERY_MS = 10_000;
 const VERSION_MIN = 7;
 /** Leases and due times go by Redis TIME; beyond this, timestamps of messages and logs mislead people. */
 const CLOCK_OFFSET_MS_MAX = 1_000;
+const REPLICAS = "replicas";
 const UNVERIFIED = "cannot be verified: CONFIG GET is forbidden";
 const PRIVATE_BIND = /^-?(127\.|::1$|localhost$|10\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.|f[cd][0-9a-f]{2}:|fe80:)/;
 
@@ -41,14 +42,17 @@ export async function checkRedis(redis: RedisConnections, config: CheckedConfig)
   return judge(await settingsOf(redis, 0), config);
 }
 
-/** Throws AppError INVALID that lists each fault with its remedy, unless the operator allows it. Resolves with all findings. */
+/**
+ * Throws AppError INVALID that lists each fault with its remedy, unless the operator allows it; OVERLOADED when nothing but a
+ * replica is missing, which may be on its way. Resolves with all findings.
+ */
 export async function assertRedisIsSafe(redis: RedisConnections, config: CheckedConfig): Promise<readonly Finding[]> {
   const findings = await checkRedis(redis, config);
   const faults = findings.filter((finding) => !finding.ok && finding.severity === "refuse");
   if (faults.length > 0 && !config.allowUnsafe) {
     const lines = faults.map(({ name, found, remedy }) => `  ${name}: ${found}. ${remedy}`);
     throw new AppError(
-      "INVALID",
+      faults.every(({ name }) => name === REPLICAS) ? "OVERLOADED" : "INVALID",
       `this Redis cannot keep the promises of ack level ${config.ackLevel} (SKEIN_ALLOW_UNSAFE=1 starts anyway):\n${lines.join("\n")}`,
     );
   }
@@ -79,12 +83,15 @@ export async function ackLevelInForce(redis: RedisConnections, config: CheckedCo
   return levelOf(await settingsOf(redis, CHECK_EVERY_MS), config);
 }
 
-/** Red while Redis is away or, unless the operator allows it, a promise would be broken. */
-export function createRedisCheck(redis: RedisConnections, config: CheckedConfig): Check {
+/**
+ * Red while Redis is away or, unless the operator allows it, a promise would be broken. Settings are read at most every `everyMs`,
+ * however often it runs.
+ */
+export function createRedisCheck(redis: RedisConnections, config: CheckedConfig, everyMs = CHECK_EVERY_MS): Check {
   return {
     name: "redis",
     async run() {
-      const nodes = await settingsOf(redis, CHECK_EVERY_MS);
+      const nodes = await settingsOf(redis, everyMs);
       if (redis.topology !== "cluster") await redis.commands.ping();
       const bad = judge(nodes, config).filter((finding) => !finding.ok);
       const refused = bad.filter(({ severity }) => severity === "refuse");
@@ -140,18 +147,26 @@ function replicasOf(ackLevel: AckLevel): number {
 interface Rule {
   readonly name: string;
   readonly severity: Severity;
+  /** Only CONFIG GET tells, which may be forbidden. */
+  readonly isFromConfig?: boolean;
   readonly found: (node: NodeSettings) => string;
   readonly isMet: (node: NodeSettings) => boolean;
   readonly remedy: string;
 }
 
 function judge(nodes: readonly NodeSettings[], config: CheckedConfig): readonly Finding[] {
-  return rulesFor(config).map(({ name, severity, found, isMet, remedy }) => {
+  return rulesFor(config).map((rule) => {
+    const { name, found, isMet, remedy } = rule;
     const broken = nodes.filter((node) => !isMet(node));
     const shown = broken.length > 0 ? broken : nodes.slice(0, 1);
     const text = shown.map((node) => (nodes.length > 1 ? `${found(node)} on ${node.node}` : found(node))).join(", ");
-    return { name, ok: broken.length === 0, severity, found: text, remedy };
+    return { name, ok: broken.length === 0, severity: severityOf(rule, broken), found: text, remedy };
   });
+}
+
+/** What a managed service does not let us read cannot refuse it: it would be refused for ever. */
+function severityOf({ severity, isFromConfig }: Rule, broken: readonly NodeSettings[]): Severity {
+  return isFromConfig && broken.every((node) => node.config === undefined) ? "warn" : severity;
 }
 
 function rulesFor({ ackLevel, redisUrl }: CheckedConfig): readonly Rule[] {
@@ -210,7 +225,7 @@ function rulesFor({ ackLevel, redisUrl }: CheckedConfig): readonly Rule[] {
   ];
   if (replicas > 0) {
     rules.push({
-      name: "replicas",
+      name: REPLICAS,
       severity: "refuse",
       found: (node) => String(node.replicas),
       isMet: (node) => node.replicas >= replicas,
@@ -224,6 +239,7 @@ function configRule(name: string, wanted: readonly string[], why: string): Rule 
   return {
     name,
     severity: "refuse",
+    isFromConfig: true,
     found: ({ config }) => config?.get(name) ?? UNVERIFIED,
     isMet: ({ config }) => wanted.includes(config?.get(name) ?? ""),
     remedy: `CONFIG SET ${name} ${wanted.at(-1)}, and in redis.conf (or let Skein's user run CONFIG GET). ${why}`,

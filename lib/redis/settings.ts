@@ -12,7 +12,7 @@ export interface NodeSettings {
   readonly version: string;
   readonly maxmemoryPolicy: string;
   readonly isAofOn: boolean;
-  /** The replicas that are in sync or syncing. */
+  /** The replicas that have caught up once and stream since. */
   readonly replicas: number;
   /** Its clock minus ours, ms. */
   readonly clockOffsetMs: number;
@@ -41,7 +41,7 @@ async function readNode(node: Redis): Promise<NodeSettings> {
     version: field("redis_version"),
     maxmemoryPolicy: field("maxmemory_policy"),
     isAofOn: field("aof_enabled") === "1",
-    replicas: Number(field("connected_slaves") || 0),
+    replicas: info.match(/^slave\d+:.*state=online/gm)?.length ?? 0,
     clockOffsetMs: Math.round(nodeMs - (sentMs + receivedMs) / 2),
     config,
   };
