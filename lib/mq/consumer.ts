@@ -37,6 +37,12 @@ interface GroupOptions {
   readonly start?: "first" | "latest";
   /** Most messages of one partition in a batch, and per read; default 250. */
   readonly batchMax?: number;
+  /**
+   * Ordered groups: after a read that found messages, wait so long before the next, that more gather; left out while behind.
+   * Default 0. A group in no hurry costs Redis and itself a quarter then: 0.65 µs per message in reads of 250, 2.6 in reads of 32
+   * (design.md §11), and far more when every append wakes it.
+   */
+  readonly lingerMs?: number;
   /** Most messages of this member in the hands of handlers; default 1000. Batches may pass it by one read. */
   readonly inFlightMax?: number;
   /** Default 30 s; 1 s..12 h. Renewed at a third. */
@@ -95,6 +101,8 @@ const LEASE_MS = 30 * s;
 const LEASE_MS_MIN = s;
 const LEASE_MS_MAX = 12 * 3_600 * s;
 const ATTEMPTS_MAX = 17;
+/** Longer would eat into the shortest lease. */
+const LINGER_MS_MAX = 500;
 
 /** A consumer's declaration with the defaults filled in. */
 export interface Declaration<D> {
@@ -102,6 +110,7 @@ export interface Declaration<D> {
   readonly mode: GroupMode;
   readonly start: "first" | "latest";
   readonly batchMax: number;
+  readonly lingerMs: number;
   readonly inFlightMax: number;
   readonly leaseMs: number;
   readonly maxAttempts: number;
@@ -126,6 +135,7 @@ export interface QueueContext {
 /** Fills in the defaults. Throws AppError INVALID with one issue per setting out of range. */
 export function declare<D>(options: ConsumeOptions<D>): Declaration<D> {
   const { batchMax = BATCH_MAX, inFlightMax = IN_FLIGHT_MAX, leaseMs = LEASE_MS, maxAttempts = ATTEMPTS_MAX } = options;
+  const { lingerMs = 0 } = options;
   const issues: Issue[] = [];
   const check = (path: string, isValid: boolean, message: string) => {
     if (!isValid) issues.push({ path, message });
@@ -134,6 +144,7 @@ export function declare<D>(options: ConsumeOptions<D>): Declaration<D> {
   check("batchMax", isWithin(batchMax, 1, 1_000), "must be a whole number from 1 to 1000");
   check("inFlightMax", isWithin(inFlightMax, 1, 100_000), "must be a whole number from 1 to 100000");
   check("leaseMs", isWithin(leaseMs, LEASE_MS_MIN, LEASE_MS_MAX), `must be from ${LEASE_MS_MIN} to ${LEASE_MS_MAX}`);
+  check("lingerMs", isWithin(lingerMs, 0, LINGER_MS_MAX), `must be a whole number from 0 to ${LINGER_MS_MAX}`);
   check("maxAttempts", maxAttempts >= 1, "must be at least 1");
   check("handle", (options.handle === undefined) !== (options.handleBatch === undefined), "or handleBatch: give one");
   if (issues.length > 0) {
@@ -147,6 +158,7 @@ export function declare<D>(options: ConsumeOptions<D>): Declaration<D> {
     mode: options.mode,
     start: options.start ?? "first",
     batchMax,
+    lingerMs,
     inFlightMax,
     leaseMs,
     maxAttempts,

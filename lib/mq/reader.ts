@@ -8,7 +8,7 @@
  * the request path, where UNBLOCK costs two small commands, and that only when all other partitions are idle.
  */
 
-import { backoffMs } from "../clock.ts";
+import { backoffMs, systemClock } from "../clock.ts";
 import { BLOCK_MS, outcomeOf, type RedisClient } from "../redis/index.ts";
 import type { QueueContext } from "./consumer.ts";
 import type { StreamEntry } from "./message.ts";
@@ -43,6 +43,11 @@ export class Reader {
   readonly #connection: RedisClient;
   readonly #batchMax: number;
   readonly #inFlightMax: number;
+  readonly #lingerMs: number;
+  /** Ends a linger; undefined while there is none. */
+  #lingering: AbortController | undefined;
+  /** The last read came back full: there is more. */
+  #isBehind = false;
   readonly #targets = new Map<string, ReadTarget>();
   readonly #quarantine: Quarantine;
   #reading = new Set<ReadTarget>();
@@ -57,12 +62,19 @@ export class Reader {
   /** Streams that the last read found entries in: among them the room is divided. */
   #busyStreams = 1;
   #entryBytes = 512;
+  /** COUNT of the read under way. */
+  #asked = 0;
 
-  constructor(context: QueueContext, name: string, limits: { batchMax: number; inFlightMax: number }) {
+  constructor(
+    context: QueueContext,
+    name: string,
+    limits: { batchMax: number; inFlightMax: number; lingerMs: number },
+  ) {
     this.#context = context;
     this.#quarantine = new Quarantine(context);
     this.#batchMax = limits.batchMax;
     this.#inFlightMax = limits.inFlightMax;
+    this.#lingerMs = limits.lingerMs;
     this.#connection = context.redis.blocking(name);
     this.#connection.on("close", () => {
       this.#clientId = undefined;
@@ -85,7 +97,7 @@ export class Reader {
 
   /** `target` may have room that the present read does not know of. */
   wake(target: ReadTarget): void {
-    if (this.#reading.has(target) || this.#isStopped || !target.hasRoom()) return;
+    if (this.#reading.has(target) || this.#isStopped || this.#lingering || !target.hasRoom()) return;
     if (this.#awake) this.#awake();
     else {
       this.#unwanted = this.#readNumber;
@@ -98,6 +110,7 @@ export class Reader {
     this.#targets.clear();
     this.#connection.disconnect();
     this.#awake?.();
+    this.#lingering?.abort();
     await this.#loop;
   }
 
@@ -108,6 +121,12 @@ export class Reader {
       try {
         const touched = this.#accept(await reading);
         failures = 0;
+        if (this.#lingerMs > 0 && touched.length > 0 && !this.#isBehind) {
+          for (const target of touched) target.run();
+          await this.#linger();
+          reading = this.#read();
+          continue;
+        }
         reading = this.#read();
         // It is awaited in the next turn; a handler that throws synchronously must not leave its rejection without one.
         reading.catch(() => undefined);
@@ -119,6 +138,13 @@ export class Reader {
         reading = this.#read();
       }
     }
+  }
+
+  /** Lets entries gather, so that the next read finds many: no read is under way meanwhile, and none need be woken. */
+  async #linger(): Promise<void> {
+    this.#lingering = new AbortController();
+    await systemClock.sleep(this.#lingerMs, this.#lingering.signal);
+    this.#lingering = undefined;
   }
 
   /** Sends one read of all targets with room, or waits until there is one. */
@@ -138,6 +164,7 @@ export class Reader {
     }
     this.#reading = new Set(ready);
     const count = this.#count();
+    this.#asked = count;
     this.#clientId ??= await this.#connection.client("ID");
     const streams = ready.map((target) => target.stream);
     const positions = ready.map((target) => target.position);
@@ -155,11 +182,13 @@ export class Reader {
     this.#reading = new Set();
     if (!Array.isArray(reply)) return [];
     const touched: ReadTarget[] = [];
+    this.#isBehind = false;
     for (const [stream, entries] of reply as [string, StreamEntry[]][]) {
       const target = this.#targets.get(stream);
       if (!target || !reading.has(target) || entries.length === 0) continue;
       this.#entryBytes += ((entries[0]![1][3]?.length ?? 0) + 256 - this.#entryBytes) / 8;
       target.accept(entries);
+      if (entries.length >= this.#asked) this.#isBehind = true;
       touched.push(target);
     }
     this.#busyStreams = Math.max(1, touched.length);

@@ -15,6 +15,8 @@ const LARGE_EVERY_MS = 30_000;
 /** Large conversations remembered; the oldest is forgotten, which costs it one early write. */
 const LARGE_REMEMBERED_MAX = 10_000;
 const LEASE_MS = 5_000;
+/** A list may be a moment behind, for it reads the conversations themselves; what gathers meanwhile is folded. */
+const LINGER_MS = 100;
 
 /** Events after which a conversation counts as active. */
 const ACTIVITY = /^im\.(message\.created|conversation\.(created|updated|dissolved)|member\.(added|removed))$/;
@@ -62,5 +64,12 @@ export function createInboxConsumer({ redis, keys, clock, queue }: InboxParts): 
     return false;
   }
 
-  return queue.consume(imEvents, { group: "inbox", mode: "ordered", leaseMs: LEASE_MS, validate: false, handleBatch });
+  return queue.consume(imEvents, {
+    group: "inbox",
+    mode: "ordered",
+    leaseMs: LEASE_MS,
+    lingerMs: LINGER_MS,
+    validate: false,
+    handleBatch,
+  });
 }
