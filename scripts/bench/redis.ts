@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Redis } from "ioredis";
+import type { RedisClient } from "../../lib/redis/index.ts";
 
 export type Fsync = "everysec" | "always";
 
@@ -54,7 +55,7 @@ export async function startBenchRedis(fsync: Fsync): Promise<BenchRedis> {
 }
 
 /** A number out of a section of INFO. */
-export async function infoNumber(client: Redis, section: string, field: string): Promise<number> {
+export async function infoNumber(client: RedisClient, section: string, field: string): Promise<number> {
   const found = new RegExp(`^${field}:(\\d+)`, "m").exec(await client.info(section));
   return found ? Number(found[1]) : Number.NaN;
 }

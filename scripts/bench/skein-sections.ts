@@ -3,7 +3,8 @@
  * process of its own.
  */
 
-import { Redis } from "ioredis";
+import { silentLog } from "../../lib/observability/index.ts";
+import { openRedis } from "../../lib/redis/index.ts";
 import type { LoadProcess, Percentiles } from "../load/index.ts";
 import { GOALS, type Scale } from "./goals.ts";
 import { infoNumber } from "./redis.ts";
@@ -143,9 +144,9 @@ function checkHealthy(report: Report, { refused, unfinished }: Measured): void {
 }
 
 async function readStore({ redisUrl }: RunningTarget): Promise<{ dataset: number; aof: number }> {
-  const client = new Redis(redisUrl);
-  const dataset = await infoNumber(client, "memory", "used_memory_dataset");
-  const aof = await infoNumber(client, "persistence", "aof_current_size");
-  client.disconnect();
+  const redis = await openRedis(redisUrl, "bench", silentLog);
+  const dataset = await infoNumber(redis.commands, "memory", "used_memory_dataset");
+  const aof = await infoNumber(redis.commands, "persistence", "aof_current_size");
+  await redis.close();
   return { dataset, aof };
 }

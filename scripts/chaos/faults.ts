@@ -32,11 +32,20 @@ const POLL_MS = 20;
 export async function strike(campaign: CampaignName, context: FaultContext): Promise<string> {
   switch (campaign) {
     case "redis-kill":
-      return kill(pick(context, (name) => name === "redis"), context);
+      return kill(
+        pick(context, (name) => name === "redis"),
+        context,
+      );
     case "worker-kill":
-      return kill(pick(context, (name) => name !== "redis"), context);
+      return kill(
+        pick(context, (name) => name !== "redis"),
+        context,
+      );
     case "worker-pause":
-      return pause(pick(context, (name) => name !== "redis"), context);
+      return pause(
+        pick(context, (name) => name !== "redis"),
+        context,
+      );
   }
 }
 
