@@ -18,8 +18,6 @@ import type { Service } from "../../lib/service.ts";
 const COMMIT_EVERY_MS = 50;
 /** Some 6 ms of work: a transaction holds the thread, which in a shared unit is also the gateway's. */
 const COMMIT_ENTRIES_MAX = 1_000;
-/** Of one partition: two of them fill a commit. */
-const BATCH_MAX = 500;
 /** How long a dead member's partitions wait for another. */
 const LEASE_MS = 5_000;
 const RETRY = { firstMs: 50, maxMs: 5_000, jitter: 0.3 };
@@ -76,7 +74,6 @@ export function createIngest({ store, queue, clock, log, metrics, onWritten }: I
   return queue.consume(imEvents, {
     group: "archive",
     mode: "ordered",
-    batchMax: BATCH_MAX,
     leaseMs: LEASE_MS,
     maxAttempts: Number.POSITIVE_INFINITY,
     validate: false,

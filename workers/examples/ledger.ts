@@ -21,7 +21,6 @@ import { createService, type Service } from "../../lib/service.ts";
 /** Batches of all partitions share a transaction, and with it an fsync. Nobody waits for a downstream service. */
 const COMMIT_EVERY_MS = 50;
 const COMMIT_EVENTS_MAX = 1_000;
-const BATCH_MAX = 500;
 /** How long a dead member's partitions wait for another. */
 const LEASE_MS = 5_000;
 /** For readers of other processes. */
@@ -110,7 +109,6 @@ export function openLedger({ path, clock, schema, effect }: LedgerOptions): Ledg
       const consumer = queue.consume(imEvents, {
         group,
         mode: "ordered",
-        batchMax: BATCH_MAX,
         leaseMs: LEASE_MS,
         // Logic has checked what it published; parsing each event against the schema again would double the cost.
         validate: false,
