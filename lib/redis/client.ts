@@ -69,6 +69,7 @@ export async function openRedis(
     const client = connect(target, { ...options, connectionName: `${name}:${kind}`, lazyConnect: lazy });
     installScripts(client);
     reportErrors(client, kind, log);
+    endUnansweredOnClose(client);
     opened.add(client);
     client.once("end", () => opened.delete(client));
     return client;
@@ -126,6 +127,20 @@ function connect(target: Target, given: ConnectionOptions): RedisClient {
     // ioredis takes a script's first argument, its number of keys, for the key, and so puts it into another node's pipeline.
     autoPipeliningIgnoredCommands: scriptNames(),
     ...(lazyConnect === undefined ? {} : { lazyConnect }),
+  });
+}
+
+/**
+ * Commands under way end with their connection. ioredis without resend forgets them when it reconnects at once: they would
+ * never settle, and a forgotten pipeline would hold up all auto-pipelined commands behind it for ever. The nodes of a Cluster
+ * are ended by ioredis itself.
+ */
+function endUnansweredOnClose(client: RedisClient): void {
+  if (client instanceof Cluster) return;
+  client.on("close", () => {
+    for (let item = client.commandQueue.shift(); item; item = client.commandQueue.shift()) {
+      item.command.reject(new Error("Connection is closed."));
+    }
   });
 }
 
