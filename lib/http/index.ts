@@ -23,7 +23,6 @@ export {
 } from "./auth.ts";
 export { createLimiter, type Limiter } from "./limiter.ts";
 export {
-  BODY_BYTES_MAX,
   CHAT_BODY_BYTES_MAX,
   describeInput,
   type InputSchema,

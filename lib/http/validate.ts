@@ -158,7 +158,7 @@ export interface InputSource {
 export async function readInput<const S extends InputSchema>(
   c: Context,
   schema: S,
-  { path, bodyBytesMax = CHAT_BODY_BYTES_MAX }: InputSource,
+  { path, bodyBytesMax = BODY_BYTES_MAX }: InputSource,
 ): Promise<v.InferOutput<S>> {
   const rest = hasBody(c.req.method) ? await readJson(c.req.raw, bodyBytesMax) : readQuery(c, schema);
   if (typeof rest !== "object" || rest === null || Array.isArray(rest)) throw invalid("", "must be an object");

@@ -3,6 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import type { Clock } from "../../lib/clock.ts";
 import { systemClock } from "../../lib/clock.ts";
+import type { Log } from "../../lib/observability/index.ts";
 import { openTestChat, type TestChat } from "../support/chat.ts";
 import type { ChatClient } from "../support/chat-client.ts";
 import { eventually } from "../support/eventually.ts";
@@ -300,4 +301,36 @@ test("while logic is away: opening says come back, and an open session's request
   expect((await opening).error?.data.retryable).toBe(true);
   expect((await bob.closed).code).toBe(4013);
   expect(await ada.request("session.ping")).toBeDefined();
+});
+
+test("no log line holds a token, a key or a text, whatever goes wrong", async () => {
+  await using store = await openTestStore("gs-canary");
+  const lines: string[] = [];
+  const collect = (fields: object, message: string) => {
+    const plain = (_: string, value: unknown) => (value instanceof Error ? `${value.message} ${value.stack}` : value);
+    lines.push(JSON.stringify({ ...fields, message }, plain));
+  };
+  const log: Log = { debug: collect, info: collect, warn: collect, error: collect, child: () => log };
+  await using chat = await openTestChat(store, { log });
+  const conversation = await chat.group("ada", "bob");
+  const token = await chat.token("ada");
+  const canary = "canary-in-the-text";
+  using ada = await chat.connect("ada");
+  await send(ada, conversation, "c1", canary);
+  await ada.call("message.send", { conversation, clientId: "c1", body: { text: `${canary}, other` } });
+  await ada.call("message.send", { conversation, clientId: canary, body: canary, canary });
+  ada.raw(`{"canary-in-the-text`);
+  await fetch(`${chat.url}/v1/conversations?token=${token}`, { headers: { authorization: `Bearer ${token}` } });
+  await fetch(`${chat.url}/v1/sync`, { method: "POST", headers: { authorization: `Bearer ${token}x` }, body: canary });
+  using bad = await chat.dial();
+  await bad.call("session.open", { token: `${token}x` });
+  await bad.closed;
+  await chat.http("ada", "POST", `/v1/conversations/${conversation}/messages`, {
+    clientId: "h",
+    body: { text: canary },
+  });
+  await eventually(() => expect(lines.some((line) => line.includes("/v1/sync"))).toBe(true));
+  for (const secret of [token, token.slice(-20), chat.serviceKey, chat.jwtSecret, canary]) {
+    expect(lines.filter((line) => line.includes(secret))).toEqual([]);
+  }
 });

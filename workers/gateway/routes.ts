@@ -13,6 +13,7 @@ import {
   type AppEnv,
   type Authenticator,
   actingUser,
+  CHAT_BODY_BYTES_MAX,
   createApp,
   describeInput,
   type InputSchema,
@@ -82,7 +83,7 @@ export function createRoutes({ logic, auth, limiter, origins, checks, clock, log
       describeInput({ method: verb, summary, input: method.params, path: names, replies }),
       async (c) => {
         const user = actingUser(await auth.authenticate(c.req.raw.headers));
-        const params = await readInput(c, method.params, { path: names });
+        const params = await readInput(c, method.params, { path: names, bodyBytesMax: CHAT_BODY_BYTES_MAX });
         if (method.isSend) limiter.take(user, clock.now());
         return answer(c, await method.call(logic, user, params));
       },
