@@ -19,6 +19,8 @@ const COMMIT_EVERY_MS = 50;
 /** Some 6 ms of work: a transaction holds the thread, which in a shared unit is also the gateway's. */
 const COMMIT_ENTRIES_MAX = 1_000;
 /** How long a dead member's partitions wait for another. */
+/** Nobody waits for the archive: what gathers in so long is read at once, and written in one transaction. */
+const LINGER_MS = 50;
 const LEASE_MS = 5_000;
 const RETRY = { firstMs: 50, maxMs: 5_000, jitter: 0.3 };
 
@@ -75,6 +77,7 @@ export function createIngest({ store, queue, clock, log, metrics, onWritten }: I
     group: "archive",
     mode: "ordered",
     leaseMs: LEASE_MS,
+    lingerMs: LINGER_MS,
     maxAttempts: Number.POSITIVE_INFINITY,
     validate: false,
     handleBatch,

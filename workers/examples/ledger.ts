@@ -22,6 +22,8 @@ import { createService, type Service } from "../../lib/service.ts";
 const COMMIT_EVERY_MS = 50;
 const COMMIT_EVENTS_MAX = 1_000;
 /** How long a dead member's partitions wait for another. */
+/** Nobody waits for these services: what gathers in so long is read at once. */
+const LINGER_MS = 50;
 const LEASE_MS = 5_000;
 /** For readers of other processes. */
 const BUSY_TIMEOUT_MS = 1_000;
@@ -110,6 +112,7 @@ export function openLedger({ path, clock, schema, effect }: LedgerOptions): Ledg
         group,
         mode: "ordered",
         leaseMs: LEASE_MS,
+        lingerMs: LINGER_MS,
         // Logic has checked what it published; parsing each event against the schema again would double the cost.
         validate: false,
         // A message given up and redriven later would be behind the ledger: this group waits instead.
