@@ -2,7 +2,7 @@
  * What a caller may conclude from a Redis error: whether the command was executed. Retry policy follows from this alone.
  *
  *   failed    not executed: topology, capacity or a server that is loading. Retry with back-off.
- *   unknown   the connection died or timed out with the command under way. Retry under the same id only.
+ *   unknown   the connection died, it timed out or was killed with the command under way. Retry under the same id only.
  *   bug       a script broke off; its earlier writes stand. Never retry blindly: alarm.
  */
 
@@ -20,8 +20,12 @@ const NOT_EXECUTED =
  */
 const NOT_SENT = /enableOfflineQueue|isn't writeable|ECONNREFUSED|ENOTFOUND/;
 
+/** Redis kills only scripts that have not written, but says so to the one who killed it, not to the caller. */
+const KILLED = /Script killed by user/;
+
 export function outcomeOf(error: unknown): RedisOutcome {
   const { name, message } = error as Error;
+  if (name === "ReplyError" && KILLED.test(message)) return "unknown";
   if (name === "ReplyError") return NOT_EXECUTED.test(message) ? "failed" : "bug";
   return NOT_SENT.test(message) ? "failed" : "unknown";
 }
