@@ -1,10 +1,12 @@
 /**
- * The data dir belongs to one Skein at a time. The lock is SQLite's exclusive file lock: the operating system drops it when its
+ * The data dir: who owns it, what runs on it, where its unix sockets are.
+ *
+ * With an embedded Redis it belongs to one Skein at a time. The lock is SQLite's exclusive file lock: the operating system drops it when its
  * holder dies, by kill -9 too, so nothing stale is ever left to clean up. (A pid file was the alternative: pids are reused.)
  */
 
 import { Database } from "bun:sqlite";
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { lstatSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { AppError } from "./errors.ts";
@@ -32,6 +34,7 @@ export function lockDataDir(dataDir: string): { release(): void } {
     );
   } catch (cause) {
     database.close();
+    if ((cause as { code?: string }).code !== "SQLITE_BUSY") throw cause;
     const holder = readRun(dataDir)?.pid;
     const who = holder === undefined ? "" : ` (pid ${holder})`;
     const detail = `another Skein runs on the data dir ${dataDir}${who}; stop it, or set SKEIN_DATA_DIR to another folder`;
@@ -49,17 +52,30 @@ export function readRun(dataDir: string): Run | undefined {
   }
 }
 
+/** Readers see the old one or the new one, never a part. */
 export function writeRun(dataDir: string, run: Run): void {
-  writeFileSync(join(dataDir, "run.json"), JSON.stringify(run, undefined, 2), { mode: 0o600 });
+  mkdirSync(dataDir, { recursive: true, mode: 0o700 });
+  const draft = join(dataDir, `run.${process.pid}.json`);
+  writeFileSync(draft, JSON.stringify(run, undefined, 2), { mode: 0o600 });
+  renameSync(draft, join(dataDir, "run.json"));
 }
 
 export function removeRun(dataDir: string): void {
   rmSync(join(dataDir, "run.json"), { force: true });
 }
 
-/** Folder of this installation's unix sockets: short whatever the data dir is, for a socket's path has at most 103 bytes. */
+/**
+ * Makes the folder for the unix sockets of this data dir: short whatever the data dir is, for a socket's path has at most 103
+ * bytes. Throws AppError FORBIDDEN when somebody else made it: the names in the system's temporary folder can be guessed.
+ */
 export function socketFolder(dataDir: string): string {
   let hash = 0x811c9dc5;
   for (let i = 0; i < dataDir.length; i++) hash = Math.imul(hash ^ dataDir.charCodeAt(i), 0x01000193);
-  return join(tmpdir(), `skein-${(hash >>> 0).toString(36)}`);
+  const folder = join(tmpdir(), `skein-${(hash >>> 0).toString(36)}`);
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const found = lstatSync(folder);
+  if (!found.isDirectory() || found.uid !== process.getuid?.() || (found.mode & 0o077) !== 0) {
+    throw new AppError("FORBIDDEN", `${folder} must be a folder that only this user can enter (mode 0700): remove it`);
+  }
+  return folder;
 }

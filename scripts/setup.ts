@@ -68,7 +68,14 @@ export async function setUpOrExit(options: SetUpOptions = {}): Promise<void> {
 
 /** Runs a command in the foreground, passing signals on. Resolves with its exit code; 128 + n when signal n ended it. */
 export async function run(command: readonly string[]): Promise<number> {
-  const child = Bun.spawn([...command], { cwd: process.cwd(), stdin: "inherit", stdout: "inherit", stderr: "inherit" });
+  const child = Bun.spawn([...command], {
+    cwd: process.cwd(),
+    stdin: "inherit",
+    stdout: "inherit",
+    stderr: "inherit",
+    // Says nothing; that it closes tells the child that this process was killed.
+    ipc: () => undefined,
+  });
   // A terminal sends these to all its foreground processes: the child has them already, and would take a second for "at once".
   const fromTerminal: readonly NodeJS.Signals[] = process.stdin.isTTY ? ["SIGINT", "SIGHUP"] : [];
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {

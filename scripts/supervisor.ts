@@ -8,13 +8,16 @@
  *               └─ unit   gateway (second instance) …                    --processes: one per role and instance
  */
 
+import { existsSync } from "node:fs";
 import { hostname } from "node:os";
+import { join } from "node:path";
 import { readConfig } from "../lib/config.ts";
-import { lockDataDir, type Run, removeRun, socketFolder, writeRun } from "../lib/data-dir.ts";
+import { lockDataDir, type Run, readRun, removeRun, socketFolder, writeRun } from "../lib/data-dir.ts";
 import { AppError } from "../lib/errors.ts";
 import { createLog } from "../lib/observability/index.ts";
 import { startEmbeddedRedis } from "../lib/redis/embedded.ts";
 import { loadSecrets } from "../lib/secrets.ts";
+import { SHUTDOWN_MS } from "../lib/service.ts";
 import { readArguments, USAGE } from "./supervisor/arguments.ts";
 import { createOutput } from "./supervisor/output.ts";
 import { planUnits } from "./supervisor/plan.ts";
@@ -23,6 +26,8 @@ import { welcome } from "./supervisor/welcome.ts";
 
 /** A second Ctrl-C ends everything at once; the terminal and `bun run` may deliver the first one twice. */
 const SECOND_SIGNAL_AFTER_MS = 500;
+/** All units together: they drain for SHUTDOWN_MS at most, and what is still there then is stuck. */
+const STOP_WITHIN_MS = SHUTDOWN_MS + 3_000;
 
 async function main(): Promise<void> {
   const args = readArguments(process.argv.slice(2));
@@ -31,7 +36,10 @@ async function main(): Promise<void> {
     return;
   }
   const config = readConfig();
-  const lock = lockDataDir(config.dataDir);
+  // Over a Redis of someone else's several supervisors may share the data dir's secrets; the first one's run.json stays.
+  const lock = config.redisUrl === undefined ? lockDataDir(config.dataDir) : undefined;
+  const isOwnRun = lock !== undefined || !isRunning(config.dataDir);
+  const isFirstStart = config.redisUrl === undefined && !existsSync(join(config.dataDir, "redis"));
   const secrets = loadSecrets(config);
   const log = createLog({ role: "supervisor" }, config.logLevel);
   const output = createOutput();
@@ -40,20 +48,25 @@ async function main(): Promise<void> {
   let run: Run = { pid: process.pid, url: "", urls: [], redisUrl: config.redisUrl ?? "", pids, ready: false };
   const record = (changed: Partial<Run> = {}) => {
     run = { ...run, ...changed };
-    writeRun(config.dataDir, run);
+    if (isOwnRun) writeRun(config.dataDir, run);
   };
 
   let stopping: Promise<void> | undefined;
   let redis: Awaited<ReturnType<typeof startEmbeddedRedis>> | undefined;
   const stop = (code: number): Promise<void> => {
     stopping ??= (async () => {
+      const late = setTimeout(() => {
+        log.error({}, "units did not end in time and are killed");
+        for (const unit of units) unit.kill();
+      }, STOP_WITHIN_MS);
       // Who calls stops before who is called, so that nothing in hand loses its answer.
       const tiers = [...new Set(units.map((unit) => unit.tier))].sort((a, b) => b - a);
       for (const tier of tiers)
         await Promise.all(units.filter((unit) => unit.tier === tier).map((unit) => unit.stop()));
+      clearTimeout(late);
       await redis?.stop();
-      removeRun(config.dataDir);
-      lock.release();
+      if (isOwnRun) removeRun(config.dataDir);
+      lock?.release();
       process.exit(code);
     })();
     return stopping;
@@ -113,7 +126,8 @@ async function main(): Promise<void> {
     if (stopping) return;
     const urls = plan.flatMap((planned) => (planned.url === undefined ? [] : [planned.url]));
     record({ url: urls[0] ?? "", urls, ready: true });
-    await welcome({ config, urls, plan, output, serviceKey: secrets.serviceKey, redisPort: redis?.port });
+    const { serviceKey } = secrets;
+    await welcome({ config, urls, plan, output, serviceKey, redisPort: redis?.port, isFirstStart });
   } catch (error) {
     giveUp(error);
   }
@@ -130,6 +144,17 @@ function onSignals(soft: () => void, hard: () => void): void {
     }
   };
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, onSignal);
+  // `bun run workers` that started us (setup.ts) was killed: nobody is left to stop us.
+  process.on("disconnect", soft);
+}
+
+function isRunning(dataDir: string): boolean {
+  const pid = readRun(dataDir)?.pid;
+  try {
+    return pid !== undefined && process.kill(pid, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
 }
 
 try {

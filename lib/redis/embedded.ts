@@ -9,7 +9,17 @@
  * left-over on the socket and shuts it down before it starts its own: two servers never share the file.
  */
 
-import { closeSync, mkdirSync, openSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { Redis } from "ioredis";
 import { backoffMs } from "../clock.ts";
@@ -22,12 +32,17 @@ const HZ = 100;
 /** Loading the file takes some 1 s per GB; a server that is not up after this is reported with the end of its log. */
 const READY_WITHIN_MS = 120_000;
 const READY_LOOK_MS = 10;
+/** A look that hangs is given up for the next one. */
+const ANSWER_WITHIN_MS = 1_000;
 /** A left-over is asked to shut down and given this long to write its file. */
 const SHUTDOWN_WITHIN_MS = 10_000;
-/** Starts in a row that did not last RESTART_RESET_MS before the supervisor is told to give up. */
-const RESTARTS_MAX = 10;
-const RESTART_RESET_MS = 10_000;
+/** A server that lasted this long is started again at once when it ends; one that did not, after a back-off. */
+const LASTED_MS = 1_000;
 const RESTART_BACKOFF = { firstMs: 10, maxMs: 2_000, jitter: 0 };
+/** No start has lasted for so long: given up. Time enough to free a full disk, under which Redis ends at every write. */
+const GIVE_UP_MS = 120_000;
+/** Of the server, in its folder: by it the next start finds a left-over. */
+const PID_FILE = "redis.pid";
 /** The log is started anew when it has grown beyond this. */
 const LOG_BYTES_MAX = 4 * 1024 * 1024;
 
@@ -42,8 +57,9 @@ export interface EmbeddedRedisOptions {
   readonly log: Log;
   /** A new server process took over; its pid. */
   readonly onStart: (pid: number) => void;
-  /** It died too often; why. */
+  /** No start has lasted for `giveUpMs` (default GIVE_UP_MS); why. */
   readonly onGone: (error: AppError) => void;
+  readonly giveUpMs?: number;
 }
 
 export interface EmbeddedRedis {
@@ -65,41 +81,54 @@ export async function startEmbeddedRedis(options: EmbeddedRedisOptions): Promise
   const socket = join(socketDir, "redis.sock");
   const port = freePort();
   const logFile = join(folder, "redis.log");
-  writeConfig(join(folder, "redis.conf"), { ...options, folder, socket, port, logFile });
+  const configFile = join(folder, "redis.conf");
+  writeConfig(configFile, { ...options, folder, socket, port, logFile });
 
   let guard: Guard | undefined;
   let isStopping = false;
 
   async function launch(): Promise<void> {
-    await shutDownLeftOver(socket, password, log);
+    await endLeftOver(folder, configFile, log);
     rotate(logFile);
-    guard = await startGuard(findServer(), join(folder, "redis.conf"));
+    guard = await startGuard(findServer(), configFile);
+    if (isStopping) guard.end();
     await whenReady(socket, password, guard, logFile);
     options.onStart(guard.pid);
   }
 
   async function keepRunning(): Promise<void> {
-    for (let failures = 0; !isStopping; ) {
-      const startedMs = performance.now();
+    const { giveUpMs = GIVE_UP_MS } = options;
+    let startedMs = performance.now();
+    let failingSinceMs = startedMs;
+    for (let failures = 0; ; ) {
       await guard?.exited;
       if (isStopping) return;
-      failures = performance.now() - startedMs > RESTART_RESET_MS ? 1 : failures + 1;
-      if (failures > RESTARTS_MAX) {
-        options.onGone(new AppError("INTERNAL", `Redis ended ${RESTARTS_MAX} times in a row:\n${lastLines(logFile)}`));
+      const nowMs = performance.now();
+      if (nowMs - startedMs >= LASTED_MS) [failures, failingSinceMs] = [0, nowMs];
+      if (nowMs - failingSinceMs > giveUpMs) {
+        options.onGone(
+          new AppError(
+            "INTERNAL",
+            `Redis ended ${failures} times in a row, the last time with:\n${lastLines(logFile)}`,
+          ),
+        );
         return;
       }
       log.warn({ failures }, "redis ended and is started again");
-      await Bun.sleep(backoffMs(failures, RESTART_BACKOFF));
+      if (failures > 0) await Bun.sleep(backoffMs(failures, RESTART_BACKOFF));
+      failures += 1;
+      if (isStopping) return;
       try {
         await launch();
       } catch (error) {
-        log.error({ error }, "redis did not start");
+        if (!isStopping) log.error({ error }, "redis did not start");
       }
+      startedMs = performance.now();
     }
   }
 
   await launch();
-  void keepRunning();
+  const finished = keepRunning();
   return {
     url: `redis+unix://:${encodeURIComponent(password)}@localhost${socket}`,
     port,
@@ -107,7 +136,9 @@ export async function startEmbeddedRedis(options: EmbeddedRedisOptions): Promise
     async stop() {
       isStopping = true;
       guard!.end();
-      await Promise.race([guard!.exited, Bun.sleep(SHUTDOWN_WITHIN_MS)]);
+      const timer = setTimeout(() => guard!.kill(), SHUTDOWN_WITHIN_MS);
+      await finished;
+      clearTimeout(timer);
       rmSync(socketDir, { recursive: true, force: true });
     },
   };
@@ -116,7 +147,10 @@ export async function startEmbeddedRedis(options: EmbeddedRedisOptions): Promise
 interface Guard {
   readonly pid: number;
   readonly exited: Promise<unknown>;
+  /** Stops the server, its file written. */
   end(): void;
+  /** For one that hangs. */
+  kill(): void;
 }
 
 async function startGuard(server: string, config: string): Promise<Guard> {
@@ -129,7 +163,15 @@ async function startGuard(server: string, config: string): Promise<Guard> {
   const reader = child.stdout.getReader();
   const { value } = await reader.read();
   const pid = Number.parseInt(new TextDecoder().decode(value), 10);
-  return { pid, exited: child.exited, end: () => void child.stdin.end() };
+  const kill = () => {
+    try {
+      process.kill(pid, "SIGKILL");
+    } catch (error) {
+      // It ended in this moment.
+      if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+    }
+  };
+  return { pid, exited: child.exited, end: () => void child.stdin.end(), kill };
 }
 
 function findServer(): string {
@@ -164,41 +206,52 @@ function writeConfig(
     ["appendfsync", ackLevel === "memory" ? "everysec" : "always"],
     ["no-appendfsync-on-rewrite", "no"],
     ["aof-use-rdb-preamble", "yes"],
-    ["save", '""'],
+    ["save", ""],
     ["maxmemory-policy", "noeviction"],
     ["hz", HZ],
     ["enable-debug-command", "local"],
-    ["set-proc-title", "yes"],
+    ["pidfile", join(folder, PID_FILE)],
+    ["proc-title-template", "{title} {listen-addr} {config-file}"],
   ];
-  writeFileSync(path, settings.map((setting) => setting.join(" ")).join("\n"), { mode: 0o600 });
+  writeFileSync(path, settings.map(([name, value]) => `${name} ${quote(value!)}`).join("\n"), { mode: 0o600 });
 }
 
-/** A Redis of ours that outlived its supervisor and guard: shut down, its file written. */
-async function shutDownLeftOver(socket: string, password: string, log: Log): Promise<void> {
-  const client = new Redis({
-    path: socket,
-    password,
-    lazyConnect: true,
-    retryStrategy: () => null,
-    connectTimeout: 2_000,
-    enableReadyCheck: false,
-  });
-  client.on("error", () => undefined);
-  try {
-    await client.connect();
-  } catch {
-    // Nobody listens: the usual case.
-    client.disconnect();
-    return;
+/** As redis.conf reads a value: a path may hold spaces and quotes. */
+function quote(value: string | number): string {
+  return `"${String(value).replace(/["\\]/g, "\\$&")}"`;
+}
+
+/** A Redis of ours that outlived its supervisor and guard: shut down, its file written; killed when it does not react. */
+async function endLeftOver(folder: string, configFile: string, log: Log): Promise<void> {
+  const pid = leftOver(join(folder, PID_FILE), configFile);
+  if (pid === undefined) return;
+  log.warn({ leftOver: pid }, "a redis of an earlier start is still running and is shut down");
+  for (const signal of ["SIGTERM", "SIGKILL"] as const) {
+    process.kill(pid, signal);
+    const deadline = performance.now() + SHUTDOWN_WITHIN_MS;
+    while (performance.now() < deadline) {
+      if (leftOver(join(folder, PID_FILE), configFile) === undefined) return;
+      await Bun.sleep(READY_LOOK_MS);
+    }
   }
-  log.warn({}, "a redis of an earlier start is still running and is shut down");
-  await client.shutdown("NOSAVE").catch(() => undefined);
-  client.disconnect();
-  const deadline = performance.now() + SHUTDOWN_WITHIN_MS;
-  while (await answers(socket, password)) {
-    if (performance.now() > deadline)
-      throw new AppError("CONFLICT", "a redis of an earlier start runs on this data dir and does not end");
-    await Bun.sleep(READY_LOOK_MS);
+  throw new AppError("CONFLICT", `a redis of an earlier start (pid ${pid}) runs on this data dir and does not end`);
+}
+
+/** The pid in the file, when that process is our server: pids are used again, titles with our path are not. */
+function leftOver(pidFile: string, configFile: string): number | undefined {
+  if (!existsSync(pidFile)) return undefined;
+  const pid = Number.parseInt(readFileSync(pidFile, "utf8"), 10);
+  return Number.isInteger(pid) && commandOf(pid).includes(configFile) ? pid : undefined;
+}
+
+function commandOf(pid: number): string {
+  if (process.platform !== "linux") return Bun.spawnSync(["ps", "-o", "command=", "-p", String(pid)]).stdout.toString();
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8");
+  } catch (error) {
+    // Gone since, or never there.
+    if (["ENOENT", "ESRCH"].includes((error as NodeJS.ErrnoException).code ?? "")) return "";
+    throw error;
   }
 }
 
@@ -209,6 +262,8 @@ async function answers(socket: string, password: string): Promise<boolean> {
     lazyConnect: true,
     retryStrategy: () => null,
     maxRetriesPerRequest: 0,
+    connectTimeout: ANSWER_WITHIN_MS,
+    commandTimeout: ANSWER_WITHIN_MS,
     enableReadyCheck: false,
   });
   client.on("error", () => undefined);
@@ -229,8 +284,10 @@ async function whenReady(socket: string, password: string, guard: Guard, logFile
   });
   const deadline = performance.now() + READY_WITHIN_MS;
   while (!(await answers(socket, password))) {
-    if (hasExited || performance.now() > deadline)
+    if (hasExited || performance.now() > deadline) {
+      if (!hasExited) guard.kill();
       throw new AppError("INVALID", `Redis did not come up:\n${lastLines(logFile)}`);
+    }
     await Bun.sleep(READY_LOOK_MS);
   }
 }

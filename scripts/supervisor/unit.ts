@@ -9,7 +9,6 @@
 import { backoffMs } from "../../lib/clock.ts";
 import { childEnvironment } from "../../lib/config.ts";
 import type { Log } from "../../lib/observability/index.ts";
-import { SHUTDOWN_MS } from "../../lib/service.ts";
 import type { UnitReport } from "../../workers/unit.ts";
 import type { Output } from "./output.ts";
 import type { PlannedUnit } from "./plan.ts";
@@ -18,17 +17,19 @@ import type { PlannedUnit } from "./plan.ts";
 const RESTART_BACKOFF = { firstMs: 100, maxMs: 5_000, jitter: 0.1 };
 /** So long ready, and the next death is the first again. */
 const HEALTHY_AFTER_MS = 10_000;
-/** A unit that has never been ready is tried so often: a dependency may need a moment. */
-const STARTS_MAX = 3;
-/** Beyond the unit's own deadline it is stuck. */
-const KILL_AFTER_MS = SHUTDOWN_MS + 3_000;
+/**
+ * A unit that has never been ready is tried so often, over some 3 s: after a kill -9 of an earlier supervisor its gateway needs a
+ * moment to leave the port.
+ */
+const STARTS_MAX = 6;
 
 export interface Unit {
   readonly tier: number;
   /** Resolves when the unit was ready for the first time. */
   readonly ready: Promise<void>;
-  /** SIGTERM, and SIGKILL when that does not end it. */
+  /** Soft; resolves when it has ended. */
   stop(): Promise<void>;
+  /** Ends it at once. */
   kill(): void;
 }
 
@@ -106,12 +107,7 @@ export function superviseUnit(planned: PlannedUnit, { redisUrl, log, output, onS
       isStopping = true;
       stopping.resolve();
       child?.kill("SIGTERM");
-      const timer = setTimeout(() => {
-        log.error({ unit: planned.name }, "a unit did not end in time and is killed");
-        child?.kill("SIGKILL");
-      }, KILL_AFTER_MS);
       await finished;
-      clearTimeout(timer);
     },
     kill() {
       isStopping = true;

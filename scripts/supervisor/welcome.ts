@@ -11,12 +11,16 @@ interface WelcomeParts {
   readonly output: Output;
   readonly serviceKey: string;
   readonly redisPort: number | undefined;
+  /** Of an embedded Redis: then a message of ours disturbs nobody. */
+  readonly isFirstStart: boolean;
 }
 
-/** Repeated at each start, it is one message for ever: the same clientId. */
+/** The whole of it takes some 20 ms. */
+const CALL_TIMEOUT_MS = 10_000;
 const FIRST = { clientId: "first-message", body: { text: "Hello Bob, this is Skein. Order #1 is on its way." } };
 
-export async function welcome({ config, urls, plan, output, serviceKey, redisPort }: WelcomeParts): Promise<void> {
+export async function welcome(parts: WelcomeParts): Promise<void> {
+  const { config, urls, plan, output, serviceKey, redisPort, isFirstStart } = parts;
   const [url] = urls;
   if (url === undefined) {
     output.say(`Skein runs ${plan.map(({ name }) => name).join(", ")}.`);
@@ -25,7 +29,8 @@ export async function welcome({ config, urls, plan, output, serviceKey, redisPor
   const bun = Bun.which("bun") ? "bun" : "npx --yes bun@1.4.5";
   const redis = redisPort === undefined ? "" : `, its Redis on 127.0.0.1:${redisPort}`;
   output.say(`\nSkein listens on ${urls.join(", ")}${redis}; data in ${config.dataDir}. Ctrl-C stops it.`);
-  if (config.jwksUrl === undefined) output.say(await firstMessage(url, serviceKey));
+  if (isFirstStart && plan.some(({ roles }) => roles.includes("logic")))
+    output.say(await firstMessage(url, serviceKey));
   output.say(
     `\nChat in two more terminals:\n\n    ${bun} run skein chat alice\n    ${bun} run skein chat bob\n\n` +
       `The HTTP API: ${url}/openapi.json. Health: ${url}/readyz. More: ${bun} run skein --help\n`,
@@ -37,6 +42,7 @@ async function firstMessage(url: string, serviceKey: string): Promise<string> {
   const call = async (user: string, method: string, path: string, body?: unknown) => {
     const response = await fetch(url + path, {
       method,
+      signal: AbortSignal.timeout(CALL_TIMEOUT_MS),
       headers: { Authorization: `Bearer ${serviceKey}`, "Skein-User": user, "Content-Type": "application/json" },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     });
