@@ -9,14 +9,14 @@
 
 import { backoffMs, systemClock } from "../clock.ts";
 import { AppError } from "../errors.ts";
-import { BLOCK_MS, outcomeOf, type RedisClient, toAppError } from "../redis/index.ts";
+import { outcomeOf, type RedisClient, toAppError } from "../redis/index.ts";
 import { createService, type Service } from "../service.ts";
 import type { Declaration, QueueContext } from "./consumer.ts";
 import { DeliveryLeases, type Hold, NO_ATTEMPTS } from "./delivery-lease.ts";
 import { DeliveryWork, holdOf } from "./delivery-work.ts";
 import { registerEverywhere } from "./group.ts";
 import { Delivery, type StreamEntry } from "./message.ts";
-import { QUARANTINE_MS, Quarantine } from "./quarantine.ts";
+import { Quarantine } from "./quarantine.ts";
 import type { Topic } from "./topic.ts";
 
 /** How late a retry or a takeover may be noticed. One small script per partition. */
@@ -176,20 +176,17 @@ class ConcurrentConsumer<D> {
     const { group, batchMax } = this.#declaration;
     const open = partitions.filter((partition) => !this.#quarantine.has(keys.topic(this.#topic.name, partition)));
     if (open.length === 0) {
-      await clock.sleep(QUARANTINE_MS, this.#stopping.signal);
+      await clock.sleep(this.#quarantine.blockMs, this.#stopping.signal);
       return null;
     }
-    // With less room than partitions, the read goes round them.
-    const count = Math.min(open.length, this.#work.room);
-    this.#firstStream += count;
-    const streams = Array.from({ length: count }, (_, i) =>
-      keys.topic(this.#topic.name, open[(this.#firstStream + i) % open.length]!),
-    );
-    const perStream = Math.min(batchMax, Math.max(1, Math.floor(this.#work.room / count)));
+    // Begins with another partition each time: the first ones must not take all the room.
+    this.#firstStream += 1;
+    const streams = open.map((_, i) => keys.topic(this.#topic.name, open[(this.#firstStream + i) % open.length]!));
+    const perStream = Math.min(batchMax, Math.max(1, Math.floor(this.#work.room / streams.length)));
     if (!this.#clientIds.has(connection)) this.#clientIds.set(connection, await connection.client("ID"));
     if (this.#isStopping) return null;
     return connection.xreadgroup(
-      ...(["GROUP", group, member, "COUNT", perStream, "BLOCK", BLOCK_MS, "STREAMS"] as const),
+      ...(["GROUP", group, member, "COUNT", perStream, "BLOCK", this.#quarantine.blockMs, "STREAMS"] as const),
       ...streams,
       ...streams.map(() => ">"),
     );
@@ -240,7 +237,7 @@ class ConcurrentConsumer<D> {
       while (!this.#isStopping && performance.now() < this.#nextSweepAt) {
         const waiting = new AbortController();
         this.#wakeSweep = () => waiting.abort();
-        await systemClock.sleep(this.#nextSweepAt - performance.now(), waiting.signal);
+        await systemClock.sleep(Math.max(1, this.#nextSweepAt - performance.now()), waiting.signal);
       }
     }
   }

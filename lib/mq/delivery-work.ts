@@ -29,12 +29,14 @@ export interface DeliveryWorkParts<D> {
 export class DeliveryWork<D> {
   readonly #parts: DeliveryWorkParts<D>;
   readonly #settler: Settler<D>;
+  /** All that is leased: with handlers, waiting for their turn, or settled without an answer from Redis yet. */
   readonly #inHand = new Set<Hold<D>>();
-  /** Suspects that wait until nothing else is in hand. They are in hand as far as leases go. */
+  readonly #running = new Set<Hold<D>>();
+  /** Batches (of one, for single handlers) that wait for a handler: a read may bring a little more than there is room for. */
+  readonly #waiting: (readonly Hold<D>[])[] = [];
+  /** They wait until nothing else is with a handler, and nothing else starts before them. */
   readonly #suspects: Hold<D>[] = [];
-  /** The suspect in its handler's hands, and what was read meanwhile: it waits. */
   #alone: Hold<D> | undefined;
-  readonly #deferred: (readonly Hold<D>[])[] = [];
   readonly #idlers: (() => void)[] = [];
 
   constructor(parts: DeliveryWorkParts<D>) {
@@ -48,11 +50,10 @@ export class DeliveryWork<D> {
     );
   }
 
-  /** How many deliveries may be taken. None while a suspect waits to be alone. */
+  /** How many deliveries may be taken. None while a suspect is about. */
   get room(): number {
-    return this.#suspects.length > 0 || this.#alone
-      ? 0
-      : Math.max(0, this.#parts.declaration.inFlightMax - this.#inHand.size);
+    if (this.#suspects.length > 0 || this.#alone) return 0;
+    return Math.max(0, this.#parts.declaration.inFlightMax - this.#inHand.size);
   }
 
   get holds(): ReadonlySet<Hold<D>> {
@@ -67,21 +68,15 @@ export class DeliveryWork<D> {
   /** Takes deliveries of one partition in hand. */
   deliver(holds: readonly Hold<D>[]): void {
     for (const hold of holds) this.#inHand.add(hold);
-    if (this.#alone) {
-      this.#deferred.push(holds);
-      return;
-    }
     const fit = holds.filter((hold) => !this.#isSetAside(hold));
-    const { handle, handleBatch } = this.#parts.declaration;
-    if (handle) for (const hold of fit) void this.#run([hold], () => handle(hold.delivery, hold));
-    if (!handleBatch) return;
-    const fresh = fit.filter((hold) => hold.attempts.failed === 0 && hold.attempts.losses === 0);
-    const batches = [fresh, ...fit.filter((hold) => !fresh.includes(hold)).map((hold) => [hold])];
-    for (const batch of batches) {
-      if (batch.length === 0) continue;
-      const deliveries = batch.map(({ delivery }) => delivery);
-      void this.#run(batch, () => handleBatch(deliveries, batch.length === 1 ? batch[0]! : new BatchContext(batch)));
+    const isBatch = this.#parts.declaration.handleBatch !== undefined;
+    const together: Hold<D>[] = [];
+    for (const hold of fit) {
+      if (isBatch && hold.attempts.failed === 0 && hold.attempts.losses === 0) together.push(hold);
+      else this.#waiting.push([hold]);
     }
+    if (together.length > 0) this.#waiting.push(together);
+    this.#pump();
   }
 
   /** Gives deliveries back that no handler has seen; costs no attempt. */
@@ -94,7 +89,7 @@ export class DeliveryWork<D> {
 
   /** Gives back what waits here for its turn. */
   releaseWaiting(): void {
-    this.release([...this.#suspects.splice(0), ...this.#deferred.splice(0).flat()]);
+    this.release([...this.#suspects.splice(0), ...this.#waiting.splice(0).flat()]);
   }
 
   /** Drops the results of a delivery whose lease is over, and tells its handler. */
@@ -123,27 +118,44 @@ export class DeliveryWork<D> {
     }
     if (hold.attempts.losses < LOSSES_MAX) return false;
     this.#suspects.push(hold);
-    this.#runSuspect();
     return true;
   }
 
-  #runSuspect(): void {
-    const [hold] = this.#suspects;
-    if (!hold || this.#inHand.size > this.#suspects.length) return;
-    const { handle, handleBatch } = this.#parts.declaration;
-    this.#suspects.shift();
-    this.#alone = hold;
-    void this.#run([hold], () => (handle ? handle(hold.delivery, hold) : handleBatch!([hold.delivery], hold)));
+  /** Hands out what may be handed out now. */
+  #pump(): void {
+    const { inFlightMax } = this.#parts.declaration;
+    for (;;) {
+      if (this.#alone) return;
+      if (this.#suspects.length > 0) {
+        if (this.#running.size > 0) return;
+        this.#alone = this.#suspects.shift()!;
+        void this.#run([this.#alone]);
+        return;
+      }
+      const next = this.#waiting[0];
+      if (!next || (this.#running.size > 0 && this.#running.size + next.length > inFlightMax)) return;
+      this.#waiting.shift();
+      void this.#run(next);
+    }
   }
 
-  async #run(holds: readonly Hold<D>[], handle: () => unknown): Promise<void> {
-    this.#parts.counters.delivered.inc(holds.length);
+  async #run(holds: readonly Hold<D>[]): Promise<void> {
+    const { counters, declaration } = this.#parts;
+    for (const hold of holds) this.#running.add(hold);
+    counters.delivered.inc(holds.length);
     try {
-      await handle();
+      await this.#handle(holds, declaration);
       for (const hold of holds) this.#settler.settle(hold, { kind: "ack" });
     } catch (error) {
       for (const hold of holds) this.#settler.settle(hold, this.#settlementOf(hold, error, holds.length === 1));
     }
+  }
+
+  #handle(holds: readonly Hold<D>[], { handle, handleBatch }: Declaration<D>): unknown {
+    const [first] = holds;
+    if (handle) return handle(first!.delivery, first!);
+    const deliveries = holds.map(({ delivery }) => delivery);
+    return handleBatch!(deliveries, holds.length === 1 ? first! : new BatchContext(holds));
   }
 
   #settlementOf(hold: Hold<D>, error: unknown, isAlone: boolean): Settlement {
@@ -172,14 +184,12 @@ export class DeliveryWork<D> {
   #settled(hold: Hold<D>, settlement: Settlement, outcome: SettleOutcome): void {
     const { context, topic, declaration, counters } = this.#parts;
     this.#inHand.delete(hold);
+    this.#running.delete(hold);
     if (outcome === "settled") this.#count(hold, settlement);
     else if (outcome === "stale" && !hold.isLost) context.metrics.leasesLost.inc({ topic, group: declaration.group });
     if (settlement.kind === "ack" && outcome !== "stale") counters.acked.inc(1);
-    if (this.#alone === hold) {
-      this.#alone = undefined;
-      for (const deferred of this.#deferred.splice(0)) this.deliver(deferred);
-    }
-    this.#runSuspect();
+    if (this.#alone === hold) this.#alone = undefined;
+    this.#pump();
     this.#parts.onRoom();
     if (this.#inHand.size === 0) for (const resolve of this.#idlers.splice(0)) resolve();
   }

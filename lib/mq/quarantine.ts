@@ -3,10 +3,11 @@
  * left out for a while: a broken partition must not hold up the others.
  */
 
+import { BLOCK_MS } from "../redis/index.ts";
 import type { QueueContext } from "./consumer.ts";
 
 /** A partition whose key holds something else is looked at again this late. */
-export const QUARANTINE_MS = 1_000;
+const QUARANTINE_MS = 1_000;
 
 export class Quarantine {
   readonly #context: QueueContext;
@@ -16,8 +17,9 @@ export class Quarantine {
     this.#context = context;
   }
 
-  get isEmpty(): boolean {
-    return this.#until.size === 0;
+  /** How long a read of the others may block: no longer than until what was left out is to be looked at again. */
+  get blockMs(): number {
+    return this.#until.size === 0 ? BLOCK_MS : QUARANTINE_MS;
   }
 
   has(stream: string): boolean {

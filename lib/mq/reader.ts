@@ -9,10 +9,10 @@
  */
 
 import { backoffMs, systemClock } from "../clock.ts";
-import { BLOCK_MS, outcomeOf, type RedisClient } from "../redis/index.ts";
+import { outcomeOf, type RedisClient } from "../redis/index.ts";
 import type { QueueContext } from "./consumer.ts";
 import type { StreamEntry } from "./message.ts";
-import { QUARANTINE_MS, Quarantine } from "./quarantine.ts";
+import { Quarantine } from "./quarantine.ts";
 
 /**
  * A blocked read is given this long to return by itself, which under load it does; and it is ended again this often until it
@@ -155,10 +155,9 @@ export class Reader {
     );
     if (ready.length === 0) {
       this.#reading = new Set();
-      const dueMs = this.#quarantine.isEmpty ? BLOCK_MS : QUARANTINE_MS;
       const waiting = new AbortController();
       this.#awake = () => waiting.abort();
-      await this.#context.clock.sleep(dueMs, waiting.signal);
+      await this.#context.clock.sleep(this.#quarantine.blockMs, waiting.signal);
       this.#awake = undefined;
       return null;
     }
@@ -168,7 +167,15 @@ export class Reader {
     this.#clientId ??= await this.#connection.client("ID");
     const streams = ready.map((target) => target.stream);
     const positions = ready.map((target) => target.position);
-    return this.#connection.xread("COUNT", count, "BLOCK", BLOCK_MS, "STREAMS", ...streams, ...positions);
+    return this.#connection.xread(
+      "COUNT",
+      count,
+      "BLOCK",
+      this.#quarantine.blockMs,
+      "STREAMS",
+      ...streams,
+      ...positions,
+    );
   }
 
   #count(): number {
@@ -207,7 +214,7 @@ export class Reader {
         await redis.commands.client("UNBLOCK", this.#clientId);
       }
     } catch (error) {
-      // The read returns by itself within BLOCK_MS.
+      // The read returns by itself within seconds.
       log.debug({ error }, "a blocked read could not be ended");
     } finally {
       this.#isUnblocking = false;
