@@ -139,8 +139,8 @@ export class BatchWork<D> implements Work<D> {
     const { lease } = this.#site;
     for (const delivery of batch) {
       if (!this.#site.mayHandOut()) return false;
-      if (delivery.entry === lease.grant.suspect) {
-        this.#site.bury(delivery, "poison", `${lease.grant.losses} holders were lost over it without an answer`);
+      if (lease.isPoison(delivery.entry)) {
+        this.#site.bury(delivery, "poison", `${lease.grant.blame} holders were lost over it, alone, without an answer`);
       } else {
         await lease.mark(delivery.entry);
         if (!(await this.#deliver([delivery]))) return false;

@@ -195,8 +195,8 @@ export class KeyWork<D> implements Work<D> {
     while (this.#careful > 0 && this.#site.mayHandOut()) {
       const [delivery] = this.#open.values();
       if (delivery === undefined) break;
-      if (delivery.entry === lease.grant.suspect) {
-        this.#site.bury(delivery, "poison", `${lease.grant.losses} holders were lost over it without an answer`);
+      if (lease.isPoison(delivery.entry)) {
+        this.#site.bury(delivery, "poison", `${lease.grant.blame} holders were lost over it, alone, without an answer`);
       } else {
         await lease.mark(delivery.entry);
         if (!(await this.#deliver(delivery))) break;

@@ -48,6 +48,8 @@ export interface Grant {
   readonly losses: number;
   /** The entry that was handed out alone when the lease was last lost, or "". */
   readonly suspect: string;
+  /** Holders that vanished with the suspect, alone, in hand. */
+  readonly blame: number;
   /** Whose lease ran out, or "" when it was free or our own. */
   readonly previousOwner: string;
   /** performance.now() before the call: the lease runs at least from here. */
@@ -55,14 +57,17 @@ export interface Grant {
 }
 
 type AcquireReply =
-  | ["granted", token: string, checkpoint: string, read: string, open: string, losses: number, suspect: string, string]
+  | [
+      ...["granted", token: string, checkpoint: string, read: string, open: string],
+      ...[losses: number, suspect: string, blame: number, previousOwner: string],
+    ]
   | ["held", owner: string, leftMs: number]
   | ["unregistered"];
 
 const acquireScript = defineScript({
   name: "mqLeaseAcquire",
   lua: acquireLua,
-  keys: ["lease", "groups"],
+  keys: ["lease", "groups", "stream"],
   args: ["group", "member", "session", "leaseMs"],
   decode: (reply) => reply as AcquireReply,
 });
@@ -112,18 +117,20 @@ export async function acquireLease(site: LeaseSite): Promise<Grant | "held" | "u
   const reply = await acquireScript(redis.commands, {
     lease: keys.lease(topic, partition, declaration.group),
     groups: keys.groups(topic, partition),
+    stream: keys.topic(topic, partition),
     group: declaration.group,
     member,
     session,
     leaseMs: declaration.leaseMs,
   });
   if (reply[0] !== "granted") return reply[0];
-  const [, token, checkpoint, read, open, losses, suspect, previousOwner] = reply;
+  const [, token, checkpoint, read, open, losses, suspect, blame, previousOwner] = reply;
   return {
     token: Number(token),
     progress: { checkpoint, read: Number(read), open: parseOpen(open) },
     losses,
     suspect,
+    blame,
     previousOwner,
     askedAt,
   };
@@ -182,6 +189,15 @@ export class PartitionLease {
     return this.grant.losses >= LOSSES_MAX || this.grant.suspect !== "";
   }
 
+  /**
+   * Whether this entry killed so many holders while it was alone in hand that it is buried untried. Never in a group that would
+   * rather wait than give up.
+   */
+  isPoison(entry: string): boolean {
+    const { suspect, blame } = this.grant;
+    return entry === suspect && blame >= LOSSES_MAX && Number.isFinite(this.#site.declaration.maxAttempts);
+  }
+
   /** Whether the last commit failed: take no more work, for its results could not be kept. */
   get isFailing(): boolean {
     return this.#failures > 0;
@@ -201,7 +217,7 @@ export class PartitionLease {
     this.#dead.push(letter);
   }
 
-  /** Records which entry is now handed out alone; should this holder die of it, the next one buries it. */
+  /** Records which entry is now handed out alone; should holders go on dying of it, it is buried. */
   async mark(entry: string): Promise<void> {
     this.#suspect = entry;
     await this.flush();

@@ -44,7 +44,17 @@ test("a lease is one member's; it is free after its time, with a higher token", 
   expect(await acquireLease(siteOf(t, "b", "2"))).toBe("held");
   const second = await eventually(() => take(siteOf(t, "b", "2")));
   expect(second.token).toBeGreaterThan(first.token);
-  expect(second).toMatchObject({ previousOwner: "a", losses: 1 });
+  expect(second).toMatchObject({ previousOwner: "a" });
+});
+
+test("a holder that vanished counts against what it may have had in hand, and not when there was nothing", async () => {
+  await using t = await registered("mq-lease");
+  const { context } = siteOf(t, "m", "1");
+  await take(siteOf(t, "a", "1"));
+  expect(await take(siteOf(t, "a", "2"))).toMatchObject({ losses: 0 });
+  await context.redis.commands.xadd(context.keys.topic("t", 0), "*", "h", "i t k  ", "d", "{}");
+  expect(await take(siteOf(t, "a", "3"))).toMatchObject({ losses: 1 });
+  expect(await take(siteOf(t, "a", "4"))).toMatchObject({ losses: 2 });
 });
 
 test("a holder that was away past its lease is refused, told by its signal, and changes nothing", async () => {

@@ -145,7 +145,8 @@ test("a message that kills its members is found, buried, and the rest is handled
   }
   expect(await t.deadLetters("g")).toMatchObject([{ k: "deadly", reason: "poison" }]);
   const seen = await seenBy(t);
-  expect(seen.filter(({ key }) => key === "deadly").length).toBeLessThanOrEqual(5);
+  // Three times among others until it is under suspicion, three times alone.
+  expect(seen.filter(({ key }) => key === "deadly").length).toBeLessThanOrEqual(6);
   await using _last = await spawnMember(t, "a");
   await eventually(async () => expect((await t.queue.describe(t.topic)).groups[0]!.lag).toBe(0));
   expectOrder(

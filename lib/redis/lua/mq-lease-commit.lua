@@ -19,8 +19,8 @@ local suspect = ARGV[8]
 local is_release = ARGV[9]
 local dead_max = ARGV[10]
 
-local owner, held_token, old_checkpoint, old_open, old_floor = unpack(redis.call('HMGET', lease,
-  'owner', 'token', 'checkpoint', 'open', 'floor'))
+local owner, held_token, old_checkpoint, old_open, old_floor, old_suspect = unpack(redis.call('HMGET', lease,
+  'owner', 'token', 'checkpoint', 'open', 'floor', 'suspect'))
 local length = redis.call('XLEN', dead)
 if owner ~= member or held_token ~= token then return { 0, owner or '' } end
 
@@ -50,6 +50,7 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('HSET', lease, 'until', string.format('%.0f', now_ms + lease_ms), 'checkpoint', checkpoint, 'floor', floor,
   'open', open, 'read', read, 'suspect', suspect)
 if floor ~= old_floor then redis.call('HSET', lease, 'losses', 0) end
+if suspect ~= (old_suspect or '') then redis.call('HSET', lease, 'blame', 0) end
 if is_release == '1' then redis.call('HSET', lease, 'owner', '', 'session', '', 'until', 0, 'losses', 0, 'suspect', '') end
 local evicted = 0
 if buried > 0 then evicted = length + buried - redis.call('XLEN', dead) end
