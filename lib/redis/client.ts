@@ -33,6 +33,11 @@ const SILENCE_MS = 4_000;
 const KEEP_ALIVE_MS = 10_000;
 /** Reconnects come soon and never give up: 20 ms, 40 ms, … 1 s. */
 const RECONNECT_MAX_MS = 1_000;
+/**
+ * How long until a server that is loading its file is asked again. ioredis waits for as long as the server estimates, 10 s at
+ * most; the estimate of the first moments is years, and so a restart of 0.1 s became an outage of 10 s.
+ */
+const LOADING_LOOK_MS = 50;
 /** 16 x 100 ms, ioredis' default, ends before a cluster node time-out (15 s default) has even named the dead master. */
 const CLUSTER_REDIRECTIONS_MAX = 100;
 const CLUSTER_FAILOVER_DELAY_MS = 200;
@@ -106,6 +111,7 @@ function connect(target: Target, given: ConnectionOptions): RedisClient {
   const options: ConnectionOptions = {
     connectTimeout: CONNECT_TIMEOUT_MS,
     keepAlive: KEEP_ALIVE_MS,
+    maxLoadingRetryTime: LOADING_LOOK_MS,
     retryStrategy: (times) => Math.min(20 * 2 ** Math.min(times - 1, 10), RECONNECT_MAX_MS),
     // A demoted master answers READONLY: leave it, and let the caller repeat what is safe (1 = without resend).
     reconnectOnError: (error) => (error.message.startsWith("READONLY") ? 1 : false),
