@@ -125,9 +125,10 @@ async function main(): Promise<void> {
     await Promise.all(units.map((unit) => unit.ready));
     if (stopping) return;
     const urls = plan.flatMap((planned) => (planned.url === undefined ? [] : [planned.url]));
-    record({ url: urls[0] ?? "", urls, ready: true });
+    record({ url: urls[0] ?? "", urls });
     const { serviceKey } = secrets;
     await welcome({ config, urls, plan, output, serviceKey, redisPort: redis?.port, isFirstStart });
+    record({ ready: true });
   } catch (error) {
     giveUp(error);
   }
