@@ -56,7 +56,10 @@ const STRIKE_DELAY_MS = 300;
 /** No acknowledgement for so long after a strike is a failure: nothing may need a human. */
 const RECOVERY_MS = 30_000;
 const POLL_MS = 10;
+/** Characters of the log that are printed when a campaign does not get through. */
+const LOG_SHOWN = 8_000;
 
+/** Runs one campaign. Throws, with the end of the Skein's log, when it does not get through: nothing may need a human. */
 export async function runCampaign(options: CampaignOptions): Promise<CampaignResult> {
   const { campaign, cycles, seed, keep, print, acksPerCycle = ACKS_PER_CYCLE } = options;
   const startedMs = performance.now();
@@ -89,7 +92,11 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
     print(`settled: ${describe(counts)}`);
     if (generator.refusals.length > 0) throw new Error(`connections were refused: ${generator.refusals.join("; ")}`);
     const result = await check(evidencePath, skein);
+    printResult(result, print);
     recoveries.sort((a, b) => a - b);
+    print(
+      `recovery: first acknowledgement after ${Math.round(recoveries[Math.floor(recoveries.length / 2)] ?? 0)} ms at the median, ${Math.round(recoveries.at(-1) ?? 0)} ms at most`,
+    );
     return {
       campaign,
       seed,
@@ -99,6 +106,9 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
       seconds: (performance.now() - startedMs) / 1_000,
       ...result,
     };
+  } catch (error) {
+    print(skein.output().slice(-LOG_SHOWN));
+    throw error;
   } finally {
     await generator?.kill();
     await skein.stop();
@@ -161,6 +171,24 @@ async function check(evidencePath: string, skein: VictimSkein): Promise<CheckRes
   });
   child.send(order);
   return result.promise;
+}
+
+function printResult(
+  { verdict, outcomes, messages, examples, caughtUpMs }: CheckResult,
+  print: (line: string) => void,
+) {
+  const { ok, duplicate, failed, unknown, attempts, retries, unsettled } = outcomes;
+  print(
+    `outcomes: ${attempts} messages in ${attempts + retries} tries: ${ok} ok, ${failed} failed, ${unknown} unknown`,
+  );
+  print(`          ${duplicate} acknowledged as repetitions, ${unsettled} neither acknowledged nor found`);
+  print(`timeline: ${messages} messages; archive and services complete after ${Math.round(caughtUpMs)} ms`);
+  print(
+    `verdict:  ${Object.entries(verdict)
+      .map(([kind, count]) => `${kind} ${count}`)
+      .join(", ")}`,
+  );
+  for (const example of examples) print(`          ${example}`);
 }
 
 function describe({ ok, duplicate, failed, unknown, refused }: Counts): string {
