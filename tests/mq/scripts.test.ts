@@ -1,0 +1,165 @@
+/** Every script with a key of a wrong type planted at each of its keys: it refuses and the keyspace is unchanged. */
+
+import { describe, expect, test } from "bun:test";
+import { systemClock } from "../../lib/clock.ts";
+import { type Declaration, declare, type QueueContext } from "../../lib/mq/consumer.ts";
+import { DeliveryLeases, Hold, NO_ATTEMPTS } from "../../lib/mq/delivery-lease.ts";
+import { registerGroup } from "../../lib/mq/group.ts";
+import { acquireLease, PartitionLease } from "../../lib/mq/lease.ts";
+import { Membership } from "../../lib/mq/membership.ts";
+import { Delivery, type StreamEntry } from "../../lib/mq/message.ts";
+import { silentLog } from "../../lib/observability/index.ts";
+import { digestOf, openTestQueue, type TestQueue } from "../support/queue.ts";
+
+interface Stage {
+  readonly t: TestQueue;
+  readonly context: QueueContext;
+  readonly ordered: Declaration<unknown>;
+  readonly concurrent: Declaration<unknown>;
+  readonly leases: DeliveryLeases;
+  /** Deliveries 1 and 2 of the concurrent group, held by this member. */
+  readonly holds: readonly Hold<unknown>[];
+}
+
+/** One partition with both kinds of group, deliveries in hand, a retry that is due, and a dead letter. */
+async function setStage(): Promise<Stage> {
+  const t = await openTestQueue("mq-scripts", { partitions: 1 });
+  const { redis, keys, metrics } = t.store;
+  const context: QueueContext = { redis, keys, metrics, clock: systemClock, log: silentLog, member: "m" };
+  const of = (mode: "ordered" | "concurrent") =>
+    declare<unknown>({ group: mode, mode, leaseMs: 1_000, handle: () => undefined });
+  const [ordered, concurrent] = [of("ordered"), of("concurrent")];
+  for (const declaration of [ordered, concurrent]) await registerGroup(context, "t", declaration, 0, "first");
+  await t.publish("k", 1, 300);
+  await t.queue.publish(t.topic, { type: "a", key: "k", data: { n: 301 }, dedupId: "known" });
+  await acquireLease({ context, topic: "t", declaration: ordered, partition: 0, session: "1" });
+  const leases = new DeliveryLeases(context, "t", "concurrent", 1);
+  const stream = keys.topic("t", 0);
+  const reply = await redis.commands.xreadgroup("GROUP", "concurrent", "m", "COUNT", 4, "STREAMS", stream, ">");
+  const [[, entries]] = reply as unknown as [[string, StreamEntry[]]];
+  const holds = entries.map((entry) => new Hold<unknown>(new Delivery(t.topic, 0, entry), 1, NO_ATTEMPTS));
+  const letter = {
+    entry: entries[3]![0],
+    values: [entries[3]![0], "id", "t", "k", "", "{}", "", "bury", "no", "1", ""],
+  };
+  const record = { failed: 1, losses: 0, firstFailureMs: 1, error: "no" };
+  await leases.settle(0, [
+    { hold: holds[2]!, settlement: { kind: "retry", waitMs: 0, record } },
+    { hold: holds[3]!, settlement: { kind: "bury", letter } },
+  ]);
+  return { t, context, ordered, concurrent, leases, holds: holds.slice(0, 2) };
+}
+
+const key = {
+  stream: ({ t }: Stage) => t.store.keys.topic("t", 0),
+  even: ({ t }: Stage) => t.store.keys.published("t", 0, "even"),
+  odd: ({ t }: Stage) => t.store.keys.published("t", 0, "odd"),
+  groups: ({ t }: Stage) => t.store.keys.groups("t", 0),
+  orderedLease: ({ t }: Stage) => t.store.keys.lease("t", 0, "ordered"),
+  orderedDead: ({ t }: Stage) => t.store.keys.deadLetters("t", 0, "ordered"),
+  lease: ({ t }: Stage) => t.store.keys.lease("t", 0, "concurrent"),
+  retries: ({ t }: Stage) => t.store.keys.retries("t", 0, "concurrent"),
+  attempts: ({ t }: Stage) => t.store.keys.attempts("t", 0, "concurrent"),
+  dead: ({ t }: Stage) => t.store.keys.deadLetters("t", 0, "concurrent"),
+  members: ({ t }: Stage) => t.store.keys.groupMembers("t", "ordered"),
+};
+
+const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage: Stage) => Promise<unknown> }> = {
+  publish: {
+    keys: ["stream", "even", "odd"],
+    run: ({ t }) => t.queue.publish(t.topic, { type: "a", key: "k", data: { n: 1 }, dedupId: "new" }),
+  },
+  "group-register ordered": {
+    keys: ["groups", "stream"],
+    run: ({ context, ordered }) => registerGroup(context, "t", { ...ordered, group: "new" }, 0, "latest"),
+  },
+  "group-register concurrent": {
+    keys: ["groups", "stream", "lease"],
+    run: ({ context, concurrent }) => registerGroup(context, "t", concurrent, 0, "latest"),
+  },
+  "lease-acquire": {
+    keys: ["orderedLease", "groups"],
+    run: ({ context, ordered }) =>
+      acquireLease({ context, topic: "t", declaration: ordered, partition: 0, session: "2" }),
+  },
+  "lease-commit": {
+    keys: ["orderedLease", "orderedDead"],
+    async run({ context, ordered }) {
+      const site = { context, topic: "t", declaration: ordered, partition: 0, session: "1" };
+      const progress = { checkpoint: "0-0", read: 0, open: [] };
+      const token = Number(
+        (await context.redis.commands.hget(context.keys.lease("t", 0, "ordered"), "token").catch(() => 1)) ?? 1,
+      );
+      const grant = {
+        token,
+        progress,
+        losses: 0,
+        suspect: "",
+        blame: 0,
+        previousOwner: "",
+        askedAt: performance.now(),
+      };
+      const lease = new PartitionLease(site, grant, () => undefined);
+      lease.follow(() => ({ checkpoint: "9999999999999-0", read: 5, open: [] }));
+      lease.bury({ entry: "5-0", values: ["5-0", "id", "t", "k", "", "{}", "", "bury", "no", "1", ""] });
+      if (!(await lease.commit())) throw new Error("not committed");
+    },
+  },
+  "member-beat": { keys: ["members"], run: ({ context }) => new Membership(context, "t", "ordered", 1_000).quota() },
+  claim: {
+    keys: ["stream", "retries", "attempts", "lease"],
+    async run({ leases }) {
+      await Bun.sleep(3);
+      await leases.claim(0, 10);
+    },
+  },
+  settle: {
+    keys: ["stream", "retries", "attempts", "dead"],
+    run({ leases, holds }) {
+      const record = { failed: 1, losses: 0, firstFailureMs: 1, error: "no" };
+      const [first, second] = holds as [Hold<unknown>, Hold<unknown>];
+      const entry = second.delivery.entry;
+      const letter = { entry, values: [entry, "id", "t", "k", "", "{}", "", "bury", "no", "1", ""] };
+      return leases.settle(0, [
+        { hold: first, settlement: { kind: "retry", waitMs: 0, record } },
+        { hold: second, settlement: { kind: "bury", letter } },
+      ]);
+    },
+  },
+  renew: { keys: ["stream"], run: ({ leases, holds }) => leases.renew(0, holds) },
+  disown: { keys: ["stream", "retries", "attempts"], run: ({ leases }) => leases.disown(0, 10) },
+  "consumers-drop": { keys: ["stream"], run: ({ leases }) => leases.dropConsumers(0, 0, 10) },
+  trim: {
+    keys: ["stream", "groups", "orderedLease", "lease"],
+    run: ({ t }) => t.queue.trim({ name: "t", retentionMs: 1, lengthMax: 1, dedupMs: 1 }),
+  },
+};
+
+describe("a wrong type at a key changes nothing", () => {
+  for (const [name, { keys, run }] of Object.entries(SCRIPTS)) {
+    for (const planted of keys) {
+      test(`${name}: ${planted}`, async () => {
+        const stage = await setStage();
+        await using t = stage.t;
+        const { commands } = t.store.redis;
+        const at = key[planted](stage);
+        await commands.multi().del(at).set(at, "planted").exec();
+        const before = await digestOf(t.store);
+        const error = await run(stage).then(
+          () => undefined,
+          (thrown: unknown) => thrown,
+        );
+        expect(error).toBeInstanceOf(Error);
+        expect(await digestOf(t.store)).toEqual(before);
+      });
+    }
+  }
+});
+
+test("each script works on the stage as it stands, so that the refusals above are the planted key's", async () => {
+  for (const { run } of Object.values(SCRIPTS)) {
+    const stage = await setStage();
+    await using _t = stage.t;
+    await run(stage);
+  }
+});
