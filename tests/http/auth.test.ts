@@ -207,5 +207,5 @@ test("a service acts for whom it names; a user may not name another", async () =
 
 test("a secret under 32 bytes stops the start", async () => {
   const promise = createAuthenticator({ jwtSecret: "too short", serviceKey: SERVICE_KEY, clock });
-  expect(promise).rejects.toThrow("32 bytes");
+  await expect(promise).rejects.toThrow("32 bytes");
 });

@@ -32,6 +32,7 @@ export class ChatClient implements Disposable {
   private readonly waiting = new Map<number | string, (frame: Frame) => void>();
   private readonly taken = new Map<string, number>();
   private wake: (() => void)[] = [];
+  private isClosed = false;
   private lastId = 0;
 
   private constructor(readonly socket: WebSocket) {
@@ -48,6 +49,7 @@ export class ChatClient implements Disposable {
     this.closed = new Promise((resolve) => {
       socket.onclose = ({ code, reason }) => {
         resolve({ code, reason });
+        this.isClosed = true;
         for (const answer of this.waiting.values()) answer({ error: closedError(code) });
         this.wakeAll();
       };
@@ -119,7 +121,7 @@ export class ChatClient implements Disposable {
     for (;;) {
       const found = find();
       const leftMs = deadline - performance.now();
-      if (found !== undefined || leftMs <= 0) return found;
+      if (found !== undefined || leftMs <= 0 || this.isClosed) return found;
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, leftMs);
         this.wake.push(() => {

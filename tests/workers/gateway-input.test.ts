@@ -4,6 +4,7 @@
  */
 
 import { afterAll, beforeAll, beforeEach, expect, test } from "bun:test";
+import fc from "fast-check";
 import { LIMITS } from "../../lib/im/index.ts";
 import { openTestChat, type TestChat } from "../support/chat.ts";
 import type { ChatClient, Frame } from "../support/chat-client.ts";
@@ -492,6 +493,33 @@ test("twenty thousand fragments make a frame; a flood of pings and empty fragmen
   expect(JSON.parse(socket.texts[1]!)).toMatchObject({ id: 2, result: { serverTime: expect.any(Number) } });
 });
 
+test("two thousand random frames: each is answered, or its socket is closed as a protocol error", async () => {
+  const envelope = {
+    jsonrpc: "2.0",
+    id: 1,
+    method: "message.send",
+    params: { conversation, clientId: "f", body: { text: "x" } },
+  };
+  const text = JSON.stringify(envelope);
+  const broken = fc
+    .tuple(fc.nat(text.length), fc.string({ maxLength: 5, unit: "binary" }), fc.nat(5))
+    .map(([at, insert, cut]) => text.slice(0, at) + insert + text.slice(at + cut));
+  const reshaped = fc
+    .tuple(fc.constantFrom("conversation", "clientId", "body", "type", "mentions", "replyTo", "x"), fc.jsonValue())
+    .map(([field, value]) => JSON.stringify({ ...envelope, params: { ...envelope.params, [field]: value } }));
+  const frames = fc.sample(fc.oneof(broken, reshaped, fc.json(), fc.string({ unit: "binary" })), 2_000);
+  let client = await chat.connect("ada");
+  for (const frame of frames) {
+    client.raw(frame);
+    const answer = await client.nextOther().catch(async () => ({ closed: (await client.closed).code }));
+    if ("closed" in answer) expect(answer.closed).toBe(4505);
+    else for (const part of [answer].flat() as Frame[]) expect(part.error?.data.code).not.toBe("INTERNAL");
+    if (client.socket.readyState === WebSocket.OPEN) continue;
+    client = await chat.connect("ada");
+  }
+  client[Symbol.dispose]();
+});
+
 // Before authentication
 
 test("before session.open: other requests are refused, 4 KiB are the limit, a bad token closes", async () => {
@@ -564,6 +592,18 @@ test.each(every)("%s %s without credentials is 401, with a query token too", asy
     expect(response.status).toBe(401);
     expect(response.headers.get("www-authenticate")).toBe("Bearer");
   }
+});
+
+test("the list above is every route of the API", async () => {
+  const api = (await (await fetch(`${chat.url}/openapi.json`)).json()) as {
+    paths: Record<string, Record<string, unknown>>;
+  };
+  const described = Object.entries(api.paths).flatMap(([path, verbs]) =>
+    Object.keys(verbs).map(
+      (verb) => `${verb.toUpperCase()} ${path.replace("{conversation}", "x").replace("{user}", "y")}`,
+    ),
+  );
+  expect(described.sort()).toEqual(every.map(([method, path]) => `${method} ${path}`).sort());
 });
 
 test("a user mints no tokens", async () => {

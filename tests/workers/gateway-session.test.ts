@@ -205,7 +205,7 @@ describe("draining", () => {
     await stopped;
     expect(await routesOf(store, "ada")).toBe(0);
     expect(await routesOf(store, "bob")).toBe(0);
-    expect(fetch(`${gateway!.url}/healthz`)).rejects.toThrow();
+    await expect(fetch(`${gateway!.url}/healthz`)).rejects.toThrow();
     const streams = await store.redis.commands.keys(`${store.prefix}:{gateway:*`);
     expect(streams).toEqual([]);
   });
@@ -333,4 +333,11 @@ test("no log line holds a token, a key or a text, whatever goes wrong", async ()
   for (const secret of [token, token.slice(-20), chat.serviceKey, chat.jwtSecret, canary]) {
     expect(lines.filter((line) => line.includes(secret))).toEqual([]);
   }
+});
+
+test("a port that is taken is named with its remedy", async () => {
+  await using store = await openTestStore("gs-port");
+  await using chat = await openTestChat(store);
+  const again = chat.startGateway({ env: { SKEIN_PORT: String(chat.port) } });
+  await expect(again).rejects.toThrow("set SKEIN_PORT");
 });

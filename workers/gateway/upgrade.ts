@@ -24,6 +24,8 @@ const BACKPRESSURE_BYTES_MAX = OUTBOX_BYTES_MAX + 768 * 1_024;
 const REQUEST_BYTES_MAX = 1024 * 1_024;
 /** A request silent for so long is cut. */
 const HTTP_IDLE_TIMEOUT_S = 15;
+/** RFC 6455: the server met a condition that it did not expect. */
+const CLOSE_INTERNAL = 1011;
 /** After the drain, for requests that are being answered. */
 const STOP_TIMEOUT_MS = 2_000;
 
@@ -62,21 +64,33 @@ export function createServer({ host, port, origins, app, auth, sessions, log }: 
     }
   }
 
+  /** A bug that one socket meets ends that socket, not the process with all the others. */
+  function guarded<A extends unknown[]>(handle: (ws: Bun.ServerWebSocket<Session>, ...rest: A) => void) {
+    return (ws: Bun.ServerWebSocket<Session>, ...rest: A): void => {
+      try {
+        handle(ws, ...rest);
+      } catch (error) {
+        log.error({ connection: ws.data.id, error }, "socket handler failed");
+        ws.close(CLOSE_INTERNAL, "internal error");
+      }
+    };
+  }
+
   async function claimsOf(headers: Headers): Promise<TokenClaims> {
     const caller = await auth.authenticate(headers);
     return caller.kind === "user" ? caller : { user: actingUser(caller), expiresAt: Number.POSITIVE_INFINITY };
   }
 
-  const service = createService(
-    "gateway server",
-    async () => {
-      sessions.start();
-      server = Bun.serve<Session>({
+  function listen(): Bun.Server<Session> {
+    try {
+      return Bun.serve<Session>({
         hostname: host,
         port,
         idleTimeout: HTTP_IDLE_TIMEOUT_S,
         maxRequestBodySize: REQUEST_BYTES_MAX,
         development: false,
+        // Without development Bun shares a taken port by default: two Skeins would each get half of the other's clients.
+        reusePort: false,
         fetch(request, on) {
           if (isWebSocketPath(request.url) && request.method === "GET" && request.headers.has("upgrade")) {
             return upgrade(request, on);
@@ -95,15 +109,30 @@ export function createServer({ host, port, origins, app, auth, sessions, log }: 
           perMessageDeflate: false,
           backpressureLimit: BACKPRESSURE_BYTES_MAX,
           closeOnBackpressureLimit: true,
-          open(ws) {
+          open: guarded((ws) => {
             sessions.add(ws.data);
             ws.data.opened(ws);
-          },
-          message: (ws, frame) => ws.data.received(frame),
-          drain: (ws) => ws.data.outbox.drained(),
-          close: (ws) => ws.data.ended(),
+          }),
+          message: guarded((ws, frame: string | Uint8Array) => ws.data.received(frame)),
+          drain: guarded((ws) => ws.data.outbox.drained()),
+          close: guarded((ws) => ws.data.ended()),
         },
       });
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (code !== "EADDRINUSE" && code !== "EACCES") throw error;
+      const reason = code === "EADDRINUSE" ? "is taken by another process" : "needs more rights";
+      throw new AppError("CONFLICT", `port ${port} of ${host} ${reason}: set SKEIN_PORT to another one`, {
+        cause: error,
+      });
+    }
+  }
+
+  const service = createService(
+    "gateway server",
+    async () => {
+      server = listen();
+      sessions.start();
       log.info({ host, port: server.port }, "gateway listens");
     },
     async (signal) => {
