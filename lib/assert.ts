@@ -11,8 +11,3 @@ export class AssertionError extends Error {
 export function assert(condition: unknown, message: string): asserts condition {
   if (!condition) throw new AssertionError(message);
 }
-
-/** Marks a branch that the types rule out, so that a new variant fails to compile here. */
-export function unreachable(value: never): never {
-  throw new AssertionError(`unreachable value: ${JSON.stringify(value)}`);
-}

@@ -17,10 +17,6 @@ type Branded<T, B extends string> = T & { readonly [brand]: B };
 
 export type UserId = Branded<string, "UserId">;
 export type ConversationId = Branded<string, "ConversationId">;
-export type MessageId = Branded<string, "MessageId">;
-export type ConnectionId = Branded<string, "ConnectionId">;
-/** Position in a conversation's timeline: 1..n without a gap. */
-export type Seq = Branded<number, "Seq">;
 
 /** The two id alphabets of the wire. `:` `{` `}` never: they would forge keys and hash tags. */
 export const USER_ID_PATTERN = /^[A-Za-z0-9_.@|+=-]{1,128}$/;

@@ -14,9 +14,9 @@ interface Step {
 const bun = process.execPath;
 const TESTS: Step = { name: "tests", command: [bun, "run", "test"] };
 const OTHERS: readonly Step[] = [
-  { name: "format and lint", command: [bun, "--bun", "node_modules/.bin/biome", "ci", "."] },
+  { name: "format and lint", command: [bun, "--bun", "node_modules/.bin/biome", "ci", "--colors=off", "."] },
   { name: "types", command: [bun, "--bun", "node_modules/.bin/tsc", "--noEmit"] },
-  { name: "unused code", command: [bun, "--bun", "node_modules/.bin/knip"] },
+  { name: "unused code", command: [bun, "--bun", "node_modules/.bin/knip", "--no-progress"] },
 ];
 
 interface Result {

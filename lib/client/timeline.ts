@@ -45,8 +45,6 @@ interface Place {
   grace: ReturnType<typeof setTimeout> | undefined;
 }
 
-export type Timelines = ReturnType<typeof createTimelines>;
-
 export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>, events: TimelineEvents) {
   const places = new Map<string, Place>();
   let isRunning = false;
