@@ -38,12 +38,16 @@ export function planUnits({ instances, processes }: Arguments, config: Config, i
       instance: `${installation}.${unit.name}`,
       tier: Math.max(...unit.roles.map((role) => LAYERS[role].layer || LAYERS.gateway.layer)),
       environment: port === undefined ? {} : { SKEIN_PORT: String(port) },
-      url:
-        port === undefined
-          ? undefined
-          : `http://${config.host.includes(":") ? `[${config.host}]` : config.host}:${port}`,
+      url: port === undefined ? undefined : urlOf(config.host, port),
     };
   });
+}
+
+function urlOf(host: string, port: number): string {
+  const url = new URL("http://localhost");
+  url.hostname = host.includes(":") ? `[${host}]` : host;
+  url.port = String(port);
+  return url.origin;
 }
 
 /** The asked port and those behind it; 0 asks for any that is free. */
