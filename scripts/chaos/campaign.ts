@@ -36,8 +36,8 @@ export interface CampaignResult extends CheckResult {
   readonly seed: number;
   readonly cycles: number;
   readonly faults: readonly string[];
-  /** ms from a strike to the first acknowledgement after it. */
-  readonly recoveryMs: { readonly median: number; readonly max: number };
+  /** The longest time without any acknowledgement in a cycle. */
+  readonly silenceMs: { readonly median: number; readonly max: number };
   readonly seconds: number;
   readonly isClean: boolean;
 }
@@ -74,17 +74,17 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
     await acks(generator, WARM_ACKS, "warming up");
     print(`warm: ${generator.counts.ok} acknowledged`);
     const faults: string[] = [];
-    const recoveries: number[] = [];
+    const silences: number[] = [];
     for (let cycle = 1; cycle <= cycles; cycle++) {
       await Bun.sleep(random.next() * STRIKE_DELAY_MS);
       const before = generator.counts.ok;
-      const struckMs = performance.now();
+      generator.takeSilenceMs();
       const fault = await strike(campaign, { random, processes: skein.processes, leaseMs: skein.leaseMs });
-      await acks(generator, 1, `after ${fault}`);
-      recoveries.push(performance.now() - struckMs);
       await acks(generator, Math.max(1, before + acksPerCycle - generator.counts.ok), `after ${fault}`);
       faults.push(fault);
-      print(`cycle ${cycle}: ${fault}; ${generator.counts.ok - before} acknowledged; ${describe(generator.counts)}`);
+      silences.push(generator.takeSilenceMs());
+      const acknowledged = generator.counts.ok - before;
+      print(`cycle ${cycle}: ${fault}; ${acknowledged} acknowledged, none for ${Math.round(silences.at(-1)!)} ms`);
     }
     await skein.healthy();
     await acks(generator, acksPerCycle, "healed");
@@ -93,16 +93,15 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
     if (generator.refusals.length > 0) throw new Error(`connections were refused: ${generator.refusals.join("; ")}`);
     const result = await check(evidencePath, skein);
     printResult(result, print);
-    recoveries.sort((a, b) => a - b);
-    print(
-      `recovery: first acknowledgement after ${Math.round(recoveries[Math.floor(recoveries.length / 2)] ?? 0)} ms at the median, ${Math.round(recoveries.at(-1) ?? 0)} ms at most`,
-    );
+    silences.sort((a, b) => a - b);
+    const silence = { median: silences[Math.floor(silences.length / 2)] ?? 0, max: silences.at(-1) ?? 0 };
+    print(`silence:  ${Math.round(silence.median)} ms at the median, ${Math.round(silence.max)} ms at most`);
     return {
       campaign,
       seed,
       cycles,
       faults,
-      recoveryMs: { median: recoveries[Math.floor(recoveries.length / 2)] ?? 0, max: recoveries.at(-1) ?? 0 },
+      silenceMs: silence,
       seconds: (performance.now() - startedMs) / 1_000,
       ...result,
     };
