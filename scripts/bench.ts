@@ -1,4 +1,4 @@
-/** `bun run bench …`: set-up, then bench/main.ts. Nothing is imported from packages before they are installed. */
+/** `bun run bench <what>`: set-up, then the measurement (bench/main.ts). Nothing is imported from packages before they are installed. */
 
 import { runWithSetUp } from "./setup.ts";
 

@@ -1,4 +1,4 @@
-/** `bun run chaos …`: set-up, then chaos/main.ts. Nothing is imported from packages before they are installed. */
+/** `bun run chaos <campaign>`: set-up, then the campaign (chaos/main.ts). Nothing is imported from packages before they are installed. */
 
 import { runWithSetUp } from "./setup.ts";
 

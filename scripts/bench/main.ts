@@ -1,5 +1,50 @@
-/** `bun run bench <what>`: set-up, then the measurement (bench/main.ts). Nothing is imported from packages before they are installed. */
+/**
+ * `bun run bench chat`: measures a private Skein on this machine and prints every figure beside its goal and beside the
+ * yardstick, for machines differ. `--quick` for a look, `--json` for a record.
+ */
 
-import { runWithSetUp } from "./setup.ts";
+import { defineCommand, runMain } from "citty";
+import { type BenchLevel, benchChat, SECTIONS, type Section } from "./chat.ts";
 
-await runWithSetUp(new URL("./bench/main.ts", import.meta.url).pathname, { redis: true });
+const LEVELS: readonly BenchLevel[] = ["memory", "disk"];
+
+const chat = defineCommand({
+  meta: { name: "chat", description: "Yardstick, commit ceiling, throughput, latency, fan-out, memory" },
+  args: {
+    quick: { type: "boolean", default: false, description: "Short runs, 1 000 idle connections" },
+    json: { type: "boolean", default: false, description: "Print the figures as JSON when done" },
+    only: { type: "string", default: SECTIONS.join(","), description: "Parts to run" },
+    level: { type: "string", default: LEVELS.join(","), description: "Ack levels to measure at" },
+    profile: {
+      type: "boolean",
+      default: false,
+      description: "Print where each process spends its time (slows it down)",
+    },
+  },
+  async run({ args }) {
+    const result = await benchChat({
+      isQuick: args.quick,
+      sections: listOf<Section>("only", args.only, SECTIONS),
+      levels: listOf<BenchLevel>("level", args.level, LEVELS),
+      isProfiling: args.profile,
+      print: args.json ? (line) => console.error(line) : (line) => console.log(line),
+    });
+    if (args.json) console.log(JSON.stringify(result, null, 2));
+  },
+});
+
+/** Keeps the order of `allowed`; exits with 2 on a word that is not among them. */
+function listOf<T extends string>(name: string, text: string, allowed: readonly T[]): T[] {
+  const words = text.split(",").map((word) => word.trim());
+  const unknown = words.find((word) => !(allowed as readonly string[]).includes(word));
+  if (unknown === undefined) return allowed.filter((word) => words.includes(word));
+  console.error(`--${name}: "${unknown}" is not one of ${allowed.join(", ")}`);
+  process.exit(2);
+}
+
+await runMain(
+  defineCommand({
+    meta: { name: "bench", description: "Measure a private Skein on this machine" },
+    subCommands: { chat },
+  }),
+);

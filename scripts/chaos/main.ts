@@ -1,5 +1,54 @@
-/** `bun run chaos <campaign>`: set-up, then the campaign (chaos/main.ts). Nothing is imported from packages before they are installed. */
+/**
+ * `bun run chaos <campaign>`: breaks a private Skein on purpose while messages flow, and judges from outside whether a promise was
+ * broken. Prints the seed, the outcomes and the verdict; exits with 1 when anything but zeros is found.
+ */
 
-import { runWithSetUp } from "./setup.ts";
+import { defineCommand, runMain } from "citty";
+import { type CampaignName, runCampaign } from "./campaign.ts";
 
-await runWithSetUp(new URL("./chaos/main.ts", import.meta.url).pathname, { redis: true });
+const SEED_LIMIT = 2 ** 31;
+
+const campaign = (name: CampaignName, description: string, cycles: number) =>
+  defineCommand({
+    meta: { name, description },
+    args: {
+      cycles: { type: "string", default: String(cycles), description: "Faults to inject" },
+      seed: { type: "string", description: "Repeats the choices of an earlier run (default: random)" },
+      json: { type: "boolean", default: false, description: "Print the result as JSON" },
+      keep: { type: "boolean", default: false, description: "Keep the data dir and the evidence" },
+    },
+    async run({ args }) {
+      const cycleCount = wholeNumber("cycles", args.cycles, 1, 10_000);
+      const seed =
+        args.seed === undefined
+          ? Math.floor(Math.random() * SEED_LIMIT)
+          : wholeNumber("seed", args.seed, 0, SEED_LIMIT - 1);
+      const result = await runCampaign({
+        campaign: name,
+        cycles: cycleCount,
+        seed,
+        keep: args.keep,
+        print: args.json ? (line) => console.error(line) : (line) => console.log(line),
+      });
+      if (args.json) console.log(JSON.stringify(result, null, 2));
+      process.exitCode = result.isClean ? 0 : 1;
+    },
+  });
+
+function wholeNumber(name: string, text: string, min: number, max: number): number {
+  const value = Number(text);
+  if (Number.isInteger(value) && value >= min && value <= max) return value;
+  console.error(`--${name} must be a whole number from ${min} to ${max}, not "${text}"`);
+  process.exit(2);
+}
+
+await runMain(
+  defineCommand({
+    meta: { name: "chaos", description: "Break a private Skein on purpose and judge it from outside" },
+    subCommands: {
+      "redis-kill": campaign("redis-kill", "kill -9 of Redis under load, at ack level disk", 30),
+      "worker-kill": campaign("worker-kill", "kill -9 of gateways, logic, archive and the examples at random", 30),
+      "worker-pause": campaign("worker-pause", "SIGSTOP of one of them for longer than its lease", 10),
+    },
+  }),
+);
