@@ -24,23 +24,28 @@ export interface Run {
   readonly ready: boolean;
 }
 
-/** Takes the data dir. Throws AppError CONFLICT naming the holder when another Skein runs on it. */
+/** Takes the data dir. Throws AppError CONFLICT naming the holder when another Skein runs on it, INVALID when it cannot be written. */
 export function lockDataDir(dataDir: string): { release(): void } {
-  mkdirSync(dataDir, { recursive: true, mode: 0o700 });
-  const database = new Database(join(dataDir, "lock.db"));
+  let database: Database | undefined;
   try {
+    mkdirSync(dataDir, { recursive: true, mode: 0o700 });
+    database = new Database(join(dataDir, "lock.db"));
     database.exec(
       "PRAGMA busy_timeout = 0; PRAGMA journal_mode = MEMORY; PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE",
     );
   } catch (cause) {
-    database.close();
-    if ((cause as { code?: string }).code !== "SQLITE_BUSY") throw cause;
+    database?.close();
+    if ((cause as { code?: string }).code !== "SQLITE_BUSY") {
+      const reason = (cause as Error).message;
+      throw new AppError("INVALID", `SKEIN_DATA_DIR ${dataDir} cannot be written: ${reason}`, { cause });
+    }
     const holder = readRun(dataDir)?.pid;
     const who = holder === undefined ? "" : ` (pid ${holder})`;
     const detail = `another Skein runs on the data dir ${dataDir}${who}; stop it, or set SKEIN_DATA_DIR to another folder`;
     throw new AppError("CONFLICT", detail, { cause });
   }
-  return { release: () => database.close() };
+  const held = database;
+  return { release: () => held.close() };
 }
 
 export function readRun(dataDir: string): Run | undefined {

@@ -110,6 +110,13 @@ test("another number of partitions than the first start's is refused", async () 
   expect(second.output).toContain("16");
 });
 
+test("a data dir that cannot be written is named", async () => {
+  const { code, output } = await runWorkers([], { SKEIN_DATA_DIR: "/proc/skein" });
+  expect(code).toBe(1);
+  expect(output).toContain("SKEIN_DATA_DIR /proc/skein cannot be written");
+  expect(output).not.toContain("at ");
+});
+
 test.each([
   { args: ["gatway"], env: {}, says: "there is no role gatway" },
   { args: ["gateway=none"], env: {}, says: "instances must be a whole number" },
