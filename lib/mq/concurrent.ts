@@ -30,6 +30,8 @@ const DISOWN_MAX = 100;
 const CONSUMER_IDLE_MS = 3_600_000;
 const CONSUMER_SWEEP_MS = 600_000;
 const CONSUMER_DROP_MAX = 100;
+/** Blocked reads of a Cluster are not ended from outside: this is what a stop may wait for them. */
+const CLUSTER_BLOCK_MS = 1_000;
 const FAILURE_BACKOFF = { firstMs: 50, maxMs: 1_000, jitter: 0.2 };
 
 export function createConcurrentConsumer<D>(
@@ -125,8 +127,18 @@ class ConcurrentConsumer<D> {
     await Promise.all([this.#reading, this.#upkeep]);
   }
 
+  /** Stopping waits for reads under way. UNBLOCK reaches one node, so on a Cluster they are short instead. */
+  get #blockMs(): number {
+    const { blockMs } = this.#quarantine;
+    return this.#context.redis.topology === "cluster" ? Math.min(CLUSTER_BLOCK_MS, blockMs) : blockMs;
+  }
+
   /** Ends blocked reads from outside, so that what they were just given is known and can be given back. */
   async #endReads(): Promise<void> {
+    if (this.#context.redis.topology === "cluster") {
+      await this.#reading;
+      return;
+    }
     let isEnded = false;
     void this.#reading.then(() => {
       isEnded = true;
@@ -186,7 +198,7 @@ class ConcurrentConsumer<D> {
     if (!this.#clientIds.has(connection)) this.#clientIds.set(connection, await connection.client("ID"));
     if (this.#isStopping) return null;
     return connection.xreadgroup(
-      ...(["GROUP", group, member, "COUNT", perStream, "BLOCK", this.#quarantine.blockMs, "STREAMS"] as const),
+      ...(["GROUP", group, member, "COUNT", perStream, "BLOCK", this.#blockMs, "STREAMS"] as const),
       ...streams,
       ...streams.map(() => ">"),
     );

@@ -204,9 +204,10 @@ export class Reader {
 
   /** Ends the unwanted read, but no later one. */
   async #unblock(): Promise<void> {
-    if (this.#isUnblocking) return;
-    this.#isUnblocking = true;
     const { redis, clock, log } = this.#context;
+    // On a Cluster a connection reads one partition: there are no others to end its read for.
+    if (this.#isUnblocking || redis.topology === "cluster") return;
+    this.#isUnblocking = true;
     try {
       while (this.#unwanted === this.#readNumber && !this.#isStopped) {
         await clock.sleep(UNBLOCK_AFTER_MS);
