@@ -59,3 +59,20 @@ export async function infoNumber(client: RedisClient, section: string, field: st
   const found = new RegExp(`^${field}:(\\d+)`, "m").exec(await client.info(section));
   return found ? Number(found[1]) : Number.NaN;
 }
+
+export interface CommandUse {
+  readonly name: string;
+  readonly calls: number;
+  /** In the command itself; what a script calls is counted with the script and again by its own name. */
+  readonly micros: number;
+}
+
+/** What Redis executed since its statistics were reset, the dearest first. */
+export async function commandUses(client: RedisClient): Promise<CommandUse[]> {
+  const lines = (await client.info("commandstats")).matchAll(/^cmdstat_([^:]+):calls=(\d+),usec=(\d+)/gm);
+  return Array.from(lines, ([, name, calls, micros]) => ({
+    name: name!,
+    calls: Number(calls),
+    micros: Number(micros),
+  })).sort((a, b) => b.micros - a.micros);
+}

@@ -3,8 +3,10 @@
  * over exactly the measured time.
  */
 
+import type { RedisClient } from "../../lib/redis/index.ts";
 import { type Api, createApi, inParallel } from "../load/api.ts";
 import type { Lane, Load, LoadProcess, LoadResult } from "../load/index.ts";
+import { type CommandUse, commandUses } from "./redis.ts";
 import { type CpuByName, startCpuWatch } from "./usage.ts";
 
 /** What a bench must know of the Skein it measures. */
@@ -12,12 +14,15 @@ export interface Target {
   /** http://host:port of each gateway process. */
   readonly gateways: readonly string[];
   readonly serviceKey: string;
+  /** For its statistics. */
+  readonly redis: RedisClient;
   /** By role, with Redis: what `pidsOf` found when the run began. */
   pids(): Readonly<Record<string, number>>;
 }
 
 export interface Measured extends LoadResult {
   readonly cpu: CpuByName;
+  readonly commands: readonly CommandUse[];
 }
 
 export interface SkeinLoad {
@@ -67,12 +72,18 @@ export function createSkeinLoad(target: Target, process: LoadProcess): SkeinLoad
     async run(load) {
       let stopWatch: (() => CpuByName) | undefined;
       let cpu: CpuByName = {};
+      let commands: Promise<CommandUse[]> = Promise.resolve([]);
       runs++;
       const result = await process.run({ ...load, run: `run${runs}`, textBytes: TEXT_BYTES }, (phase) => {
-        if (phase === "measuring") stopWatch = startCpuWatch({ ...target.pids(), "load generator": process.pid });
-        else cpu = stopWatch!();
+        if (phase === "measuring") {
+          stopWatch = startCpuWatch({ ...target.pids(), "load generator": process.pid });
+          void target.redis.config("RESETSTAT");
+        } else {
+          cpu = stopWatch!();
+          commands = commandUses(target.redis);
+        }
       });
-      return { ...result, cpu };
+      return { ...result, cpu, commands: await commands };
     },
   };
 }

@@ -3,8 +3,6 @@
  * process of its own.
  */
 
-import { silentLog } from "../../lib/observability/index.ts";
-import { openRedis } from "../../lib/redis/index.ts";
 import type { LoadProcess, Percentiles } from "../load/index.ts";
 import { GOALS, type Scale } from "./goals.ts";
 import { infoNumber } from "./redis.ts";
@@ -20,6 +18,7 @@ const OPEN_LOOP_RATES = [500, 2_000];
 const GOAL_RATE = 2_000;
 const GROUP_MEMBERS = 100;
 const GROUP_SENDERS = 10;
+const COMMANDS_SHOWN = 10;
 
 /** What every part works with. */
 export interface Bench {
@@ -57,6 +56,7 @@ export async function benchPairs({ report, scale, load, target, ackLevel, yardst
   addLatencies(report, "ack, closed loop", result.ackMs, false);
   addLatencies(report, "delivery, closed loop", result.deliveryMs, false);
   addCpu(report, result);
+  addCommands(report, result);
   const quietSeconds = await target.quiet();
   report.add({ name: "all groups caught up after", value: quietSeconds, unit: "s" });
   const after = await readStore(target);
@@ -138,15 +138,26 @@ function addCpu(report: Report, { cpu, acked, seconds }: Measured): void {
   }
 }
 
+/** What Redis does per message: a batch that is too small shows as calls. */
+function addCommands(report: Report, { commands, acked }: Measured): void {
+  for (const { name, calls, micros } of commands.slice(0, COMMANDS_SHOWN)) {
+    report.add({
+      name: `Redis in ${name} per message`,
+      value: micros / acked,
+      unit: "µs",
+      note: `${formatNumber(calls / acked)} calls a message, ${formatNumber(micros / calls)} µs each`,
+    });
+  }
+}
+
 function checkHealthy(report: Report, { refused, unfinished }: Measured): void {
   for (const [error, count] of Object.entries(refused)) report.line(`refused ${count} times: ${error}`);
   if (unfinished > 0) report.line(`${unfinished} messages were not delivered within 10 s of the end`);
 }
 
-async function readStore({ redisUrl }: RunningTarget): Promise<{ dataset: number; aof: number }> {
-  const redis = await openRedis(redisUrl, "bench", silentLog);
-  const dataset = await infoNumber(redis.commands, "memory", "used_memory_dataset");
-  const aof = await infoNumber(redis.commands, "persistence", "aof_current_size");
-  await redis.close();
-  return { dataset, aof };
+async function readStore({ redis }: RunningTarget): Promise<{ dataset: number; aof: number }> {
+  return {
+    dataset: await infoNumber(redis, "memory", "used_memory_dataset"),
+    aof: await infoNumber(redis, "persistence", "aof_current_size"),
+  };
 }

@@ -3,6 +3,8 @@
 import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { silentLog } from "../../lib/observability/index.ts";
+import { openRedis } from "../../lib/redis/index.ts";
 import { startSkein } from "../harness.ts";
 import type { Target } from "./skein-load.ts";
 import { startCpuWatch, totalSeconds } from "./usage.ts";
@@ -16,7 +18,6 @@ const QUIET_SAMPLE_MS = 500;
 const QUIET_MAX_MS = 120_000;
 
 export interface RunningTarget extends Target {
-  readonly redisUrl: string;
   /** Where the profiles of its processes are after `stop`, when they were asked for. */
   readonly profileFolder: string | undefined;
   /** Waits until the servers rest: no group has a backlog then. Resolves with the seconds it took. */
@@ -36,10 +37,11 @@ export async function startTarget(ackLevel: "memory" | "disk", isProfiling: bool
       ...(profileFolder === undefined ? {} : { BUN_OPTIONS: `--cpu-prof --cpu-prof-dir=${profileFolder}` }),
     },
   });
+  const store = await openRedis(skein.redisUrl, "bench", silentLog);
   return {
+    redis: store.commands,
     gateways: skein.urls,
     serviceKey: skein.serviceKey,
-    redisUrl: skein.redisUrl,
     profileFolder,
     pids: skein.pids,
     async quiet() {
@@ -53,6 +55,9 @@ export async function startTarget(ackLevel: "memory" | "disk", isProfiling: bool
         if (elapsedMs > QUIET_MAX_MS) throw new Error(`the servers were still busy ${QUIET_MAX_MS} ms after the load`);
       }
     },
-    stop: skein.stop,
+    async stop() {
+      await store.close();
+      await skein.stop();
+    },
   };
 }
