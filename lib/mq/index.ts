@@ -45,7 +45,7 @@ export {
 } from "./consumer.ts";
 export type { GroupDescription, TopicDescription } from "./describe.ts";
 export { Bury, InvalidMessage, Later, type Message } from "./message.ts";
-export { appendFragment, type PublishInput, type PublishResult, streamOf } from "./producer.ts";
+export type { PublishInput, PublishResult } from "./producer.ts";
 export { createTrimmer } from "./retention.ts";
 export { type AnyTopic, defineTopic, type Topic, type TopicOptions } from "./topic.ts";
 

@@ -22,6 +22,8 @@ import { compareEntries } from "./stream.ts";
 const DEAD_PER_COMMIT_MAX = 16;
 /** Failed commits are repeated soon, for the results in hand wait for them. */
 const COMMIT_BACKOFF = { firstMs: 50, maxMs: 1_000, jitter: 0.2 };
+/** A stop waits about 1.5 s for a Redis that is away; then the lease runs out by itself. */
+const RELEASE_TRIES_MAX = 5;
 /** This many losses without progress make the first unfinished entries suspects (design.md §6). */
 const LOSSES_MAX = 3;
 
@@ -249,10 +251,10 @@ export class PartitionLease {
   async release(signal?: AbortSignal): Promise<void> {
     if (this.#dead.length > DEAD_PER_COMMIT_MAX) await this.flush(signal);
     await this.#committing;
-    while (this.isHeld()) {
+    for (let tries = 1; this.isHeld(); tries++) {
       await this.#send(true);
-      if (this.#failures === 0 || signal?.aborted) break;
-      await this.#site.context.clock.sleep(backoffMs(this.#failures, COMMIT_BACKOFF), signal);
+      if (this.#failures === 0 || tries === RELEASE_TRIES_MAX || signal?.aborted) break;
+      await this.#site.context.clock.sleep(backoffMs(tries, COMMIT_BACKOFF), signal);
     }
     this.#isReleased = true;
   }

@@ -6,7 +6,7 @@
 import * as v from "valibot";
 import { AppError, type Issue } from "../errors.ts";
 import { newId } from "../id.ts";
-import { defineScript, type Keys, toAppError } from "../redis/index.ts";
+import { defineScript, toAppError } from "../redis/index.ts";
 import appendLua from "../redis/lua/mq-append.lua" with { type: "text" };
 import publishLua from "../redis/lua/mq-publish.lua" with { type: "text" };
 import type { QueueContext } from "./consumer.ts";
@@ -191,14 +191,6 @@ export class Producer {
       this.#unanswered -= chunk.length;
     }
   }
-}
-
-/** The keys and the Lua fragment `mq_append(stream, id, type, key, sequence, data, properties)` for scripts that publish. */
-export const appendFragment: string = appendLua;
-
-/** The stream that a script of the key's partition appends to. */
-export function streamOf(keys: Keys, topic: AnyTopic, key: string): string {
-  return keys.topic(topic.name, keys.partitionOf(key));
 }
 
 function textOf<D>(topic: Topic<D>, { data, raw }: PublishInput<D>): string {

@@ -92,6 +92,55 @@ test("Redis is killed and restarted under consumption: nothing is lost, keys kee
   }, 10_000);
 }, 60_000);
 
+test("Redis is full: publishing is refused, and groups go on to drain what is there", async () => {
+  const server = await startTestRedis();
+  await using _server = { [Symbol.asyncDispose]: () => server.stop() };
+  await using t = await openTestQueue("mq-heal", { url: server.url });
+  const { commands } = t.store.redis;
+  await t.publish("a", 1, 50);
+  await commands.config("SET", "maxmemory", "1mb");
+  const refused = await t.queue.publish(t.topic, { type: "a", data: { n: 1 } }).catch((error: unknown) => error);
+  expect(refused).toMatchObject({ code: "OVERLOADED" });
+  const seen = await runBoth(t);
+  const options: ConsumeOptions<Numbered> = {
+    ...{ group: "failing", mode: "concurrent", backoff: [1], maxAttempts: 2 },
+    handle() {
+      throw new Error("no");
+    },
+  };
+  await t.run(t.queue.consume(t.topic, options));
+  await eventually(() => expect([seen.ordered.size, seen.concurrent.size]).toEqual([50, 50]));
+  await eventually(async () => expect(await t.deadLetters("failing")).toHaveLength(50));
+  await eventually(async () =>
+    expect((await t.queue.describe(t.topic)).groups.map(({ lag }) => lag)).toEqual([0, 0, 0]),
+  );
+  await commands.config("SET", "maxmemory", "0");
+  await t.publish("a", 51, 60);
+  await eventually(() => expect(seen.ordered.size).toBe(60));
+}, 30_000);
+
+test("a stop while Redis is away ends soon, and the place is found again", async () => {
+  const server = await startTestRedis({ appendfsync: "always" });
+  await using _server = { [Symbol.asyncDispose]: () => server.stop() };
+  for (const mode of MODES) {
+    await using t = await openTestQueue("mq-heal", { url: server.url });
+    const seen = new Set<number>();
+    const options: ConsumeOptions<Numbered> = { group: "g", mode, handle: ({ data }) => seen.add(data.n) };
+    const service = await t.run(t.queue.consume(t.topic, options));
+    await t.publish("k", 1, 20);
+    await eventually(() => expect(seen.size).toBe(20));
+    server.kill("SIGKILL");
+    await Bun.sleep(30);
+    const stoppedAt = performance.now();
+    await service.stop(AbortSignal.timeout(4_000));
+    expect(performance.now() - stoppedAt).toBeLessThan(4_500);
+    await server.restart();
+    await eventually(() => t.publish("k", 21, 40));
+    await t.run(t.queue.consume(t.topic, options));
+    await eventually(() => expect(seen.size).toBe(40));
+  }
+}, 60_000);
+
 test("a stream key of a wrong type holds up its own partition only, until it is gone", async () => {
   for (const mode of MODES) {
     await using t = await openTestQueue("mq-heal", { partitions: 2 });
