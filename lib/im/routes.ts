@@ -54,8 +54,9 @@ const NO_ROUTES: readonly Route[] = [];
 export interface RouteCache {
   /** Reads the log of changes to its end. Calls of one tick share a read. Names the users whose routes changed to `onChange`. */
   refresh(): Promise<void>;
-  /** Loads the routes of users that are not cached. */
+  /** Loads the routes of users that are not cached. By the time it resolves, another caller's refresh may have dropped some. */
   load(users: Iterable<string>): Promise<void>;
+  has(user: string): boolean;
   /** The cached routes; empty when the user has none or was not loaded. */
   of(user: string): readonly Route[];
   /** Drops the routes of a gateway that is gone, here and in Redis. */
@@ -144,6 +145,7 @@ export function createRouteCache(
       }
       await Promise.all(pending);
     },
+    has: (user) => cache.has(user),
     of: (user) => cache.get(user) ?? NO_ROUTES,
     async forgetGateway(gateway) {
       const gone: Promise<unknown>[] = [];

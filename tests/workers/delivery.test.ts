@@ -145,6 +145,36 @@ describe("delivery", () => {
     });
   });
 
+  test("a dead gateway that one partition finds out leaves nobody of another out", async () => {
+    await using store = await openTestStore("delivery", { partitions: 16 });
+    await using world = await setup(store);
+    const { chat } = world;
+    await world.gateway("g1");
+    const conversations = await Promise.all(Array.from({ length: 16 }, () => chat.group("ann")));
+    const rounds = 20;
+    for (let round = 0; round < rounds; round++) {
+      // Each joins another conversation, at nearly the same time, with a connection that lives and one on the same dead gateway.
+      const joining = conversations.map((conversation, i) => ({ conversation, user: `user-${round}-${i}`, number: i }));
+      for (const { user, number } of joining) {
+        await world.attach(user, "g1", number);
+        await world.attach(user, `dead-${round}`, number);
+      }
+      await Promise.all(
+        joining.map(async ({ conversation, user, number }) => {
+          await Bun.sleep(number % 4);
+          await chat.conversations.add("ann", conversation, [user]);
+        }),
+      );
+    }
+    await Promise.all(conversations.map((conversation) => chat.send("ann", conversation, "to all")));
+
+    await eventually(async () => {
+      const frames = await world.frames("g1");
+      const messages = frames.filter(([, { method }]) => method === "message");
+      expect(messages.map(([targets]) => targets.split(",").length)).toEqual(new Array(16).fill(rounds));
+    });
+  });
+
   test("a gateway that is gone: its routes are forgotten and its members are offline", async () => {
     await using store = await openTestStore("delivery");
     await using world = await setup(store);

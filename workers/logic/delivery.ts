@@ -46,7 +46,12 @@ export function createDelivery({ redis, keys, queue, metrics }: DeliveryParts): 
   const audience = createAudience(redis, keys);
 
   async function handleBatch(events: readonly Message<unknown>[]): Promise<void> {
-    await audience.prepare(events);
+    await audience.refresh(events);
+    // Batches of other partitions run meanwhile, and what they learn drops routes that this one has loaded. So nothing is
+    // awaited between the look that finds nothing missing and the use: a member without loaded routes would pass for offline.
+    for (let missing = audience.missing(events); missing.length > 0; missing = audience.missing(events)) {
+      await audience.load(missing);
+    }
     const byGateway = new Map<string, Pairs>();
     const pushes: PublishInput<unknown>[] = [];
     for (const event of events) {
@@ -168,9 +173,12 @@ function createAudience(redis: RedisClient, keys: Keys) {
   }
 
   return {
-    /** Brings routes up to date, and loads members and routes of all conversations and users of the batch. */
-    async prepare(events: readonly Message<unknown>[]): Promise<void> {
+    /** Brings routes up to date with all that was known when the batch was read, and loads the members of its conversations. */
+    async refresh(events: readonly Message<unknown>[]): Promise<void> {
       await Promise.all([routes.refresh(), membership.load(events.map((event) => event.key))]);
+    },
+    /** Users of the batch whose routes are not loaded. */
+    missing(events: readonly Message<unknown>[]): string[] {
       const users = new Set<string>();
       for (const event of events) {
         const isMembership = event.type === "im.member.added" || event.type === "im.member.removed";
@@ -178,8 +186,9 @@ function createAudience(redis: RedisClient, keys: Keys) {
         for (const user of membership.of(event.key).users) users.add(user);
         if (isMembership) for (const user of usersOf(event)) users.add(user);
       }
-      await routes.load(users);
+      return [...users].filter((user) => !routes.has(user));
     },
+    load: (users: readonly string[]) => routes.load(users),
     apply(event: Message<unknown>) {
       const change = membership.apply(event);
       if (change) resolved.delete(event.key);
