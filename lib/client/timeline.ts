@@ -16,6 +16,8 @@ const GAP_GRACE_MS = 300;
 const HELD_MAX = 500;
 /** As many as the server takes in one sync. */
 const CURSORS_MAX = 200;
+/** Conversations left behind whose end is remembered: what was told twice of one comes within moments, if at all. */
+const LEFT_MAX = 1_000;
 /** After a sync that failed or brought nothing new, so that a server in trouble is not asked in a loop. */
 const SYNC_PAUSE_MS = 1_000;
 
@@ -47,12 +49,15 @@ interface Place {
 
 export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>, events: TimelineEvents) {
   const places = new Map<string, Place>();
+  /** Where the user left: the server may tell again of what was before (it delivers at least once). */
+  const left = new Map<string, number>();
   let isRunning = false;
   let isEnded = false;
   /** Whether conversations that we do not know are to be asked for. */
   let isDiscovering = false;
 
   function begin(conversation: string, epoch: string, seq: number, id?: string): Place {
+    left.delete(conversation);
     const place: Place = { epoch, seq, id, isBehind: false, held: new Map(), grace: undefined };
     places.set(conversation, place);
     return place;
@@ -200,8 +205,16 @@ export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>,
 
   return {
     /** The user is out as of the entry `seq`; false when a later entry took the user in again, or nothing was followed. */
-    leave(conversation: string, seq = Number.MAX_SAFE_INTEGER): boolean {
-      if (seq <= (places.get(conversation)?.seq ?? seq)) return false;
+    leave(conversation: string, seq?: number): boolean {
+      const place = places.get(conversation);
+      if (!place) {
+        const known = left.get(conversation);
+        if (known !== undefined && seq !== undefined && seq > known) left.set(conversation, seq);
+        return false;
+      }
+      if (seq !== undefined && seq <= place.seq) return false;
+      if (left.size >= LEFT_MAX) left.delete(left.keys().next().value!);
+      left.set(conversation, seq ?? place.seq);
       forget(conversation);
       return true;
     },
@@ -212,6 +225,7 @@ export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>,
         offer(conversation, known, entry);
         return;
       }
+      if (entry.seq <= (left.get(conversation) ?? 0)) return;
       const place = begin(conversation, "", 0);
       hold(place, entry);
       fallBehind(place);
@@ -219,8 +233,9 @@ export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>,
     /** Follows from after `seq`. What is already known of the conversation stands. */
     follow({ conversation, epoch, seq, id }: Cursor): void {
       const place = places.get(conversation);
-      if (!place) begin(conversation, epoch, seq, id);
-      else if (place.epoch === "") {
+      if (!place) {
+        if (seq >= (left.get(conversation) ?? 0)) begin(conversation, epoch, seq, id);
+      } else if (place.epoch === "") {
         place.epoch = epoch;
         if (place.isBehind && seq > place.seq) [place.seq, place.id] = [seq, id];
       }

@@ -194,6 +194,14 @@ test("being taken in begins a timeline, being taken out ends it", async () => {
   expect(it.client.cursors()).toEqual([{ conversation: "c1", epoch: "e1", seq: 8, id: "id-8" }]);
   connection!.notify("conversation", { conversation: view, seq: 9, entry: member(9, "removed") });
   await eventually(() => expect(it.client.cursors()).toEqual([]));
+
+  // Told again of the time before, it stays out; taken in again, it goes on from there.
+  connection!.notify("conversation", { conversation: view, seq: 7, entry: member(7, "added") });
+  for (const seq of [7, 8]) connection!.message(seq);
+  connection!.notify("member", { conversation: "c1", seq: 12, entry: member(12, "added") });
+  connection!.message(13);
+  await eventually(() => expect(it.texts).toEqual(["text 8", "text 13"]));
+  expect(gateway.of("sync").length).toBe(1);
 });
 
 test("a draining server's wait is honoured, and a final close code ends it", async () => {
