@@ -32,11 +32,27 @@ export async function readHardware(): Promise<Hardware> {
 }
 
 async function sampleBusy(): Promise<number> {
-  const before = readCpuTicks();
+  const read = startMachineWatch();
   await Bun.sleep(BUSY_SAMPLE_MS);
-  const after = readCpuTicks();
-  const all = after.all - before.all;
-  return all > 0 ? 1 - (after.idle - before.idle) / all : Number.NaN;
+  const { busyCores, cores } = read();
+  return busyCores / cores;
+}
+
+export interface MachineUse {
+  /** Cores in use, by anyone; NaN outside Linux. */
+  readonly busyCores: number;
+  readonly cores: number;
+}
+
+/** Watches the whole machine from now until the returned function is called. */
+export function startMachineWatch(): () => MachineUse {
+  const before = readCpuTicks();
+  return () => {
+    const after = readCpuTicks();
+    const all = after.all - before.all;
+    const cores = cpus().length;
+    return { busyCores: all > 0 ? cores * (1 - (after.idle - before.idle) / all) : Number.NaN, cores };
+  };
 }
 
 /** All cores together. Not os.cpus(): Bun's reports no times on every Linux. NaN outside Linux. */

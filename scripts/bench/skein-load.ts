@@ -6,6 +6,7 @@
 import type { RedisClient } from "../../lib/redis/index.ts";
 import { type Api, createApi, inParallel } from "../load/api.ts";
 import type { Lane, Load, LoadProcess, LoadResult } from "../load/index.ts";
+import { type MachineUse, startMachineWatch } from "./hardware.ts";
 import { type CommandUse, commandUses } from "./redis.ts";
 import { type CpuByName, startCpuWatch } from "./usage.ts";
 
@@ -23,6 +24,7 @@ export interface Target {
 export interface Measured extends LoadResult {
   readonly cpu: CpuByName;
   readonly commands: readonly CommandUse[];
+  readonly machine: MachineUse;
 }
 
 export interface SkeinLoad {
@@ -72,18 +74,22 @@ export function createSkeinLoad(target: Target, process: LoadProcess): SkeinLoad
     async run(load) {
       let stopWatch: (() => CpuByName) | undefined;
       let cpu: CpuByName = {};
+      let stopMachineWatch: (() => MachineUse) | undefined;
+      let machine: MachineUse = { busyCores: Number.NaN, cores: Number.NaN };
       let commands: Promise<CommandUse[]> = Promise.resolve([]);
       runs++;
       const result = await process.run({ ...load, run: `run${runs}`, textBytes: TEXT_BYTES }, (phase) => {
         if (phase === "measuring") {
           stopWatch = startCpuWatch({ ...target.pids(), "load generator": process.pid });
+          stopMachineWatch = startMachineWatch();
           void target.redis.config("RESETSTAT");
         } else {
           cpu = stopWatch!();
+          machine = stopMachineWatch!();
           commands = commandUses(target.redis);
         }
       });
-      return { ...result, cpu, commands: await commands };
+      return { ...result, cpu, machine, commands: await commands };
     },
   };
 }

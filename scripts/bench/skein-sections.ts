@@ -125,8 +125,15 @@ function addLatencies(report: Report, name: string, { p50, p95, p99, max }: Perc
 }
 
 /** CPU by process: what to make cheaper next is the longest line. */
-function addCpu(report: Report, { cpu, acked, seconds }: Measured): void {
+function addCpu(report: Report, { cpu, machine, acked, seconds }: Measured): void {
   const thousands = acked / 1_000;
+  const ours = Object.values(cpu).reduce((sum, used) => sum + totalSeconds(used), 0);
+  report.add({
+    name: "CPU of all per 1 000 messages",
+    value: ours / thousands,
+    unit: "s",
+    note: `${formatNumber(ours / seconds)} of ${machine.cores} cores; ${formatNumber(machine.busyCores - ours / seconds)} used by the kernel for all or by others`,
+  });
   for (const [name, used] of Object.entries(cpu).sort(([, a], [, b]) => totalSeconds(b) - totalSeconds(a))) {
     const total = totalSeconds(used);
     report.add({
