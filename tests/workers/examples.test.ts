@@ -41,7 +41,6 @@ function setup(effect: (text: string) => void = () => undefined) {
   const open = () =>
     openLedger({
       path,
-      clock: systemClock,
       schema: "CREATE TABLE IF NOT EXISTS seen (text TEXT)",
       effect: (database) => {
         const insert = database.prepare("INSERT INTO seen VALUES (?)");

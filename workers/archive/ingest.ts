@@ -14,13 +14,11 @@ import { type DeliveryContext, InvalidMessage, type Message, type Queue } from "
 import type { Log, Metrics } from "../../lib/observability/index.ts";
 import type { Service } from "../../lib/service.ts";
 
-/** History is read from here only after it left the hot window, so 50 ms of lag cost nobody anything; an fsync each does. */
-const COMMIT_EVERY_MS = 50;
+/** History is read from here only after it left the hot window, so such a lag costs nobody anything; an fsync more does. */
+const LINGER_MS = 100;
 /** Some 6 ms of work: a transaction holds the thread, which in a shared unit is also the gateway's. */
 const COMMIT_ENTRIES_MAX = 1_000;
 /** How long a dead member's partitions wait for another. */
-/** Nobody waits for the archive: what gathers in so long is read at once, and written in one transaction. */
-const LINGER_MS = 50;
 const LEASE_MS = 5_000;
 const RETRY = { firstMs: 50, maxMs: 5_000, jitter: 0.3 };
 
@@ -36,8 +34,6 @@ interface IngestParts {
 
 export function createIngest({ store, queue, clock, log, metrics, onWritten }: IngestParts): Service {
   const writer = createGroupCommit<NewEntry>({
-    clock,
-    everyMs: COMMIT_EVERY_MS,
     countMax: COMMIT_ENTRIES_MAX,
     async commit(entries) {
       const { added, clashes, timelines } = await store.write(entries);

@@ -21,10 +21,9 @@ export function keywordsIn(text: string): Set<string> {
 
 export const worker: Worker = {
   role: "ads",
-  async build({ config, clock, queue }) {
+  async build({ config, queue }) {
     const ledger = openLedger({
       path: join(config.dataDir, "ads.db"),
-      clock,
       schema: SCHEMA,
       effect: (database) => {
         const add = database.prepare(

@@ -12,25 +12,22 @@
 import { Database } from "bun:sqlite";
 import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
-import type { Clock } from "../../lib/clock.ts";
 import { createGroupCommit } from "../../lib/group-commit.ts";
 import { type Message as ChatMessage, imEvents } from "../../lib/im/index.ts";
 import type { Message, Queue } from "../../lib/mq/index.ts";
 import { createService, type Service } from "../../lib/service.ts";
 
-/** Batches of all partitions share a transaction, and with it an fsync. Nobody waits for a downstream service. */
-const COMMIT_EVERY_MS = 50;
+/** Nobody waits for a downstream service: what gathers in so long shares a transaction, and with it an fsync. */
+const LINGER_MS = 100;
+/** Some 4 ms of work; a transaction holds the thread. */
 const COMMIT_EVENTS_MAX = 1_000;
 /** How long a dead member's partitions wait for another. */
-/** Nobody waits for these services: what gathers in so long is read at once. */
-const LINGER_MS = 50;
 const LEASE_MS = 5_000;
 /** For readers of other processes. */
 const BUSY_TIMEOUT_MS = 1_000;
 
 export interface LedgerOptions {
   readonly path: string;
-  readonly clock: Clock;
   /** SQL that creates the service's own tables; run at every start. */
   readonly schema: string;
   /** Given the database, returns the effect: it writes what the messages, each seen for the first time, mean. */
@@ -54,7 +51,7 @@ interface Row {
   digest: string;
 }
 
-export function openLedger({ path, clock, schema, effect }: LedgerOptions): Ledger {
+export function openLedger({ path, schema, effect }: LedgerOptions): Ledger {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   const database = new Database(path, { create: true });
   database.run(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
@@ -98,8 +95,6 @@ export function openLedger({ path, clock, schema, effect }: LedgerOptions): Ledg
     }
   });
   const writer = createGroupCommit<Message<unknown>>({
-    clock,
-    everyMs: COMMIT_EVERY_MS,
     countMax: COMMIT_EVENTS_MAX,
     commit: async (events) => commit.immediate(events),
   });

@@ -30,10 +30,9 @@ export function ordersIn(text: string): string[] {
 
 export const worker: Worker = {
   role: "orders",
-  async build({ config, clock, queue }) {
+  async build({ config, queue }) {
     const ledger = openLedger({
       path: join(config.dataDir, "orders.db"),
-      clock,
       schema: SCHEMA,
       effect: (database) => {
         const insert = database.prepare("INSERT INTO orders VALUES (?, ?, ?, ?, ?)");

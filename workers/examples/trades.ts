@@ -17,10 +17,9 @@ const SCHEMA = `CREATE TABLE IF NOT EXISTS trades (
 
 export const worker: Worker = {
   role: "trades",
-  async build({ config, clock, queue }) {
+  async build({ config, queue }) {
     const ledger = openLedger({
       path: join(config.dataDir, "trades.db"),
-      clock,
       schema: SCHEMA,
       effect: (database) => {
         const add = database.prepare(
