@@ -4,6 +4,7 @@ import { describe, expect, test } from "bun:test";
 import * as archive from "../lib/archive/index.ts";
 import * as im from "../lib/im/index.ts";
 import { LAYERS, mayCall, ROLES, type Role } from "../lib/rpc/index.ts";
+import manifest from "../package.json";
 import { type Import, importsOf, readSources, type Source, withoutComments } from "./support/sources.ts";
 
 /** Room -> the rooms it may import, and why no others. The ground (`lib/*.ts`) is open to all. */
@@ -45,6 +46,22 @@ function roomOf(path: string): string | undefined {
   return parts.length > 2 ? parts.slice(0, 2).join("/") : undefined;
 }
 
+test("every form of import is seen, and comments are not", () => {
+  const text = [
+    'import type { A } from "../a.ts";',
+    'import {\n  b,\n} from "./b.ts";',
+    'export * from "./c.ts";',
+    'export { type D } from "./d.ts";',
+    'import "./e.ts";',
+    'const f = await import("./f.ts");',
+    '/* import g from "./g.ts"; */',
+    '// import h from "./h.ts";',
+    'import { i } from "package";',
+  ].join("\n");
+  const targets = importsOf({ path: "lib/mq/x.ts", text }).map(({ target }) => target);
+  expect(targets).toEqual(["lib/a.ts", ...["b", "c", "d", "e", "f"].map((name) => `lib/mq/${name}.ts`)]);
+});
+
 const show = ({ from, target }: Import) => `${from.path} imports ${target}`;
 const foreign = (sources: readonly Source[]) =>
   sources.flatMap(importsOf).filter(({ from, target }) => roomOf(from.path) !== roomOf(target));
@@ -76,6 +93,17 @@ describe("floors", () => {
   test("nothing imports tests", () => {
     const faults = foreign(house).filter(({ target }) => target.startsWith("tests/"));
     expect(faults.map(show)).toEqual([]);
+  });
+
+  test("what package.json runs needs no package before set-up", () => {
+    const entries = Object.values(manifest.scripts).map((command) => command.split(" ").at(-1)!);
+    const faults = entries.flatMap((entry) => {
+      const [source] = readSources(entry);
+      const packages = Array.from(withoutComments(source!.text).matchAll(/\bfrom "([^"]+)"/g), ([, name]) => name!);
+      return packages.filter((name) => !/^node:|^\.\/setup\.ts$/.test(name)).map((name) => `${entry} imports ${name}`);
+    });
+    expect(faults).toEqual([]);
+    expect(importsOf(readSources("scripts/setup.ts")[0]!).map(({ target }) => target)).toEqual(["package.json"]);
   });
 
   test("the transports of the edge stay out of the chat: only the gateway serves HTTP to the public", () => {
