@@ -238,7 +238,7 @@ describe("the delivery stream", () => {
     await bob.next("message");
     const stream = await streamOf(store);
     await store.redis.commands.del(stream, store.keys.routes("bob"), store.keys.routes("ada"));
-    expect((await bob.next("session.resync", 10_000)).reason).toBe("route lost");
+    expect((await bob.next("session.resync", 10_000)).reason).toBe("lost");
     await eventually(async () => expect(await routesOf(store, "bob")).toBe(1));
     await send(ada, conversation, "c2");
     expect((await bob.next("message")).message.seq).toBe(2);

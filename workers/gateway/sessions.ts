@@ -27,7 +27,9 @@ const CONNECTIONS_PER_USER_MAX = 20;
 const SWEEP_MS = 500;
 /** A peer that does not answer the close frame is cut. */
 const CLOSE_TIMEOUT_MS = 3_000;
-/** Clients of a draining gateway come back within this, spread evenly. */
+/** Clients of a draining gateway come back spread over as long as a thousand a second take: few at once, many within 10 s. */
+const RECONNECTS_PER_MS = 1;
+const RECONNECT_MIN_MS = 250;
 const RECONNECT_MAX_MS = 10_000;
 /** Half the life that logic gives a route. */
 const ROUTE_AGE_MAX_MS = 12 * 3_600_000;
@@ -214,7 +216,7 @@ export class Sessions {
     await this.attach(session);
     // Closed meanwhile: its own detach may have come first.
     if (session.state !== "open") this.detach(session);
-    else if (wasLost) session.resync("route lost");
+    else if (wasLost) session.resync("lost");
   }
 
   /** What the deployment promises, at most some seconds old. */
@@ -260,7 +262,8 @@ export class Sessions {
   /** Tells every client when to come back, lets requests under way answer, closes; at `signal` cuts what is left. */
   async drain(signal: AbortSignal): Promise<void> {
     this.isDraining = true;
-    for (const session of this.byNumber.values()) session.drain(Math.round(Math.random() * RECONNECT_MAX_MS));
+    const spreadMs = Math.min(RECONNECT_MAX_MS, RECONNECT_MIN_MS + this.byNumber.size / RECONNECTS_PER_MS);
+    for (const session of this.byNumber.values()) session.drain(Math.round(Math.random() * spreadMs));
     while ((this.byNumber.size > 0 || this.detaching > 0) && !signal.aborted)
       await this.clock.sleep(DRAIN_LOOK_MS, signal);
     for (const session of this.byNumber.values()) session.cut();
