@@ -7,8 +7,8 @@
 
 import type { BatchHandler, DeliveryContext } from "./consumer.ts";
 import { buryReasonOf } from "./dead-letter.ts";
-import type { Progress } from "./lease.ts";
 import { type Delivery, InvalidMessage, Later } from "./message.ts";
+import type { Progress } from "./progress.ts";
 import type { Work, WorkSite } from "./work.ts";
 
 /** A store that was away for a moment is back by then; what fails on is most likely one message's fault. */

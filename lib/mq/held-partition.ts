@@ -6,8 +6,9 @@
 import { BatchWork } from "./batch-work.ts";
 import type { Declaration, QueueContext } from "./consumer.ts";
 import { type InFlight, KeyWork } from "./key-work.ts";
-import { type Grant, type LeaseSite, type OpenEntry, PartitionLease } from "./lease.ts";
+import { type Grant, type LeaseSite, PartitionLease } from "./lease.ts";
 import { Delivery, type StreamEntry } from "./message.ts";
+import type { OpenEntry } from "./progress.ts";
 import type { ReadTarget } from "./reader.ts";
 import { compareEntries, streamFacts } from "./stream.ts";
 import type { Topic } from "./topic.ts";

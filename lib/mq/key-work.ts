@@ -6,8 +6,8 @@
 
 import type { DeliveryContext, Handler } from "./consumer.ts";
 import { buryReasonOf } from "./dead-letter.ts";
-import type { OpenEntry, Progress } from "./lease.ts";
 import { type Delivery, Later } from "./message.ts";
+import type { OpenEntry, Progress } from "./progress.ts";
 import type { Work, WorkSite } from "./work.ts";
 
 /** Unfinished entries that a partition reads ahead of a key that fails. Each is committed by its id, some 20 bytes. */

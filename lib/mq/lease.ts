@@ -16,7 +16,7 @@ import acquireLua from "../redis/lua/mq-lease-acquire.lua" with { type: "text" }
 import commitLua from "../redis/lua/mq-lease-commit.lua" with { type: "text" };
 import type { Declaration, QueueContext } from "./consumer.ts";
 import { type DeadLetter, deadLettersMax } from "./dead-letter.ts";
-import { compareEntries } from "./stream.ts";
+import { formatOpen, isFinished, type Progress, parseOpen, withWaiting } from "./progress.ts";
 
 /** Dead letters per commit: with bodies of 256 KB still a script of a few ms. */
 const DEAD_PER_COMMIT_MAX = 16;
@@ -26,23 +26,6 @@ const COMMIT_BACKOFF = { firstMs: 50, maxMs: 1_000, jitter: 0.2 };
 const RELEASE_TRIES_MAX = 5;
 /** This many losses without progress make the first unfinished entries suspects (design.md §6). */
 const LOSSES_MAX = 3;
-
-/** An unfinished entry below the checkpoint, with what it cost so far. */
-export interface OpenEntry {
-  readonly entry: string;
-  /** Failed attempts. */
-  readonly attempts: number;
-  readonly firstFailureMs: number;
-}
-
-/** How far a group has come in a partition: all up to `checkpoint` is finished, except `open`. */
-export interface Progress {
-  readonly checkpoint: string;
-  /** Entries ever added to the partition up to the checkpoint. */
-  readonly read: number;
-  /** In the partition's order. */
-  readonly open: readonly OpenEntry[];
-}
 
 export interface Grant {
   readonly token: number;
@@ -334,30 +317,4 @@ export class PartitionLease {
     );
     this.#onLost();
   }
-}
-
-function isFinished(entry: string, { checkpoint, open }: Progress): boolean {
-  return compareEntries(entry, checkpoint) <= 0 && !open.some((other) => other.entry === entry);
-}
-
-/** Finished entries whose dead letters this commit does not carry yet stay open in what it records. */
-function withWaiting(open: readonly OpenEntry[], waiting: readonly DeadLetter[]): readonly OpenEntry[] {
-  if (waiting.length === 0) return open;
-  const still = waiting.map(({ entry }) => ({ entry, attempts: 0, firstFailureMs: 0 }));
-  return [...open, ...still].sort((a, b) => compareEntries(a.entry, b.entry));
-}
-
-/** `<entry>` or `<entry>:<attempts>:<first failure ms>`, separated by blanks. */
-function formatOpen(open: readonly OpenEntry[]): string {
-  return open
-    .map(({ entry, attempts, firstFailureMs }) => (attempts === 0 ? entry : `${entry}:${attempts}:${firstFailureMs}`))
-    .join(" ");
-}
-
-function parseOpen(text: string): OpenEntry[] {
-  if (text === "") return [];
-  return text.split(" ").map((part) => {
-    const [entry = "", attempts = "0", firstFailureMs = "0"] = part.split(":");
-    return { entry, attempts: Number(attempts), firstFailureMs: Number(firstFailureMs) };
-  });
 }

@@ -7,8 +7,9 @@ import type { Clock } from "../clock.ts";
 import type { Log } from "../observability/index.ts";
 import type { Declaration } from "./consumer.ts";
 import { type BuryReason, deadLetterOf, textOf } from "./dead-letter.ts";
-import type { PartitionLease, Progress } from "./lease.ts";
+import type { PartitionLease } from "./lease.ts";
 import { type Delivery, InvalidMessage } from "./message.ts";
+import type { Progress } from "./progress.ts";
 
 export interface Work<D> {
   /** Whether more entries may be read. */
