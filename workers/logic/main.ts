@@ -1,6 +1,7 @@
 /** Logic: the only writer of chat state. Serves its RPC methods and runs the groups delivery, inbox and logic (commands). */
 
 import { archiveContract } from "../../lib/archive/index.ts";
+import { AppError } from "../../lib/errors.ts";
 import { imCommands, imEvents, imPush, logicContract } from "../../lib/im/index.ts";
 import { createTrimmer } from "../../lib/mq/index.ts";
 import { ackLevelInForce } from "../../lib/redis/index.ts";
@@ -20,6 +21,10 @@ export const worker: Worker = {
     const replicas = config.ackLevel.startsWith("replicated:")
       ? Number(config.ackLevel.slice("replicated:".length))
       : 0;
+    // WAIT names no key, so a Cluster may ask another master than the one that holds the commit.
+    if (replicas > 0 && redis.topology === "cluster") {
+      throw new AppError("INVALID", "SKEIN_ACK_LEVEL: replicated:<n> is not available on a Cluster; use disk");
+    }
     const methods = createMethods({
       redis: redis.commands,
       keys,
