@@ -14,7 +14,8 @@ export interface KillOrder {
 }
 
 export interface Kill {
-  readonly target: string;
+  /** The process: the role, and a number where there are several. */
+  readonly name: string;
   readonly pid: number;
   /** Lines acknowledged at that moment. */
   readonly atLine: number;
@@ -23,6 +24,7 @@ export interface Kill {
 
 export interface Victim {
   readonly role: string;
+  readonly name: string;
   readonly pid: number;
 }
 
@@ -82,13 +84,20 @@ export function createKills(
           if (isStopped) return;
           throw new Error(`there is no ${target} to kill: it did not come back within ${RESTART_MS_MAX} ms`);
         }
-        const { pid } = random.pick(candidates());
+        const { name, pid } = random.pick(leastStruck(candidates(), done));
         process.kill(pid, "SIGKILL");
-        done.push({ target, pid, atLine: sentLines(), atMs: performance.now() });
+        done.push({ name, pid, atLine: sentLines(), atMs: performance.now() });
       }
     },
     stop() {
       isStopped = true;
     },
   };
+}
+
+/** Of several of a role those whose turn it is: clients flee to the others, and to kill an empty one proves little. */
+function leastStruck(candidates: readonly Victim[], done: readonly Kill[]): Victim[] {
+  const strikes = candidates.map(({ name }) => done.filter((kill) => kill.name === name).length);
+  const least = Math.min(...strikes);
+  return candidates.filter((_, i) => strikes[i] === least);
 }

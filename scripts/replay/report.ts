@@ -27,9 +27,9 @@ export function renderReport(result: ReplayResult): string {
   ];
   if (result.kills.length > 0) {
     text.push("", "killed with -9:");
-    for (const { target, pid, atLine, atMs } of result.kills) {
+    for (const { name, pid, atLine, atMs } of result.kills) {
       text.push(
-        `  ${(atMs / 1_000).toFixed(1).padStart(7)} s  line ${String(atLine).padStart(6)}  ${target} (pid ${pid})`,
+        `  ${(atMs / 1_000).toFixed(1).padStart(7)} s  line ${String(atLine).padStart(6)}  ${name} (pid ${pid})`,
       );
     }
   }

@@ -94,7 +94,7 @@ function attach(urls: readonly string[]): ReplayTarget {
 
 /** Units are named by their role, with a number behind it where there are several. */
 function victimsOf(pids: Readonly<Record<string, number>>): Victim[] {
-  return Object.entries(pids).map(([name, pid]) => ({ role: name.replace(/[-.]?\d+$/, ""), pid }));
+  return Object.entries(pids).map(([name, pid]) => ({ role: name.replace(/[-.]?\d+$/, ""), name, pid }));
 }
 
 function killOrder(targets: string, times: string, seed: string | undefined): KillOrder {
