@@ -15,6 +15,7 @@
 import { Cluster, Redis, type RedisOptions } from "ioredis";
 import { AppError } from "../errors.ts";
 import type { Log } from "../observability/index.ts";
+import "./tracing.ts";
 import { installScripts, scriptNames } from "./script.ts";
 
 export type RedisClient = Redis | Cluster;
