@@ -72,21 +72,24 @@ async function talk(client: Client, user: string, conversation: string): Promise
     report(error);
     lines.close();
   });
-  const { messages } = await client.history(conversation, { limit: SHOWN_AT_START });
-  for (const message of messages) show(message);
-
+  // Lines may come before the history is there, all at once and with their end: from a pipe, or from a fast hand.
+  const closed = new Promise((resolve) => lines.once("close", resolve));
+  const begun = client.history(conversation, { limit: SHOWN_AT_START }).then(({ messages }) => {
+    for (const message of messages) show(message);
+  });
   const sends = new Set<Promise<unknown>>();
   lines.on("line", (text) => {
     // The typed line gives way to the message as it was committed.
     if (isTerminal) process.stdout.write("\u001b[1A\u001b[K");
     if (text === "") return;
-    const sent = client
-      .send(conversation, text)
+    const sent = begun
+      .then(() => client.send(conversation, text))
       .catch(report)
       .finally(() => sends.delete(sent));
     sends.add(sent);
   });
-  await new Promise((resolve) => lines.once("close", resolve));
+  await begun;
+  await closed;
   await Promise.all(sends);
 }
 

@@ -112,6 +112,18 @@ test("two terminals chat with each other", async () => {
   expect(await bob.exited).toBe(0);
 }, 90_000);
 
+test("lines from a pipe are sent, though they and their end are there before the chat is", async () => {
+  const bob = start(skein.dataDir, ["chat", "bob"]);
+  const heardByBob = listen(bob.stdout);
+  const alice = start(skein.dataDir, ["chat", "alice"]);
+  alice.stdin.write("piped one\npiped two\n");
+  alice.stdin.end();
+  expect(await alice.exited).toBe(0);
+  await eventually(() => expect(heardByBob()).toMatch(/alice: piped one\n.*alice: piped two\n/), 20_000);
+  bob.stdin.end();
+  expect(await bob.exited).toBe(0);
+}, 90_000);
+
 function listen(stream: ReadableStream<Uint8Array>): () => string {
   let heard = "";
   const decoder = new TextDecoder();
