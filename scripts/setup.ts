@@ -10,6 +10,7 @@ import { createHash } from "node:crypto";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
+import { isatty } from "node:tty";
 import manifest from "../package.json";
 
 const ROOT = join(import.meta.dir, "..");
@@ -77,7 +78,7 @@ export async function run(command: readonly string[]): Promise<number> {
     ipc: () => undefined,
   });
   // A terminal sends these to all its foreground processes: the child has them already, and would take a second for "at once".
-  const fromTerminal: readonly NodeJS.Signals[] = process.stdin.isTTY ? ["SIGINT", "SIGHUP"] : [];
+  const fromTerminal: readonly NodeJS.Signals[] = isatty(0) ? ["SIGINT", "SIGHUP"] : [];
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => {
       if (!fromTerminal.includes(signal)) child.kill(signal);
