@@ -34,6 +34,7 @@ export async function gather({ urls, serviceKey, users, stages, onConnected }: C
   const clients = new Map<string, Client>();
   const counts = { reconnects: 0, resyncs: 0 };
   const ended: string[] = [];
+  let connected = 0;
   await inParallel(users, async (user, i) => {
     // The first address is the user's own gateway; the others take over when it does not answer.
     const own = urls.map((_, n) => socketUrl(urls[(i + n) % urls.length]!));
@@ -48,7 +49,8 @@ export async function gather({ urls, serviceKey, users, stages, onConnected }: C
       counts.resyncs += 1;
     });
     client.on("ended", ({ error }) => ended.push(`${user}: ${error.message}`));
-    onConnected(clients.size);
+    connected += 1;
+    onConnected(connected);
   });
   return {
     client: (user) => clients.get(user)!,

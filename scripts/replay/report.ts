@@ -10,7 +10,7 @@ export function renderReport(result: ReplayResult): string {
     name: "empty" | "tooLong" | "replacements" | "repairedLines" | "other" | "joined" | "left" | "renamed",
   ) => files.reduce((sum, file) => sum + file[name], 0);
   const text = [
-    `${files.length} files, ${lines} messages, ${users} users with a socket each over ${gateways} gateways`,
+    `${files.length} ${files.length === 1 ? "file" : "files"}, ${lines} messages, ${users} users with a socket each over ${gateways} gateways`,
     `${total("joined")} joins, ${total("left")} leaves, ${total("renamed")} renames told in the logs; not sent: ` +
       `${total("empty")} empty, ${total("tooLong")} too long, ${total("other")} other lines; ` +
       `${total("replacements")} U+FFFD put into ${total("repairedLines")} lines`,
