@@ -46,10 +46,14 @@ export async function checkHistory(url: string, token: string, stages: readonly 
 }
 
 /** Compares the archive's rows: every seq of the timeline, and every message. Undefined when the file is not there. */
-export async function checkArchive(dataDir: string, stages: readonly Stage[]): Promise<Finding | undefined> {
+export async function checkArchive(
+  dataDir: string,
+  stages: readonly Stage[],
+  catchUpMs = CATCH_UP_MS,
+): Promise<Finding | undefined> {
   const path = join(dataDir, "archive.db");
   if (!existsSync(path)) return undefined;
-  return eventuallyClean(() => {
+  return eventuallyClean(catchUpMs, () => {
     using database = new Database(path, { readonly: true });
     const rows = database.query<ArchiveRow, [string, string]>(
       "SELECT seq, kind, record FROM entries WHERE conversation = ? AND epoch = ? ORDER BY seq",
@@ -78,10 +82,11 @@ export async function checkService(
   dataDir: string,
   service: string,
   stages: readonly Stage[],
+  catchUpMs = CATCH_UP_MS,
 ): Promise<Finding | undefined> {
   const path = join(dataDir, `${service}.db`);
   if (!existsSync(path)) return undefined;
-  return eventuallyClean(() => {
+  return eventuallyClean(catchUpMs, () => {
     using database = new Database(path, { readonly: true });
     const ledger = database.query<LedgerRow, [string, string]>(
       "SELECT last_seq, messages, digest FROM ledger WHERE conversation = ? AND epoch = ?",
@@ -131,8 +136,8 @@ function digestOf(lines: readonly Line[]): string {
 }
 
 /** Looks again until all is there or time is up: then what is wrong is wrong. */
-async function eventuallyClean(look: () => Finding): Promise<Finding> {
-  const deadline = performance.now() + CATCH_UP_MS;
+async function eventuallyClean(withinMs: number, look: () => Finding): Promise<Finding> {
+  const deadline = performance.now() + withinMs;
   for (;;) {
     const finding = look();
     if (isClean(finding) || performance.now() > deadline) return finding;

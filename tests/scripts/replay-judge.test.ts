@@ -1,0 +1,128 @@
+/** The judges of a replay are judged: each fault that is planted is counted under its name, and health counts nothing. */
+
+import { Database } from "bun:sqlite";
+import { expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Entry } from "../../lib/client/index.ts";
+import { createLatencies } from "../../scripts/load/latencies.ts";
+import { Stage } from "../../scripts/replay/stage.ts";
+import { checkArchive, checkService } from "../../scripts/replay/verify.ts";
+
+const message = (seq: number, text = `text ${seq}`, from = "ann"): Entry => ({
+  kind: "message",
+  seq,
+  id: `id-${seq}`,
+  message: { id: `id-${seq}`, conversation: "c", seq, from, type: "text", body: { text }, sentAt: 1 },
+});
+
+const member = (seq: number, action: "added" | "left"): Entry => ({
+  kind: "member",
+  seq,
+  id: `id-${seq}`,
+  by: "ann",
+  at: 1,
+  action,
+  users: ["cid"],
+});
+
+function makeStage() {
+  const counters = { ackMs: createLatencies(), deliveryMs: createLatencies(), deliveries: 0 };
+  const stage = new Stage("c", "file.log", counters);
+  stage.epoch = "e";
+  const commit = (seq: number) => {
+    stage.starting(0);
+    stage.committed({ seq, id: `id-${seq}`, from: "ann", text: `text ${seq}` });
+  };
+  const receive = (user: string, ...entries: Entry[]) => {
+    for (const entry of entries) stage.received(user, entry, 1);
+  };
+  return { stage, counters, commit, receive };
+}
+
+const HEALTH = { lost: 0, doubled: 0, reordered: 0, different: 0, outside: 0 };
+
+test("members who got everything count nothing, early deliveries and late joiners included", async () => {
+  const { stage, counters, commit, receive } = makeStage();
+  stage.begin(["ann", "bob"]);
+  receive("bob", message(1));
+  commit(1);
+  receive("ann", message(1));
+  stage.joining(["cid"]);
+  receive("cid", message(1));
+  stage.joined(["cid"], 2);
+  for (const user of ["ann", "bob", "cid"]) receive(user, member(2, "added"));
+  commit(3);
+  for (const user of ["ann", "bob", "cid"]) receive(user, message(3));
+  expect(await stage.untilOutstanding(0, 1)).toBe(true);
+  stage.left("cid");
+  for (const user of ["ann", "bob"]) receive(user, member(4, "left"));
+  stage.conclude();
+  expect(stage.faults).toEqual(HEALTH);
+  expect(counters.deliveries).toBe(3);
+});
+
+test("what is missing, doubled, backwards, changed or not theirs is counted", async () => {
+  const { stage, commit, receive } = makeStage();
+  stage.begin(["ann", "bob", "cid", "dee"]);
+  for (const seq of [1, 2, 3]) commit(seq);
+  receive("ann", message(1), message(3));
+  receive("bob", message(1), message(1), message(2), message(3));
+  receive("cid", message(1), message(2, "other text"), message(3));
+  receive("dee", message(1));
+  receive("eve", message(2));
+  expect(await stage.untilOutstanding(0, 1)).toBe(false);
+  stage.conclude();
+  expect(stage.faults).toEqual({ lost: 1 + 2, doubled: 1, reordered: 0, different: 1, outside: 1 });
+  expect(stage.examples.join("\n")).toContain("dee got nothing after 1 of 3");
+});
+
+test("an acknowledgement out of place is counted, and so is one text for all that is not what was sent", () => {
+  const { stage, commit, receive } = makeStage();
+  stage.begin(["bob"]);
+  commit(1);
+  commit(3);
+  commit(2);
+  receive("bob", message(1, "not what ann sent"), message(2), message(3));
+  stage.conclude();
+  expect(stage.faults).toMatchObject({ lost: 1, reordered: 1, different: 1 });
+});
+
+test("an archive and a ledger that differ are told from those that do not", async () => {
+  const { stage, commit } = makeStage();
+  for (const seq of [1, 2, 3]) commit(seq);
+  const folder = mkdtempSync(join(tmpdir(), "skein-test-judge-"));
+  try {
+    expect(await checkArchive(folder, [stage], 0)).toBeUndefined();
+    using archive = new Database(join(folder, "archive.db"), { create: true });
+    archive.run("CREATE TABLE entries (conversation TEXT, epoch TEXT, seq INTEGER, kind TEXT, record TEXT)");
+    const insert = (seq: number, text = `text ${seq}`) => {
+      const { message: record } = message(seq, text) as Extract<Entry, { kind: "message" }>;
+      archive.run("INSERT INTO entries VALUES ('c', 'e', ?, 'message', ?)", [seq, JSON.stringify(record)]);
+    };
+    for (const seq of [1, 2, 3]) insert(seq);
+    expect(await checkArchive(folder, [stage], 0)).toMatchObject({ messages: 3, ...HEALTH });
+    archive.run("DELETE FROM entries WHERE seq > 1");
+    insert(3, "changed");
+    expect(await checkArchive(folder, [stage], 0)).toMatchObject({ lost: 3, different: 1 });
+
+    using orders = new Database(join(folder, "orders.db"), { create: true });
+    orders.run("CREATE TABLE ledger (conversation TEXT, epoch TEXT, last_seq INTEGER, messages INTEGER, digest TEXT)");
+    let digest = "";
+    for (const { id, text } of stage.lines) {
+      digest = new Bun.CryptoHasher("sha256").update(`${digest}${id}\n${text}`).digest("hex");
+    }
+    orders.run("INSERT INTO ledger VALUES ('c', 'e', 3, 3, ?)", [digest]);
+    expect(await checkService(folder, "orders", [stage], 0)).toMatchObject({ messages: 3, ...HEALTH });
+    const faulty = async (change: string) => {
+      orders.run(`UPDATE ledger SET ${change}`);
+      return checkService(folder, "orders", [stage], 0);
+    };
+    expect(await faulty("digest = 'x'")).toMatchObject({ different: 1 });
+    expect(await faulty("messages = 5")).toMatchObject({ doubled: 2 });
+    expect(await faulty("messages = 1, last_seq = 1")).toMatchObject({ lost: 2, different: 1 });
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
