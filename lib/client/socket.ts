@@ -59,6 +59,8 @@ export interface Socket {
 
 export function openSocket(options: SocketOptions, events: SocketEvents): Socket {
   const urls = typeof options.url === "string" ? [options.url] : options.url;
+  // A wrong address is the caller's mistake: told now, not in a loop.
+  for (const url of urls) new URL(url);
   let socket: WebSocket | undefined;
   let isOpen = false;
   let isEnded = false;
@@ -127,7 +129,14 @@ export function openSocket(options: SocketOptions, events: SocketEvents): Socket
   }
 
   function receive(data: string): void {
-    const frame = JSON.parse(data) as (Answer & { method?: undefined }) | Notification;
+    let frame: (Answer & { method?: undefined }) | Notification;
+    try {
+      frame = JSON.parse(data);
+    } catch (error) {
+      // Not our server, or something between that is broken.
+      lost(`a frame that is not JSON: ${error instanceof Error ? error.message : error}`);
+      return;
+    }
     if (frame.method === undefined) answered(frame);
     else if (frame.method === "session.closing") {
       askedWaitMs = Math.min(frame.params.reconnectInMs ?? 0, RECONNECT_ASKED_MAX_MS);
