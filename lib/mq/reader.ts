@@ -193,7 +193,7 @@ export class Reader {
     for (const [stream, entries] of reply as [string, StreamEntry[]][]) {
       const target = this.#targets.get(stream);
       if (!target || !reading.has(target) || entries.length === 0) continue;
-      this.#entryBytes += ((entries[0]![1][3]?.length ?? 0) + 256 - this.#entryBytes) / 8;
+      this.#entryBytes += ((entries[0]![1][1]?.length ?? 0) + 256 - this.#entryBytes) / 8;
       target.accept(entries);
       if (entries.length >= this.#asked) this.#isBehind = true;
       touched.push(target);

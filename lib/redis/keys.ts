@@ -59,8 +59,8 @@ export function createKeys(prefix: string, partitions: number) {
     // Topics. Owner: lib/mq.
 
     /**
-     * stream, partition p of a topic. Fields `h` = `<id> <type> <key> <sequence> <properties JSON>` (the last three may be
-     * empty) and `d` = data as JSON bytes.
+     * stream, partition p of a topic. An entry's one field is named by the message's header, `<id> <type> <key> <sequence>
+     * <properties JSON>` (the last three may be empty), and holds the data as JSON bytes.
      */
     topic: (topic: string, partition: number) => `${at(partition)}:topic:${topic}`,
     /** hash group -> `<mode> <created ms>`: the groups whose progress holds back trimming. No expiry. */

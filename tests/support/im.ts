@@ -58,7 +58,7 @@ export function makeChat({ redis, keys, metrics }: TestStore, readArchive: ReadA
     async events(conversation: string): Promise<{ type: string; sequence: string; data: Record<string, unknown> }[]> {
       const found = await redis.commands.xrange(keys.topic("im.events", keys.partitionOf(conversation)), "-", "+");
       return found
-        .map(([, [, header, , data]]) => ({ header: header!.split(" "), data: JSON.parse(data!) }))
+        .map(([, [header, data]]) => ({ header: header!.split(" "), data: JSON.parse(data!) }))
         .filter(({ header }) => header[2] === conversation)
         .map(({ header: [, type, , sequence], data }) => ({ type: type!, sequence: sequence!, data }));
     },

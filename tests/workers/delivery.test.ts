@@ -91,7 +91,7 @@ describe("delivery", () => {
         "+",
         "-",
       );
-      expect(last?.[1][3]).toContain('"seq":21');
+      expect(last?.[1][1]).toContain('"seq":21');
     });
     expect((await world.frames("g1")).at(-1)?.[0]).toStartWith(`${conversation} 20 `);
   });
@@ -139,7 +139,7 @@ describe("delivery", () => {
         "-",
         "+",
       );
-      expect(found.map(([, fields]) => JSON.parse(fields[3]!))).toMatchObject([
+      expect(found.map(([, fields]) => JSON.parse(fields[1]!))).toMatchObject([
         { conversation, seq: 1, users: ["bob", "cid"] },
       ]);
     });

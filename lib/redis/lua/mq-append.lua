@@ -1,10 +1,11 @@
 #!lua
 -- Fragment: append one message to a partition of a topic, from inside any script of that partition.
 --
--- Two fields: `h` = "<id> <type> <key> <sequence> <properties JSON>" and `d` = data. Each field more would cost Redis 0.3 µs.
+-- One field, named by the header "<id> <type> <key> <sequence> <properties JSON>", holds the data: each argument more would
+-- cost Redis 0.15 µs here, and each reader a string.
 -- Returns the entry id. Fails only when `stream` holds another type or Redis is out of memory before the script's first
 -- write; a caller that wrote before checks the type first.
 local function mq_append(stream, id, message_type, key, sequence, data, properties)
   local header = id .. ' ' .. message_type .. ' ' .. key .. ' ' .. sequence .. ' ' .. properties
-  return redis.call('XADD', stream, '*', 'h', header, 'd', data)
+  return redis.call('XADD', stream, '*', header, data)
 end
