@@ -30,6 +30,13 @@ const FRAMES_PER_ENTRY = 64;
 const USERS_PER_PUSH = 500;
 /** After this long without an owner another instance takes a partition over: the longest pause of live frames. */
 const LEASE_MS = 5_000;
+/**
+ * A batch fails when Redis is away for a moment, and people wait for it. With the queue's own ladder (up to 3 s) four restarts of
+ * Redis in a replay cost a p99 of 4.7 s and at most 13.8 s; so 3.3 s and 5.8 s.
+ */
+const RETRY = { firstMs: 50, maxMs: 500, jitter: 0.2 };
+/** About a minute. What is then given up are hints: clients find the gap. */
+const ATTEMPTS_MAX = 120;
 
 const FRAME_START = '{"jsonrpc":"2.0","method":';
 
@@ -125,6 +132,8 @@ export function createDelivery({ redis, keys, queue, metrics }: DeliveryParts): 
     group: "delivery",
     mode: "ordered",
     leaseMs: LEASE_MS,
+    backoff: RETRY,
+    maxAttempts: ATTEMPTS_MAX,
     validate: false,
     handleBatch,
   });
