@@ -1,7 +1,9 @@
 /**
  * Who is a member of what, as of a place in the event stream: for consumers that fan out. A conversation's members are loaded
  * once and then follow the membership events of the same ordered stream. What was loaded is as new as the head read before
- * it, so events up to that head are already in it and are skipped. So the view is exact at every event.
+ * it, so events up to that head are already in it and are skipped. So the view is exact at every event, as long as this consumer
+ * sees all of them: what was loaded under another lease of the partition (its fencing token tells) is loaded anew, for another
+ * member may have consumed membership events in between.
  */
 
 import type { Message as QueueMessage } from "../mq/index.ts";
@@ -14,6 +16,8 @@ export interface Members {
   readonly users: Set<string>;
   /** Head at the time of loading: membership events up to it are included. */
   readonly loadedAt: number;
+  /** Fencing token of the lease under which it was loaded. */
+  readonly token: number;
 }
 
 export interface MembershipChange {
@@ -22,13 +26,13 @@ export interface MembershipChange {
 }
 
 export interface Membership {
-  /** Loads what is not cached of these conversations. */
-  load(conversations: Iterable<string>): Promise<void>;
+  /** Those of these conversations, all of one partition, that must be loaded under this lease. */
+  missing(conversations: Iterable<string>, token: number): string[];
+  /** Loads them. By the time it resolves, another batch's load may have evicted some: look again right before the use. */
+  load(conversations: readonly string[], token: number): Promise<void>;
   of(conversation: string): Members;
   /** Applies an event; says what changed when it is one of membership, also when the cache had it already. */
   apply(event: QueueMessage<unknown>): MembershipChange | undefined;
-  /** Forgets a conversation, e.g. when its partition is handed over. */
-  clear(): void;
 }
 
 export function createMembership(
@@ -39,31 +43,43 @@ export function createMembership(
   const cache = new Map<string, Members>();
   let held = 0;
 
-  async function loadOne(conversation: string): Promise<void> {
+  async function loadOne(conversation: string, token: number): Promise<void> {
     // The head first: what is loaded after it holds at least the changes up to it.
     const place = await redis.hget(keys.members(conversation), "#");
     const users = new Set(await redis.hkeys(keys.members(conversation)));
     users.delete("#");
+    drop(conversation);
     held += users.size;
-    cache.set(conversation, { users, loadedAt: Number(place?.split(" ")[0] ?? 0) });
+    cache.set(conversation, { users, loadedAt: Number(place?.split(" ")[0] ?? 0), token });
   }
 
-  function evict(): void {
-    for (const [conversation, { users }] of cache) {
+  function drop(conversation: string): void {
+    const members = cache.get(conversation);
+    if (!members) return;
+    held -= members.users.size;
+    cache.delete(conversation);
+    onEvict(conversation);
+  }
+
+  function evict(wanted: ReadonlySet<string>): void {
+    for (const conversation of cache.keys()) {
       if (held <= CACHED_MEMBERS_MAX) return;
-      held -= users.size;
-      cache.delete(conversation);
-      onEvict(conversation);
+      if (!wanted.has(conversation)) drop(conversation);
     }
   }
 
   return {
-    async load(conversations) {
+    missing(conversations, token) {
       const missing = new Set<string>();
-      for (const conversation of conversations) if (!cache.has(conversation)) missing.add(conversation);
-      if (missing.size === 0) return;
-      evict();
-      await Promise.all(Array.from(missing, loadOne));
+      for (const conversation of conversations) {
+        if (cache.get(conversation)?.token !== token) missing.add(conversation);
+      }
+      return [...missing];
+    },
+    async load(conversations, token) {
+      if (conversations.length === 0) return;
+      evict(new Set(conversations));
+      await Promise.all(conversations.map((conversation) => loadOne(conversation, token)));
     },
     of: (conversation) => cache.get(conversation) ?? NOBODY,
     apply(event) {
@@ -81,11 +97,7 @@ export function createMembership(
       }
       return { isAdded, users: entry.users };
     },
-    clear() {
-      cache.clear();
-      held = 0;
-    },
   };
 }
 
-const NOBODY: Members = { users: new Set(), loadedAt: 0 };
+const NOBODY: Members = { users: new Set(), loadedAt: 0, token: 0 };

@@ -17,7 +17,7 @@ import {
   type Route,
   type RouteCache,
 } from "../../lib/im/index.ts";
-import type { Message, PublishInput, Queue } from "../../lib/mq/index.ts";
+import type { DeliveryContext, Message, PublishInput, Queue } from "../../lib/mq/index.ts";
 import type { Metrics } from "../../lib/observability/index.ts";
 import type { Keys, RedisClient } from "../../lib/redis/index.ts";
 import type { Service } from "../../lib/service.ts";
@@ -52,12 +52,14 @@ type Pairs = string[];
 export function createDelivery({ redis, keys, queue, metrics }: DeliveryParts): Service {
   const audience = createAudience(redis, keys);
 
-  async function handleBatch(events: readonly Message<unknown>[]): Promise<void> {
-    await audience.refresh(events);
-    // Batches of other partitions run meanwhile, and what they learn drops routes that this one has loaded. So nothing is
+  async function handleBatch(events: readonly Message<unknown>[], { token }: DeliveryContext): Promise<void> {
+    await audience.refresh();
+    // Batches of other partitions run meanwhile, and what they learn or load drops what this one has loaded. So nothing is
     // awaited between the look that finds nothing missing and the use: a member without loaded routes would pass for offline.
-    for (let missing = audience.missing(events); missing.length > 0; missing = audience.missing(events)) {
-      await audience.load(missing);
+    for (;;) {
+      const missing = audience.missing(events, token);
+      if (missing.conversations.length === 0 && missing.users.length === 0) break;
+      await audience.load(missing, token);
     }
     const byGateway = new Map<string, Pairs>();
     const pushes: PublishInput<unknown>[] = [];
@@ -139,6 +141,11 @@ export function createDelivery({ redis, keys, queue, metrics }: DeliveryParts): 
   });
 }
 
+interface Missing {
+  readonly conversations: readonly string[];
+  readonly users: readonly string[];
+}
+
 interface Audience {
   readonly byGateway: ReadonlyMap<string, readonly Route[]>;
   readonly offline: readonly string[];
@@ -182,12 +189,14 @@ function createAudience(redis: RedisClient, keys: Keys) {
   }
 
   return {
-    /** Brings routes up to date with all that was known when the batch was read, and loads the members of its conversations. */
-    async refresh(events: readonly Message<unknown>[]): Promise<void> {
-      await Promise.all([routes.refresh(), membership.load(events.map((event) => event.key))]);
-    },
-    /** Users of the batch whose routes are not loaded. */
-    missing(events: readonly Message<unknown>[]): string[] {
+    /** Brings routes up to date with all that was known when the batch was read. */
+    refresh: () => routes.refresh(),
+    /** Conversations of the batch whose members, and users whose routes, are not loaded. */
+    missing(events: readonly Message<unknown>[], token: number): Missing {
+      const conversations = membership.missing(
+        events.map((event) => event.key),
+        token,
+      );
       const users = new Set<string>();
       for (const event of events) {
         const isMembership = event.type === "im.member.added" || event.type === "im.member.removed";
@@ -195,9 +204,11 @@ function createAudience(redis: RedisClient, keys: Keys) {
         for (const user of membership.of(event.key).users) users.add(user);
         if (isMembership) for (const user of usersOf(event)) users.add(user);
       }
-      return [...users].filter((user) => !routes.has(user));
+      return { conversations, users: [...users].filter((user) => !routes.has(user)) };
     },
-    load: (users: readonly string[]) => routes.load(users),
+    async load({ conversations, users }: Missing, token: number): Promise<void> {
+      await Promise.all([membership.load(conversations, token), routes.load(users)]);
+    },
     apply(event: Message<unknown>) {
       const change = membership.apply(event);
       if (change) resolved.delete(event.key);

@@ -5,7 +5,7 @@
 
 import type { Clock } from "../../lib/clock.ts";
 import { createInbox, createMembership, type InboxChanges, imEvents } from "../../lib/im/index.ts";
-import type { Message, Queue } from "../../lib/mq/index.ts";
+import type { DeliveryContext, Message, Queue } from "../../lib/mq/index.ts";
 import type { Keys, RedisClient } from "../../lib/redis/index.ts";
 import type { Service } from "../../lib/service.ts";
 
@@ -33,8 +33,13 @@ export function createInboxConsumer({ redis, keys, clock, queue }: InboxParts): 
   const membership = createMembership(redis, keys);
   const lastWritten = new Map<string, number>();
 
-  async function handleBatch(events: readonly Message<unknown>[]): Promise<void> {
-    await membership.load(events.map((event) => event.key));
+  async function handleBatch(events: readonly Message<unknown>[], { token }: DeliveryContext): Promise<void> {
+    const conversations = events.map((event) => event.key);
+    for (;;) {
+      const missing = membership.missing(conversations, token);
+      if (missing.length === 0) break;
+      await membership.load(missing, token);
+    }
     const changes = new Map<string, Map<string, number | undefined>>();
     const set = (user: string, conversation: string, activeMs: number | undefined) => {
       const own = changes.get(user);
