@@ -15,6 +15,7 @@
 import { Cluster, Redis, type RedisOptions } from "ioredis";
 import { AppError } from "../errors.ts";
 import type { Log } from "../observability/index.ts";
+import { corkWrites } from "./cork.ts";
 import "./tracing.ts";
 import { installScripts, scriptNames } from "./script.ts";
 
@@ -47,7 +48,7 @@ export type RedisTopology = "single" | "sentinel" | "cluster";
 
 export interface RedisConnections {
   readonly topology: RedisTopology;
-  /** The shared connection of the request path; commands of one tick go out as one pipeline. */
+  /** The shared connection of the request path; commands of one tick go out in one write. */
   readonly commands: RedisClient;
   /** A new connection for one blocking reader. The caller closes it with `disconnect()`. */
   blocking(name: string): RedisClient;
@@ -87,10 +88,11 @@ export async function openRedis(
       autoResendUnfulfilledCommands: false,
       maxRetriesPerRequest: 1,
       socketTimeout: SILENCE_MS,
-      enableAutoPipelining: true,
+      enableAutoPipelining: target.topology === "cluster",
     },
     true,
   );
+  if (commands instanceof Redis) corkWrites(commands);
   await whenReady(commands, readyWithinMs);
   return {
     topology: target.topology,
