@@ -8,6 +8,7 @@
 import { chmodSync, existsSync, mkdirSync, unlinkSync } from "node:fs";
 import { join } from "node:path";
 import { AppError } from "../errors.ts";
+import { createSocketFetch } from "./socket-fetch.ts";
 
 /** A socket's path must fit in sun_path: 108 bytes on Linux, 104 on macOS, with the closing zero. */
 const SOCKET_PATH_BYTES_MAX = 103;
@@ -72,8 +73,9 @@ async function removeLeftOver(path: string): Promise<void> {
 
 /** The base URL and the fetch for a registered address. */
 export function reach(address: string): { readonly url: string; readonly fetch: typeof fetch } {
-  if (!address.startsWith("unix:")) return { url: address, fetch };
-  const unix = address.slice("unix:".length);
-  const viaSocket = (url: string | URL | Request, init?: RequestInit) => fetch(url, { ...init, unix });
-  return { url: "http://localhost", fetch: Object.assign(viaSocket, { preconnect: fetch.preconnect }) };
+  if (address.startsWith("unix:")) {
+    return { url: "http://localhost", fetch: createSocketFetch({ unix: address.slice("unix:".length) }) };
+  }
+  const { hostname, port } = new URL(address);
+  return { url: address, fetch: createSocketFetch({ hostname: hostname.replace(/^\[|\]$/g, ""), port: Number(port) }) };
 }
