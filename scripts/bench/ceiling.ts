@@ -6,6 +6,7 @@
 import { systemClock } from "../../lib/clock.ts";
 import { createConversations, createInbox } from "../../lib/im/index.ts";
 import { silentLog } from "../../lib/observability/index.ts";
+import { TUNING } from "../../lib/redis/embedded.ts";
 import { createKeys, openRedis } from "../../lib/redis/index.ts";
 import type { DriverEvent, DriverOrder } from "./commit-driver.ts";
 import { type Fsync, infoNumber, startBenchRedis } from "./redis.ts";
@@ -36,7 +37,7 @@ export interface Ceiling {
 
 /** Commits per second at `window` sends per script. */
 export async function measureCeiling(fsync: Fsync, window: number, measureMs: number): Promise<Ceiling> {
-  const redis = await startBenchRedis(fsync);
+  const redis = await startBenchRedis(fsync, { settings: TUNING });
   try {
     const conversations = await seed(redis.url);
     const memoryBefore = await infoNumber(redis.client, "memory", "used_memory_dataset");

@@ -18,8 +18,13 @@ export interface BenchRedis {
 
 const START_MS = 5_000;
 
+export interface BenchRedisOptions {
+  /** Settings over the server's defaults. */
+  readonly settings?: readonly (readonly [name: string, value: string])[];
+}
+
 /** Starts redis-server (or valkey-server) with AOF. Throws when neither is installed or it does not answer in time. */
-export async function startBenchRedis(fsync: Fsync): Promise<BenchRedis> {
+export async function startBenchRedis(fsync: Fsync, { settings = [] }: BenchRedisOptions = {}): Promise<BenchRedis> {
   const binary = Bun.which("redis-server") ?? Bun.which("valkey-server");
   if (!binary) throw new Error("redis-server is not installed");
   const folder = mkdtempSync(join(tmpdir(), "skein-bench-redis-"));
@@ -30,6 +35,7 @@ export async function startBenchRedis(fsync: Fsync): Promise<BenchRedis> {
     [
       ...[binary, "--port", String(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--hz", "100"],
       ...["--appendonly", "yes", "--appendfsync", fsync, "--maxmemory-policy", "noeviction"],
+      ...settings.flatMap(([name, value]) => [`--${name}`, value]),
     ],
     { stdin: "ignore", stdout: "ignore", stderr: "inherit" },
   );

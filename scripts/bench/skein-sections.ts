@@ -78,6 +78,7 @@ export async function benchLatency({ report, scale, load, ackLevel }: Bench): Pr
     addLatencies(report, "ack", result.ackMs, perSecond === GOAL_RATE);
     addLatencies(report, "delivery", result.deliveryMs, perSecond === GOAL_RATE);
     addCpu(report, result);
+    addCommands(report, result);
   }
 }
 
