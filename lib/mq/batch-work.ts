@@ -13,8 +13,8 @@ import type { Work, WorkSite } from "./work.ts";
 
 /** A store that was away for a moment is back by then; what fails on is most likely one message's fault. */
 const BATCH_FAILURES_MAX = 3;
-/** Results not yet committed, in batches: beyond, the commit is awaited, so a takeover repeats no more than this. */
-const UNCOMMITTED_BATCHES_MAX = 16;
+/** Results not yet committed, in entries: beyond, the commit is awaited, so a takeover repeats no more than this. */
+const UNCOMMITTED_ENTRIES_MAX = 4_000;
 
 export class BatchWork<D> implements Work<D> {
   readonly #site: WorkSite<D>;
@@ -70,8 +70,8 @@ export class BatchWork<D> implements Work<D> {
       this.#inHand = this.#ahead;
       this.#ahead = undefined;
       this.#site.wake();
-      this.#uncommitted += 1;
-      if (this.#uncommitted > UNCOMMITTED_BATCHES_MAX || this.#site.lease.isFailing) await this.#site.lease.flush();
+      this.#uncommitted += batch.length;
+      if (this.#uncommitted > UNCOMMITTED_ENTRIES_MAX || this.#site.lease.isFailing) await this.#site.lease.flush();
     }
   }
 
