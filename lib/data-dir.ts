@@ -6,7 +6,7 @@
  */
 
 import { Database } from "bun:sqlite";
-import { lstatSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { lstatSync, mkdirSync, readFileSync, renameSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { AppError } from "./errors.ts";
@@ -83,4 +83,15 @@ export function socketFolder(dataDir: string): string {
     throw new AppError("FORBIDDEN", `${folder} must be a folder that only this user can enter (mode 0700): remove it`);
   }
   return folder;
+}
+
+/** Removes the folder of the sockets when nobody has one in it any more. */
+export function removeSocketFolder(dataDir: string): void {
+  try {
+    rmdirSync(socketFolder(dataDir));
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    // Another supervisor of the same data dir still uses it, or there never was one (RPC over TCP).
+    if (code !== "ENOTEMPTY" && code !== "ENOENT") throw error;
+  }
 }

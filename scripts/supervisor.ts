@@ -12,7 +12,15 @@ import { existsSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { readConfig } from "../lib/config.ts";
-import { lockDataDir, type Run, readRun, removeRun, socketFolder, writeRun } from "../lib/data-dir.ts";
+import {
+  lockDataDir,
+  type Run,
+  readRun,
+  removeRun,
+  removeSocketFolder,
+  socketFolder,
+  writeRun,
+} from "../lib/data-dir.ts";
 import { AppError } from "../lib/errors.ts";
 import { createLog } from "../lib/observability/index.ts";
 import { startEmbeddedRedis } from "../lib/redis/embedded.ts";
@@ -66,6 +74,7 @@ async function main(): Promise<void> {
       clearTimeout(late);
       await redis?.stop();
       if (isOwnRun) removeRun(config.dataDir);
+      removeSocketFolder(config.dataDir);
       lock?.release();
       process.exit(code);
     })();

@@ -1,5 +1,7 @@
 /** One real unit process (workers/unit.ts) over a test store, for tests that kill it. */
 
+import { rmSync } from "node:fs";
+import { socketFolder } from "../../lib/data-dir.ts";
 import type { TestStore } from "./redis.ts";
 
 export interface TestUnit extends AsyncDisposable {
@@ -53,6 +55,7 @@ export async function startUnit(
     stop: () => end("SIGTERM"),
     async [Symbol.asyncDispose]() {
       await end("SIGKILL");
+      rmSync(socketFolder(dataDir), { recursive: true, force: true });
     },
   };
 }
