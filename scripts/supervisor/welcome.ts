@@ -26,7 +26,7 @@ export async function welcome(parts: WelcomeParts): Promise<void> {
     output.say(`Skein runs ${plan.map(({ name }) => name).join(", ")}.`);
     return;
   }
-  const bun = Bun.which("bun") ? "bun" : "npx --yes bun@1.4.5";
+  const bun = isBunInstalled() ? "bun" : "npx --yes bun@1.4.5";
   const redis = redisPort === undefined ? "" : `, its Redis on 127.0.0.1:${redisPort}`;
   output.say(`\nSkein listens on ${urls.join(", ")}${redis}; data in ${config.dataDir}. Ctrl-C stops it.`);
   if (isFirstStart && plan.some(({ roles }) => roles.includes("logic")))
@@ -69,4 +69,10 @@ async function firstMessage(url: string, serviceKey: string): Promise<string> {
   } catch (error) {
     return `The first message did not go through: ${(error as Error).message}`;
   }
+}
+
+/** Whether the user's next shell finds `bun`: npx puts its own copy on the PATH of this process only. */
+function isBunInstalled(): boolean {
+  const found = Bun.which("bun");
+  return found !== null && !found.includes("/_npx/");
 }
