@@ -74,7 +74,6 @@ export interface ConversationState {
   readonly created: number;
   readonly size: number;
   readonly activeMs: number;
-  readonly firstHot: number | undefined;
   readonly read: number;
   readonly unread: number;
   /** JSON of the last message, when it is in the hot window. */
@@ -265,7 +264,7 @@ function toMember(user: string, value: string, nowMs: number) {
 }
 
 function toState(values: readonly string[]): ConversationState {
-  const [place, type, title, size, created, member, lastMessage, firstHot] = values;
+  const [place, type, title, size, created, member, lastMessage] = values;
   const [head, messages, activeMs, , epoch] = place!.split(" ");
   const [, , , read, ordinal] = member!.split(" ");
   return {
@@ -277,7 +276,6 @@ function toState(values: readonly string[]): ConversationState {
     created: Number(created),
     size: Number(size),
     activeMs: Number(activeMs),
-    firstHot: firstHot === "" ? undefined : Number(firstHot),
     read: Number(read),
     unread: Number(messages) - Number(ordinal),
     lastMessage: lastMessage === "" ? undefined : lastMessage,

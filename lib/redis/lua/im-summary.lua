@@ -2,8 +2,8 @@
 -- What one member sees of a conversation in a list: its state, the member's cursor, the last message.
 --
 -- Read-only, one partition's hash tag.
--- Returns {place, type, title, size, created, member value, last message's record, first hot seq}, or false when `user` is not
--- a member. Missing values are "".
+-- Returns {place, type, title, size, created, member value, last message's record or ""}, or false when `user` is not a
+-- member.
 local conv = KEYS[1]
 local members = KEYS[2]
 local log = KEYS[3]
@@ -15,8 +15,4 @@ local values = redis.call('HMGET', conv, 'type', 'title', 'size', 'created')
 if not values[1] then return false end
 local last_seq = string.match(own[1], '^%d+ %d+ %d+ (%d+)')
 local last = redis.call('XRANGE', log, last_seq, last_seq)[1]
-local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-return {
-  own[1], values[1], values[2], values[3], values[4], own[2], last and last[2][2] or '',
-  first and string.match(first[1], '^%d+') or '',
-}
+return { own[1], values[1], values[2], values[3], values[4], own[2], last and last[2][2] or '' }
