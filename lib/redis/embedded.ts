@@ -25,6 +25,7 @@ import { Redis } from "ioredis";
 import { backoffMs } from "../clock.ts";
 import type { AckLevel } from "../config.ts";
 import { AppError } from "../errors.ts";
+import { freePort } from "../free-port.ts";
 import type { Log } from "../observability/index.ts";
 
 /** `hz 10`, the default, makes delayed work up to 100 ms late (BLOCK time-outs are rounded to a tick); 100 costs 1 % of a core idle. */
@@ -311,12 +312,4 @@ function rotate(logFile: string): void {
 
 function lastLines(logFile: string): string {
   return readFileSync(logFile, "utf8").trimEnd().split("\n").slice(-5).join("\n");
-}
-
-/** A port that was free a moment ago. */
-function freePort(): number {
-  const listener = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data: () => undefined } });
-  const { port } = listener;
-  listener.stop(true);
-  return port;
 }

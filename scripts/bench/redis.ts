@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Redis } from "ioredis";
+import { freePort } from "../../lib/free-port.ts";
 import type { RedisClient } from "../../lib/redis/index.ts";
 
 export type Fsync = "everysec" | "always";
@@ -28,9 +29,7 @@ export async function startBenchRedis(fsync: Fsync, { settings = [] }: BenchRedi
   const binary = Bun.which("redis-server") ?? Bun.which("valkey-server");
   if (!binary) throw new Error("redis-server is not installed");
   const folder = mkdtempSync(join(tmpdir(), "skein-bench-redis-"));
-  const listener = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data: () => undefined } });
-  const { port } = listener;
-  listener.stop(true);
+  const port = freePort();
   const child = Bun.spawn(
     [
       ...[binary, "--port", String(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--hz", "100"],

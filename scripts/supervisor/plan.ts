@@ -1,6 +1,7 @@
 /** Which processes run which roles, under which names and ports. */
 
 import type { Config } from "../../lib/config.ts";
+import { freePort } from "../../lib/free-port.ts";
 import { LAYERS, type Role } from "../../lib/rpc/index.ts";
 import { UNIT_ROLES } from "../../workers/unit.ts";
 import type { Arguments } from "./arguments.ts";
@@ -52,9 +53,5 @@ function urlOf(host: string, port: number): string {
 
 /** The asked port and those behind it; 0 asks for any that is free. */
 function portOf(asked: number, index: number): number {
-  if (asked !== 0) return asked + index;
-  const listener = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data: () => undefined } });
-  const { port } = listener;
-  listener.stop(true);
-  return port;
+  return asked === 0 ? freePort() : asked + index;
 }

@@ -4,8 +4,9 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Redis } from "ioredis";
+import { freePort } from "../../lib/free-port.ts";
 import { eventually } from "./eventually.ts";
-import { freePort, startTestRedis, type TestRedis } from "./redis-server.ts";
+import { startTestRedis, type TestRedis } from "./redis-server.ts";
 
 export interface TestTopology extends AsyncDisposable {
   /** For SKEIN_REDIS_URL. */

@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Redis } from "ioredis";
+import { freePort } from "../../lib/free-port.ts";
 
 export interface TestRedis {
   readonly url: string;
@@ -23,14 +24,6 @@ export interface TestRedisOptions {
   readonly appendfsync?: "always" | "everysec";
   /** Further command-line arguments, e.g. cluster-enabled. */
   readonly args?: readonly string[];
-}
-
-/** A port that was free a moment ago. */
-export function freePort(): number {
-  const listener = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data: () => undefined } });
-  const { port } = listener;
-  listener.stop(true);
-  return port;
 }
 
 export async function startTestRedis(options: TestRedisOptions = {}): Promise<TestRedis> {

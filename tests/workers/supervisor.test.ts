@@ -3,11 +3,11 @@
 import { expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { freePort } from "../../lib/free-port.ts";
 import { startSkein } from "../../scripts/harness.ts";
 import { eventually } from "../support/eventually.ts";
 import { temporaryFolder } from "../support/folder.ts";
 import { isAlive } from "../support/processes.ts";
-import { freePort } from "../support/redis-server.ts";
 import { openTalk, runWorkers } from "../support/worker.ts";
 
 test("a first start runs every role in one unit, sends a first message, and leaves nothing behind when stopped", async () => {
