@@ -1,5 +1,6 @@
 /**
- * What a consumer declares and what its handler may answer: the contract that the two modes (ordered.ts, concurrent.ts) share.
+ * What a consumer declares and what its handler may answer: the contract that the modes (ordered.ts, concurrent.ts, broadcast.ts)
+ * share.
  *
  *   return            ack
  *   throw             retry after the back-off; after `maxAttempts` deliveries the message is buried
@@ -14,7 +15,22 @@ import type { Log, Metrics } from "../observability/index.ts";
 import type { Keys, RedisConnections } from "../redis/index.ts";
 import type { Message } from "./message.ts";
 
-export type GroupMode = "ordered" | "concurrent";
+export type GroupMode = "ordered" | "concurrent" | "broadcast";
+
+/**
+ * Where a group begins: with the oldest entry there is, after the newest, with the first entry at or after a time (ms), or with an
+ * entry (it included).
+ */
+export type StartPoint = "first" | "latest" | { readonly time: number } | { readonly id: string };
+
+/**
+ * What becomes of an ordered group's message that used up its attempts, and with it of its key:
+ *
+ *   skip   it is buried, and its key goes on
+ *   park   the key stands aside, with all that comes for it, until an operator unparks it; then all of it, in order
+ *   block  it is tried for ever at the last back-off, and its key waits; others go on
+ */
+export type PoisonPolicy = "skip" | "park" | "block";
 
 /** What a handler knows of the hand-out. */
 export interface DeliveryContext {
@@ -34,7 +50,7 @@ interface GroupOptions {
   readonly group: string;
   readonly mode: GroupMode;
   /** Where a group begins that never ran before: with the oldest entry there is (default), or after the newest. */
-  readonly start?: "first" | "latest";
+  readonly start?: StartPoint;
   /** Most messages of one partition in a batch, and per read; default 250. */
   readonly batchMax?: number;
   /**
@@ -49,6 +65,10 @@ interface GroupOptions {
   readonly leaseMs?: number;
   /** Deliveries before a message is buried; default 17 = 1 + 16 retries. `Infinity` holds its key until it succeeds. */
   readonly maxAttempts?: number;
+  /** Ordered groups with single handlers: default `skip`. */
+  readonly onPoison?: PoisonPolicy;
+  /** Only messages with one of these tags are handed out; others are finished unseen. Default: all. */
+  readonly tags?: readonly string[];
   /** Waits between attempts: a ladder in ms (its last step repeats), or doubling. */
   readonly backoff?: Backoff | readonly number[];
   /**
@@ -103,17 +123,22 @@ const LEASE_MS_MAX = 12 * 3_600 * s;
 const ATTEMPTS_MAX = 17;
 /** Longer would eat into the shortest lease. */
 const LINGER_MS_MAX = 500;
+/** A filter is looked at per message that carries a tag. */
+const TAGS_MAX = 100;
+const ENTRY_PATTERN = /^\d{1,15}(-\d{1,15})?$/;
 
 /** A consumer's declaration with the defaults filled in. */
 export interface Declaration<D> {
   readonly group: string;
   readonly mode: GroupMode;
-  readonly start: "first" | "latest";
+  readonly start: StartPoint;
   readonly batchMax: number;
   readonly lingerMs: number;
   readonly inFlightMax: number;
   readonly leaseMs: number;
   readonly maxAttempts: number;
+  readonly onPoison: PoisonPolicy;
+  readonly tags: ReadonlySet<string> | undefined;
   readonly validate: boolean;
   readonly handle: Handler<D> | undefined;
   readonly handleBatch: BatchHandler<D> | undefined;
@@ -146,6 +171,9 @@ export function declare<D>(options: ConsumeOptions<D>): Declaration<D> {
   check("leaseMs", isWithin(leaseMs, LEASE_MS_MIN, LEASE_MS_MAX), `must be from ${LEASE_MS_MIN} to ${LEASE_MS_MAX}`);
   check("lingerMs", isWithin(lingerMs, 0, LINGER_MS_MAX), `must be a whole number from 0 to ${LINGER_MS_MAX}`);
   check("maxAttempts", maxAttempts >= 1, "must be at least 1");
+  check("start", isStartPoint(options.start ?? "first"), "must be first, latest, a time in ms or an entry id");
+  const { tags } = options;
+  check("tags", tags === undefined || areTags(tags), `must be 1 to ${TAGS_MAX} of 1..64 of [A-Za-z0-9_.-]`);
   check("handle", (options.handle === undefined) !== (options.handleBatch === undefined), "or handleBatch: give one");
   if (issues.length > 0) {
     const lines = issues.map(({ path, message }) => `${path} ${message}`).join("; ");
@@ -161,12 +189,23 @@ export function declare<D>(options: ConsumeOptions<D>): Declaration<D> {
     lingerMs,
     inFlightMax,
     leaseMs,
-    maxAttempts,
+    maxAttempts: options.onPoison === "block" ? Number.POSITIVE_INFINITY : maxAttempts,
+    onPoison: options.onPoison ?? "skip",
+    tags: options.tags && new Set(options.tags),
     validate: options.validate ?? true,
     handle: options.handle,
     handleBatch: options.handleBatch,
     retryMs: (attempt) => ("firstMs" in backoff ? backoffMs(attempt, backoff) : stepMs(backoff, attempt)),
   };
+}
+
+export function isStartPoint(start: StartPoint): boolean {
+  if (typeof start === "string") return start === "first" || start === "latest";
+  return "time" in start ? Number.isSafeInteger(start.time) && start.time >= 0 : ENTRY_PATTERN.test(start.id);
+}
+
+function areTags(tags: readonly string[]): boolean {
+  return tags.length >= 1 && tags.length <= TAGS_MAX && tags.every((tag) => ID_PATTERN.test(tag));
 }
 
 function isWithin(value: number, min: number, max: number): boolean {

@@ -15,7 +15,9 @@ const ERROR_LENGTH_MAX = 1_000;
 
 export interface DeadLetter {
   readonly entry: string;
-  /** As the scripts take them: entry, id, type, key, sequence, data, properties, reason, error, attempts, first failure ms. */
+  readonly reason: BuryReason;
+  readonly error: string;
+  /** As mq_bury takes them. */
   readonly values: readonly string[];
 }
 
@@ -23,18 +25,19 @@ export interface DeadLetter {
 export type BuryReason = "bury" | "invalid" | "attempts" | "poison";
 
 export function deadLetterOf<D>(delivery: Delivery<D>, reason: BuryReason, error: unknown): DeadLetter {
-  const values = delivery.isWellFormed ? delivery.parts : ["", "", "", "", JSON.stringify(delivery.fields), ""];
-  return {
-    entry: delivery.entry,
-    values: [
-      delivery.entry,
-      ...values,
-      reason,
-      textOf(error),
-      String(delivery.attempt),
-      String(delivery.firstFailureMs || ""),
-    ],
-  };
+  const { entry, attempt, firstFailureMs, history } = delivery;
+  const parts = delivery.isWellFormed ? delivery.parts : ["", "", "", "", JSON.stringify(delivery.fields), "", ""];
+  const text = textOf(error);
+  const values = [
+    entry,
+    ...parts,
+    reason,
+    text,
+    String(attempt),
+    String(firstFailureMs || ""),
+    JSON.stringify(history),
+  ];
+  return { entry, reason, error: text, values };
 }
 
 /** Why a handler's error buries a message at once, or undefined when it is to be tried again. */

@@ -5,6 +5,7 @@
  */
 
 import { defineScript, type RedisClient } from "../redis/index.ts";
+import buryLua from "../redis/lua/mq-bury.lua" with { type: "text" };
 import claimLua from "../redis/lua/mq-claim.lua" with { type: "text" };
 import dropLua from "../redis/lua/mq-consumers-drop.lua" with { type: "text" };
 import disownLua from "../redis/lua/mq-disown.lua" with { type: "text" };
@@ -12,7 +13,7 @@ import renewLua from "../redis/lua/mq-renew.lua" with { type: "text" };
 import settleLua from "../redis/lua/mq-settle.lua" with { type: "text" };
 import type { DeliveryContext, QueueContext } from "./consumer.ts";
 import { type DeadLetter, deadLettersMax } from "./dead-letter.ts";
-import type { Delivery, StreamEntry } from "./message.ts";
+import type { AttemptNote, Delivery, StreamEntry } from "./message.ts";
 
 /** What a group remembers of an entry that failed or was lost. */
 export interface Attempts {
@@ -20,7 +21,7 @@ export interface Attempts {
   /** Leases that ran out without an answer. */
   readonly losses: number;
   readonly firstFailureMs: number;
-  readonly error: string;
+  readonly history: readonly AttemptNote[];
 }
 
 export interface Claim {
@@ -65,7 +66,7 @@ const claimScript = defineScript({
 
 const settleScript = defineScript({
   name: "mqSettle",
-  lua: settleLua,
+  lua: [buryLua, settleLua],
   keys: ["stream", "retries", "attempts", "dead"],
   args: ["group", "member", "deadMax"],
   hasRest: true,
@@ -216,18 +217,19 @@ function settleArgs<D>({ delivery, token }: Hold<D>, settlement: Settlement): (s
     case "retry":
       return [...head, settlement.waitMs, settlement.record ? formatAttempts(settlement.record) : ""];
     case "bury":
-      return [...head, 0, "", ...settlement.letter.values.slice(1)];
+      return [...head, 0, "", ...settlement.letter.values];
   }
 }
 
-function formatAttempts({ failed, losses, firstFailureMs, error }: Attempts): string {
-  return `${failed} ${losses} ${firstFailureMs} ${error}`;
+function formatAttempts({ failed, losses, firstFailureMs, history }: Attempts): string {
+  return `${failed} ${losses} ${firstFailureMs} ${JSON.stringify(history)}`;
 }
 
-export const NO_ATTEMPTS: Attempts = { failed: 0, losses: 0, firstFailureMs: 0, error: "" };
+export const NO_ATTEMPTS: Attempts = { failed: 0, losses: 0, firstFailureMs: 0, history: [] };
 
 function parseAttempts(text: string): Attempts {
   const match = /^(\d+) (\d+) (\d+) (.*)$/s.exec(text);
   if (!match) return NO_ATTEMPTS;
-  return { failed: Number(match[1]), losses: Number(match[2]), firstFailureMs: Number(match[3]), error: match[4]! };
+  const history = match[4] === "" ? [] : (JSON.parse(match[4]!) as AttemptNote[]);
+  return { failed: Number(match[1]), losses: Number(match[2]), firstFailureMs: Number(match[3]), history };
 }

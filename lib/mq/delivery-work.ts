@@ -167,6 +167,7 @@ export class DeliveryWork<D> {
       return { kind: "retry", waitMs: 0 };
     }
     const reason = buryReasonOf(error);
+    delivery.note(context.clock.now(), context.member, textOf(error));
     if (isAlone && (reason !== undefined || delivery.attempt >= declaration.maxAttempts)) {
       return { kind: "bury", letter: deadLetterOf(delivery, reason ?? "attempts", error) };
     }
@@ -174,7 +175,7 @@ export class DeliveryWork<D> {
       failed: delivery.attempt,
       losses: hold.attempts.losses,
       firstFailureMs: hold.attempts.firstFailureMs || context.clock.now(),
-      error: textOf(error),
+      history: delivery.history,
     };
     // Whoever is to blame for a batch is found when each is handed out alone, at once.
     const waitMs = isAlone ? declaration.retryMs(delivery.attempt) : 0;
@@ -201,13 +202,13 @@ export class DeliveryWork<D> {
     const fields = { topic, group: declaration.group, partition, entry, key, attempt };
     if (settlement.kind === "bury") {
       context.metrics.buried.inc({ topic, group: declaration.group });
-      const [reason, cause] = settlement.letter.values.slice(7);
-      context.log.warn({ ...fields, reason, cause }, "message buried");
+      const { reason, error } = settlement.letter;
+      context.log.warn({ ...fields, reason, cause: error }, "message buried");
       return;
     }
     if (settlement.record) {
       counters.retried.inc(1);
-      context.log.warn({ ...fields, reason: settlement.record.error }, "handler failed");
+      context.log.warn({ ...fields, reason: settlement.record.history.at(-1)?.[2] }, "handler failed");
     }
     this.#parts.onRetry(settlement.waitMs);
   }
@@ -238,5 +239,6 @@ class BatchContext<D> implements DeliveryContext {
 export function holdOf<D>(delivery: Delivery<D>, token: number, attempts: Attempts): Hold<D> {
   delivery.attempt = attempts.failed + 1;
   delivery.firstFailureMs = attempts.firstFailureMs;
+  delivery.history = attempts.history;
   return new Hold(delivery, token, attempts);
 }

@@ -3,7 +3,10 @@
 import { AppError } from "../errors.ts";
 import { defineScript, toAppError } from "../redis/index.ts";
 import registerLua from "../redis/lua/mq-group-register.lua" with { type: "text" };
-import type { Declaration, QueueContext } from "./consumer.ts";
+import type { Declaration, QueueContext, StartPoint } from "./consumer.ts";
+
+/** The largest count of an entry id: 64 bits. */
+const COUNT_LIMIT = "18446744073709551615";
 
 const registerScript = defineScript({
   name: "mqGroupRegister",
@@ -22,7 +25,7 @@ export async function registerGroup(
   topic: string,
   { group, mode }: Declaration<unknown>,
   partition: number,
-  start: "first" | "latest",
+  start: StartPoint,
 ): Promise<void> {
   const { keys, redis } = context;
   const existing = await registerScript(redis.commands, {
@@ -31,7 +34,7 @@ export async function registerGroup(
     stream: keys.topic(topic, partition),
     group,
     mode,
-    start,
+    start: startText(start),
   });
   if (existing !== "") {
     throw new AppError(
@@ -39,6 +42,14 @@ export async function registerGroup(
       `group ${group} of ${topic} exists as ${existing}; it cannot be consumed as ${mode}`,
     );
   }
+}
+
+/** As the script takes it: the checkpoint that lies just before the first entry to be read. */
+export function startText(start: StartPoint): string {
+  if (typeof start === "string") return start;
+  if ("time" in start) return `${Math.max(0, start.time - 1)}-${COUNT_LIMIT}`;
+  const [ms = "0", count = "0"] = start.id.split("-");
+  return count === "0" ? `${Math.max(0, Number(ms) - 1)}-${COUNT_LIMIT}` : `${ms}-${BigInt(count) - 1n}`;
 }
 
 /** Registers a group in all partitions. Throws an AppError. */

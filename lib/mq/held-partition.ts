@@ -59,6 +59,7 @@ export class HeldPartition<D> implements ReadTarget {
       lease: this.lease,
       counters: parts.counters,
       clock: context.clock,
+      member: context.member,
       log: context.log.child({ topic: topic.name, group: declaration.group }),
       wake: () => parts.wake(this),
       onChanged: () => parts.onChanged(this),

@@ -12,6 +12,7 @@
 import { backoffMs } from "../clock.ts";
 import { AppError } from "../errors.ts";
 import { defineScript, outcomeOf } from "../redis/index.ts";
+import buryLua from "../redis/lua/mq-bury.lua" with { type: "text" };
 import acquireLua from "../redis/lua/mq-lease-acquire.lua" with { type: "text" };
 import commitLua from "../redis/lua/mq-lease-commit.lua" with { type: "text" };
 import type { Declaration, QueueContext } from "./consumer.ts";
@@ -59,7 +60,7 @@ const acquireScript = defineScript({
 
 const commitScript = defineScript({
   name: "mqLeaseCommit",
-  lua: commitLua,
+  lua: [buryLua, commitLua],
   keys: ["lease", "dead"],
   args: [
     ...([

@@ -5,12 +5,12 @@
 
 import * as v from "valibot";
 import { AppError, type Issue } from "../errors.ts";
-import { newId } from "../id.ts";
+import { ID_PATTERN, newId } from "../id.ts";
 import { defineScript, toAppError } from "../redis/index.ts";
 import appendLua from "../redis/lua/mq-append.lua" with { type: "text" };
 import publishLua from "../redis/lua/mq-publish.lua" with { type: "text" };
 import type { QueueContext } from "./consumer.ts";
-import { issuesOf } from "./message.ts";
+import { type Attributes, formatAttributes, issuesOf } from "./message.ts";
 import type { AnyTopic, Topic } from "./topic.ts";
 
 /** Design limits of one message. A body of 256 KB still fits four to a chunk. */
@@ -39,6 +39,10 @@ export interface PublishInput<D> {
   /** A second publication with the same `dedupId` in the same partition within the topic's window is not appended. */
   readonly dedupId?: string;
   readonly sequence?: number;
+  /** 1..64 of [A-Za-z0-9_.-]: what groups filter by. */
+  readonly tag?: string;
+  /** Unix ms after which no group is given it any more. */
+  readonly expireAt?: number;
   readonly properties?: Readonly<Record<string, string>>;
 }
 
@@ -71,7 +75,7 @@ interface Call {
 }
 
 interface Pending {
-  /** id, type, key, sequence, data, properties, dedupe id: as the script takes them. */
+  /** id, type, key, sequence, data, properties, attributes, dedupe id: as the script takes them. */
   readonly values: readonly string[];
   readonly partition: number;
   readonly bytes: number;
@@ -124,6 +128,7 @@ export class Producer {
     const properties = input.properties ? JSON.stringify(input.properties) : "";
     const dedupId = input.dedupId ?? "";
     checkNames(topic.name, id, input.type, key, dedupId);
+    checkAttributes(topic.name, input);
     checkBytes(topic.name, "data", data, DATA_BYTES_MAX);
     checkBytes(topic.name, "properties", properties, PROPERTIES_BYTES_MAX);
     return {
@@ -134,6 +139,7 @@ export class Producer {
         input.sequence === undefined ? "" : String(input.sequence),
         data,
         properties,
+        formatAttributes(attributesOf(input)),
         dedupId,
       ],
       partition: keys.partitionOf(key || id),
@@ -201,6 +207,21 @@ function textOf<D>(topic: Topic<D>, { data, raw }: PublishInput<D>): string {
   const result = v.safeParse(topic.schema, data);
   if (!result.success) throw invalid(topic.name, issuesOf(result.issues));
   return JSON.stringify(data);
+}
+
+function attributesOf({ tag, expireAt }: PublishInput<unknown>): Attributes {
+  return { ...(tag ? { t: tag } : {}), ...(expireAt === undefined ? {} : { x: String(expireAt) }) };
+}
+
+function checkAttributes(topic: string, { id, tag, expireAt }: PublishInput<unknown>): void {
+  const issues: Issue[] = [];
+  if (id?.startsWith("@")) issues.push({ path: "id", message: "must not begin with @" });
+  if (tag !== undefined && !ID_PATTERN.test(tag))
+    issues.push({ path: "tag", message: "must be 1..64 of [A-Za-z0-9_.-]" });
+  if (expireAt !== undefined && !(Number.isSafeInteger(expireAt) && expireAt > 0)) {
+    issues.push({ path: "expireAt", message: "must be a time in Unix ms" });
+  }
+  if (issues.length > 0) throw invalid(topic, issues);
 }
 
 /** Id, type and key are stored in one field, separated by blanks. */

@@ -36,6 +36,8 @@ export interface WorkSiteParts<D> {
   readonly counters: GroupCounters;
   readonly clock: Clock;
   readonly log: Log;
+  /** Who holds the partition. */
+  readonly member: string;
   /** There is room to read again. */
   readonly wake: () => void;
   /** Something is finished or failed: it wants a commit soon. */
@@ -50,6 +52,7 @@ export class WorkSite<D> {
   readonly clock: Clock;
   readonly wake: () => void;
   readonly #log: Log;
+  readonly #member: string;
   readonly changed: () => void;
   readonly #waits = new AbortController();
   #isDraining = false;
@@ -62,6 +65,7 @@ export class WorkSite<D> {
     this.clock = parts.clock;
     this.wake = parts.wake;
     this.#log = parts.log;
+    this.#member = parts.member;
     this.changed = parts.onChanged;
     this.lease.signal.addEventListener("abort", () => this.#waits.abort(), { once: true });
   }
@@ -85,6 +89,7 @@ export class WorkSite<D> {
   failed(deliveries: readonly Delivery<D>[], error: unknown): void {
     const now = this.clock.now();
     for (const delivery of deliveries) {
+      delivery.note(now, this.#member, textOf(error));
       delivery.attempt += 1;
       delivery.firstFailureMs ||= now;
     }
@@ -97,6 +102,7 @@ export class WorkSite<D> {
 
   /** Moves a message to dead letters with the commit that says it is finished. */
   bury(delivery: Delivery<D>, reason: BuryReason, error: unknown): void {
+    if (reason === "attempts" || reason === "bury") delivery.note(this.clock.now(), this.#member, textOf(error));
     this.lease.bury(deadLetterOf(delivery, reason, error));
     const { entry, key, attempt } = delivery;
     this.#log.warn({ entry, key, attempt, partition: this.partition, reason, cause: textOf(error) }, "message buried");

@@ -21,6 +21,17 @@ export interface Metrics {
   readonly deadLettersEvicted: Counter<"topic" | "group">;
   readonly lostByTrim: Counter<"topic" | "group">;
   readonly lag: Gauge<"topic" | "group">;
+  readonly oldestPendingSeconds: Gauge<"topic" | "group">;
+  readonly parkedKeys: Gauge<"topic" | "group">;
+  readonly sideMessages: Gauge<"topic" | "group">;
+  readonly redriven: Counter<"topic" | "group">;
+  readonly expired: Counter<"topic" | "group">;
+  readonly publishRefused: Counter<"topic">;
+  readonly delayedLateness: Histogram;
+  readonly delayed: Counter<"outcome">;
+  readonly halves: Counter<"outcome">;
+  readonly checks: Counter<"answer">;
+  readonly webhookCalls: Counter<"outcome">;
   readonly leasesLost: Counter<"topic" | "group">;
   readonly takeovers: Counter<"topic" | "group">;
   readonly rpcCalls: Counter<"service" | "method" | "outcome">;
@@ -70,6 +81,34 @@ export function createMetrics(): Metrics {
     deadLettersEvicted: counter("im_mq_dead_letters_evicted_total", "Dead letters dropped by their bound.", group),
     lostByTrim: counter("im_mq_lost_by_trim_total", "Entries trimmed before the group read them. 0 in health.", group),
     lag: gauge("im_mq_lag_messages", "Entries that the group has not finished.", group),
+    oldestPendingSeconds: gauge("im_mq_oldest_pending_seconds", "Age of the group's oldest unfinished message.", group),
+    parkedKeys: gauge("im_mq_parked_keys", "Keys that wait for an operator's unpark.", group),
+    sideMessages: gauge(
+      "im_mq_side_messages",
+      "Messages held in the side queue behind a key that cannot go on.",
+      group,
+    ),
+    redriven: counter("im_mq_redriven_total", "Dead letters brought back to their group.", group),
+    expired: counter("im_mq_expired_total", "Messages dropped because their expireAt had passed.", group),
+    publishRefused: counter("im_mq_publish_refused_total", "Messages refused because the topic was full.", ["topic"]),
+    delayedLateness: new Histogram({
+      name: "im_mq_delayed_lateness_seconds",
+      help: "Time from a delayed message's due time to its append, both by Redis TIME.",
+      buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 12, 30, 60],
+      registers,
+    }),
+    delayed: counter("im_mq_delayed_total", "Delayed messages by outcome: fired, cancelled, dropped, moved.", [
+      "outcome",
+    ]),
+    halves: counter("im_mq_halves_total", "Half messages by outcome: prepared, committed, rolled_back, expired.", [
+      "outcome",
+    ]),
+    checks: counter("im_mq_checks_total", "Checks of half messages by answer: commit, rollback, unknown, none.", [
+      "answer",
+    ]),
+    webhookCalls: counter("im_webhook_calls_total", "Webhook deliveries by outcome: ok, retry, gone, failed.", [
+      "outcome",
+    ]),
     leasesLost: counter("im_mq_leases_lost_total", "Commits refused because another member holds the lease.", group),
     takeovers: counter("im_mq_takeovers_total", "Leases taken from a member that let them expire.", group),
     rpcCalls: counter("im_rpc_calls_total", "Calls by outcome: ok or an error code.", ["service", "method", "outcome"]),

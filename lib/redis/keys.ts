@@ -82,17 +82,70 @@ export function createKeys(prefix: string, partitions: number) {
     /** hash member -> ms by Redis TIME until which it counts as alive. Expires with its members. One per group. */
     groupMembers: (topic: string, name: string) => `${prefix}:{members:${topic}:${name}}`,
     /**
-     * hash entry id -> `<attempts> <lease losses> <first failure ms> <last error>`: of a concurrent group's deliveries that
-     * failed or were lost and are still open. Removed with their ack.
+     * hash entry id -> `<failed attempts> <lease losses> <first failure ms> <history JSON>`, history `[[ms, member, error], …]`: of
+     * a group's deliveries that failed or were lost and are still open. Removed when they are finished.
      */
     attempts: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:attempts`,
-    /** zset entry id by due ms: deliveries of a concurrent group that wait for their retry. */
+    /**
+     * zset entry id by due ms: of a concurrent group, deliveries that wait for their retry (consumer `#retry`), and those in the hands
+     * of outside services (consumer `#pull`), due when their lease ends.
+     */
     retries: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:retries`,
     /**
-     * stream of dead letters, bounded; fields `i` id, `t` type, `k` key, `s` sequence, `d` data, `p` properties of the message,
-     * its `entry` in the topic, `reason`, `error`, `attempts`, `first` failure ms, `member` that buried it. Kept 7 days.
+     * stream of dead letters, bounded; fields `i` id, `t` type, `k` key, `s` sequence, `d` data, `p` properties, `a` attributes of the
+     * message, its `entry` in the topic, `reason`, `error` the last, `attempts`, `first` failure ms, `history` JSON as in attempts,
+     * `member` that buried it. Kept 7 days.
      */
     deadLetters: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:dead`,
+
+    // Side queue of an ordered group: messages of keys that cannot go on now, copied out of the stream so that neither window nor
+    // trimming waits for them. Owner: lib/mq.
+
+    /**
+     * hash key -> `<state> <since ms> <failed attempts> <first failure ms> <token> <lease end ms> <history JSON>`: keys that stand aside,
+     * with what their first message cost so far. State `r` ready or retrying, `o` out to an outside service, `p` parked until unpark.
+     */
+    aside: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:aside`,
+    /** zset key by due ms: keys aside whose first message may be handed out then; parked ones are not in it. */
+    asideDue: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:aside-due`,
+    /** hash entry id -> `<header>\n<data>`: the messages aside. */
+    side: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:side`,
+    /** zset, all scores 0, `<key> <entry id, ms 15 and count 10 digits>`: the order of each key's messages aside, by ZRANGEBYLEX. */
+    sideOrder: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:side-order`,
+
+    // Delayed messages, half messages, and state of the users' own. Owner: lib/mq.
+
+    /** hash record id -> record of a delayed message (lib/mq/delayed.ts); ended ones stay 24 h for a true answer. */
+    delayed: (partition: number) => `${at(partition)}:delayed`,
+    /** zset record id by due ms: PENDING ones. */
+    delayedDue: (partition: number) => `${at(partition)}:delayed:due`,
+    /** zset record id by the ms when it ended. */
+    delayedEnded: (partition: number) => `${at(partition)}:delayed:ended`,
+    /** hash transaction id -> record of a half message (lib/mq/transaction.ts); ended ones stay 24 h, EXPIRED ones 7 days. */
+    half: (partition: number) => `${at(partition)}:half`,
+    /** zset transaction id by the ms of its next check; one per producer group, `#http` for those with a check URL. */
+    halfDue: (partition: number, producerGroup: string) => `${at(partition)}:half:due:${producerGroup}`,
+    /** zset transaction id by the ms when its present state ends by itself: of PREPARED the budget, of others the record. */
+    halfEnd: (partition: number) => `${at(partition)}:half:end`,
+    /** A key of the user's own, of the type the user gives it: written together with messages of the partition. No expiry. */
+    own: (partition: number, name: string) => `${at(partition)}:own:${name}`,
+
+    // What is known of topics and groups. Owner: lib/mq.
+
+    /** hash topic -> JSON of its settings: the topics that were declared by a service or used by a role. No expiry. */
+    topics: () => `${prefix}:{topics}`,
+    /** hash group -> JSON of the settings that a service declared it with. One per topic; no expiry. */
+    groupSettings: (topic: string) => `${prefix}:{topics}:groups:${topic}`,
+    /** hash `paused` ms since, `reason`: what an operator ordered of a group; beside its members, for they read both at once. */
+    groupControl: (topic: string, name: string) => `${prefix}:{members:${topic}:${name}}:control`,
+    /** string JSON, the reply to a receive under an attempt id. Expires with its leases. */
+    received: (topic: string, name: string, attemptId: string) => `${prefix}:{received:${topic}:${name}}:${attemptId}`,
+    /** hash, a redrive that runs in the background: filter, state, counts. Expires 7 days after its end. */
+    redrive: (id: string) => `${prefix}:{redrive:${id}}`,
+    /** hash service key id -> JSON {digest, scopes, created}. No expiry. Owner: the gateway. */
+    serviceKeys: () => `${prefix}:{service-keys}`,
+    /** BullMQ's prefix: its keys lie under it, all in one slot (lib/mq/timers.ts). */
+    timers: () => `${prefix}:{timers}`,
 
     // Registry and routing; one hash tag each, written by heartbeats.
 

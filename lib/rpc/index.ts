@@ -27,6 +27,7 @@ export {
   assertMayCall,
   assertMayConsume,
   assertMayPublish,
+  isGroupOfTable,
   isRole,
   LAYERS,
   mayCall,

@@ -24,23 +24,38 @@ interface LayerEntry {
   readonly layer: 0 | 1 | 2 | 3;
   /** Services that it may call by RPC; each lies in a lower layer. */
   readonly calls: readonly Role[];
-  /** Topics that it may publish to. */
+  /** Topics of the product that it may publish to. Topics of the users (no `im.` in front) are open to all. */
   readonly publishes: readonly string[];
-  /** Topic -> the groups that it may be a member of. */
+  /** Topic -> the groups that it may be a member of; `*`: any group that no role of the table has. */
   readonly consumes: Readonly<Record<string, readonly string[]>>;
 }
 
+/** Topics under it are the product's; the table says who may have to do with them. */
+const RESERVED_PREFIX = "im.";
+
 export const LAYERS: Readonly<Record<Role, LayerEntry>> = {
-  gateway: { layer: 3, calls: ["logic"], publishes: [], consumes: {} },
+  // What services publish with a delay goes through im.relay to the timers.
+  gateway: { layer: 3, calls: ["logic"], publishes: ["im.relay"], consumes: {} },
   logic: {
     layer: 2,
     calls: ["archive"],
-    publishes: ["im.events", "im.push", "im.users"],
+    publishes: ["im.events", "im.push", "im.users", "im.reminders", "im.relay"],
     consumes: { "im.events": ["delivery", "inbox"], "im.commands": ["logic"] },
   },
-  extlogic: { layer: 2, calls: [], publishes: ["im.commands"], consumes: { "im.events": ["extlogic"] } },
+  extlogic: {
+    layer: 2,
+    calls: [],
+    publishes: ["im.commands"],
+    // `*`: the webhooks of outside services, each a group of its own.
+    consumes: { "im.events": ["extlogic", "*"], "im.push": ["*"], "im.users": ["*"], "im.reminders": ["*"] },
+  },
   pusher: { layer: 2, calls: [], publishes: ["im.commands"], consumes: { "im.push": ["pusher"] } },
-  scheduler: { layer: 2, calls: [], publishes: ["im.commands"], consumes: {} },
+  scheduler: {
+    layer: 2,
+    calls: [],
+    publishes: ["im.commands", "im.reminders"],
+    consumes: { "im.relay": ["relay"] },
+  },
   archive: { layer: 1, calls: [], publishes: ["im.commands"], consumes: { "im.events": ["archive"] } },
   orders: { layer: 0, calls: [], publishes: [], consumes: { "im.events": ["orders"] } },
   trades: { layer: 0, calls: [], publishes: [], consumes: { "im.events": ["trades"] } },
@@ -58,11 +73,18 @@ export function mayCall(from: Role, service: string): boolean {
 }
 
 export function mayPublish(from: Role, topic: string): boolean {
-  return LAYERS[from].publishes.includes(topic);
+  return !topic.startsWith(RESERVED_PREFIX) || LAYERS[from].publishes.includes(topic);
 }
 
 export function mayConsume(role: Role, topic: string, group: string): boolean {
-  return LAYERS[role].consumes[topic]?.includes(group) ?? false;
+  if (!topic.startsWith(RESERVED_PREFIX)) return true;
+  const groups = LAYERS[role].consumes[topic] ?? [];
+  return groups.includes(group) || (groups.includes("*") && !isGroupOfTable(topic, group));
+}
+
+/** Whether a role has this group: outside services must not take its name. */
+export function isGroupOfTable(topic: string, group: string): boolean {
+  return ROLES.some((role) => LAYERS[role].consumes[topic]?.includes(group));
 }
 
 /** Throws LAYER_VIOLATION that names both ends and the way to take instead. */

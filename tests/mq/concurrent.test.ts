@@ -5,7 +5,7 @@ import { Bury, type ConsumeOptions, Later, type Message } from "../../lib/mq/ind
 import { Delivery } from "../../lib/mq/message.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import { eventually } from "../support/eventually.ts";
-import { type Numbered, openTestQueue, range, type TestQueue } from "../support/queue.ts";
+import { letterOf, type Numbered, openTestQueue, range, type TestQueue } from "../support/queue.ts";
 
 const soft = () => AbortSignal.timeout(5_000);
 const AT_ONCE = [1];
@@ -191,7 +191,7 @@ test("a stale token can neither ack, put off, bury nor renew, and nothing change
   await Bun.sleep(5);
   const { claims } = await leasesOf("b").claim(0, 10);
   expect(claims).toMatchObject([{ token: 2, attempts: { losses: 1 } }]);
-  const letter = { entry: entry[0], values: [entry[0], "id", "t", "k", "", "{}", "", "bury", "no", "1", ""] };
+  const letter = letterOf(entry[0]);
   const settlements = [{ kind: "ack" }, { kind: "retry", waitMs: 0 }, { kind: "bury", letter }] as const;
   for (const settlement of settlements) {
     const { outcomes } = await leasesOf("a").settle(0, [{ hold: first, settlement }]);

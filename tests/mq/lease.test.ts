@@ -7,7 +7,7 @@ import { acquireLease, type Grant, type LeaseSite, PartitionLease } from "../../
 import { quotaOf } from "../../lib/mq/membership.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import { eventually } from "../support/eventually.ts";
-import { type Numbered, openTestQueue, range, type TestQueue } from "../support/queue.ts";
+import { letterOf, type Numbered, openTestQueue, range, type TestQueue } from "../support/queue.ts";
 
 const LEASE_MS = 1_000;
 
@@ -98,7 +98,7 @@ test("commit and release twice have the effect of once, and a release frees at o
     PartitionLease,
     PartitionLease,
   ];
-  const letter = { entry: "5-0", values: ["5-0", "id", "t", "k", "", "{}", "", "bury", "no", "1", ""] };
+  const letter = letterOf("5-0");
   for (const each of [lease, copy]) {
     each.follow(at("6-0"));
     each.bury(letter);
@@ -123,7 +123,7 @@ test("dead letters wait for the commit that covers their entry, and travel sixte
   let checkpoint = "0-0";
   lease.follow(() => ({ checkpoint, read: 0, open: [] }));
   for (const n of range(1, 40)) {
-    lease.bury({ entry: `${n}-0`, values: [`${n}-0`, "id", "t", "k", "", "{}", "", "bury", "no", "1", ""] });
+    lease.bury(letterOf(`${n}-0`));
   }
   await lease.commit();
   expect(await t.deadLetters("g")).toHaveLength(0);

@@ -9,7 +9,7 @@ import { acquireLease, PartitionLease } from "../../lib/mq/lease.ts";
 import { Membership } from "../../lib/mq/membership.ts";
 import { Delivery, type StreamEntry } from "../../lib/mq/message.ts";
 import { silentLog } from "../../lib/observability/index.ts";
-import { digestOf, openTestQueue, type TestQueue } from "../support/queue.ts";
+import { digestOf, letterOf, openTestQueue, type TestQueue } from "../support/queue.ts";
 
 interface Stage {
   readonly t: TestQueue;
@@ -38,11 +38,8 @@ async function setStage(): Promise<Stage> {
   const reply = await redis.commands.xreadgroup("GROUP", "concurrent", "m", "COUNT", 4, "STREAMS", stream, ">");
   const [[, entries]] = reply as unknown as [[string, StreamEntry[]]];
   const holds = entries.map((entry) => new Hold<unknown>(new Delivery(t.topic, 0, entry), 1, NO_ATTEMPTS));
-  const letter = {
-    entry: entries[3]![0],
-    values: [entries[3]![0], "id", "t", "k", "", "{}", "", "bury", "no", "1", ""],
-  };
-  const record = { failed: 1, losses: 0, firstFailureMs: 1, error: "no" };
+  const letter = letterOf(entries[3]![0]);
+  const record = { failed: 1, losses: 0, firstFailureMs: 1, history: [[1, "m", "no"]] as const };
   await leases.settle(0, [
     { hold: holds[2]!, settlement: { kind: "retry", waitMs: 0, record } },
     { hold: holds[3]!, settlement: { kind: "bury", letter } },
@@ -101,7 +98,7 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
       };
       const lease = new PartitionLease(site, grant, () => undefined);
       lease.follow(() => ({ checkpoint: "9999999999999-0", read: 5, open: [] }));
-      lease.bury({ entry: "5-0", values: ["5-0", "id", "t", "k", "", "{}", "", "bury", "no", "1", ""] });
+      lease.bury(letterOf("5-0"));
       if (!(await lease.commit())) throw new Error("not committed");
     },
   },
@@ -116,10 +113,10 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
   settle: {
     keys: ["stream", "retries", "attempts", "dead"],
     run({ leases, holds }) {
-      const record = { failed: 1, losses: 0, firstFailureMs: 1, error: "no" };
+      const record = { failed: 1, losses: 0, firstFailureMs: 1, history: [[1, "m", "no"]] as const };
       const [first, second] = holds as [Hold<unknown>, Hold<unknown>];
       const entry = second.delivery.entry;
-      const letter = { entry, values: [entry, "id", "t", "k", "", "{}", "", "bury", "no", "1", ""] };
+      const letter = letterOf(entry);
       return leases.settle(0, [
         { hold: first, settlement: { kind: "retry", waitMs: 0, record } },
         { hold: second, settlement: { kind: "bury", letter } },

@@ -2,6 +2,7 @@
 
 import * as v from "valibot";
 import { type Clock, systemClock } from "../../lib/clock.ts";
+import type { DeadLetter } from "../../lib/mq/dead-letter.ts";
 import { defineTopic, type Message, openQueue, type Queue, type Topic } from "../../lib/mq/index.ts";
 import { type Log, silentLog } from "../../lib/observability/index.ts";
 import type { Service } from "../../lib/service.ts";
@@ -75,6 +76,12 @@ export async function openTestQueue(name: string, options: TestQueueOptions = {}
       await store[Symbol.asyncDispose]();
     },
   };
+}
+
+/** A dead letter as the scripts take it. */
+export function letterOf(entry: string): DeadLetter {
+  const values = [entry, "id", "t", "k", "", "{}", "", "", "bury", "no", "1", "", "[]"];
+  return { entry, reason: "bury", error: "no", values };
 }
 
 /** The numbers of messages by key, in the order in which a handler saw them. */

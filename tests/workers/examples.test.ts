@@ -22,6 +22,7 @@ function event(seq: number, text: string, more: { epoch?: string; ordinal?: numb
   return {
     ...{ id: `m${seq}`, topic: imEvents.name, partition: 0, entry: `${seq}-0`, type: "im.message.created", key: "c1" },
     ...{ sequence: seq, time: 1, raw: JSON.stringify(message), data: message, attempt: 1 },
+    ...{ tag: "", expireAt: undefined, originSequence: undefined, redrives: 0 },
     properties: { epoch: more.epoch ?? "e1", ordinal: String(more.ordinal ?? seq) },
   };
 }

@@ -2,7 +2,7 @@
 -- Make a group known in one partition of a topic: trimming waits for it from now on, and it has a place to begin.
 --
 -- Atomic; all keys are of one partition. Again has no effect, except that what was lost (FLUSHALL, XGROUP DESTROY) is made
--- anew, from the stored checkpoint when there is one. `start` is first or latest.
+-- anew, from the stored checkpoint when there is one. `start` is first, latest, or the entry id behind which it begins.
 -- Returns '' when registered, or the mode under which the group exists already when it is another.
 local groups = KEYS[1]
 local lease = KEYS[2]
@@ -29,6 +29,7 @@ if is_new then
     read = of['entries-added'] - of['length']
     if start == 'latest' then checkpoint, read = of['last-generated-id'], of['entries-added'] end
   end
+  if start ~= 'first' and start ~= 'latest' then checkpoint = start end
 end
 
 if mode == 'concurrent' then

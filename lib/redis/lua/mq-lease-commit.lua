@@ -4,7 +4,7 @@
 -- Atomic and fenced; all keys are of one partition. Again has no further effect: an entry that the stored progress holds as
 -- finished is not buried twice. `checkpoint`: every entry up to it is finished, except those in `open`. `floor`: the first
 -- unfinished entry or the checkpoint; while it stands still, losses of the lease count against it.
--- ARGV behind the named ones, per dead letter: entry, id, type, key, sequence, data, properties, reason, error, attempts, first ms.
+-- ARGV behind the named ones: per dead letter the values that mq_bury takes.
 -- Returns {1, dead letters evicted by the bound}, or {0, owner} when the token is stale.
 local lease = KEYS[1]
 local dead = KEYS[2]
@@ -36,11 +36,9 @@ local function is_finished(entry)
 end
 
 local buried = 0
-for i = 11, #ARGV, 11 do
+for i = 11, #ARGV, MQ_BURY_ARGS do
   if not is_finished(ARGV[i]) then
-    redis.call('XADD', dead, 'MAXLEN', dead_max, '*', 'i', ARGV[i + 1], 't', ARGV[i + 2], 'k', ARGV[i + 3],
-      's', ARGV[i + 4], 'd', ARGV[i + 5], 'p', ARGV[i + 6], 'entry', ARGV[i], 'reason', ARGV[i + 7],
-      'error', ARGV[i + 8], 'attempts', ARGV[i + 9], 'first', ARGV[i + 10], 'member', member)
+    mq_bury(dead, dead_max, member, i)
     buried = buried + 1
   end
 end

@@ -3,7 +3,7 @@
 --
 -- Atomic; all keys are of one partition. The dedupe ids of two windows are kept, in one hash per window by turns; field ''
 -- holds the window's number, so a hash that is two windows old is dropped when its turn comes again. Redis TIME decides.
--- ARGV behind the window: id, type, key, sequence, data, properties, dedupe id ('' for none) per message.
+-- ARGV behind the window, per message: id, type, key, sequence, data, properties, attributes, dedupe id ('' for none).
 -- Returns per message the entry id, or {id, entry id} of the original when it is a duplicate.
 local stream = KEYS[1]
 local even = KEYS[2]
@@ -30,14 +30,14 @@ end
 local replies = {}
 local this, that = number % 2, (number + 1) % 2
 local this_number, that_number = string.format('%.0f', number), string.format('%.0f', number - 1)
-for i = 2, #ARGV, 7 do
-  local dedupe_id = ARGV[i + 6]
+for i = 2, #ARGV, 8 do
+  local dedupe_id = ARGV[i + 7]
   local found = nil
   if dedupe_id ~= '' then found = original(this, this_number, dedupe_id) or original(that, that_number, dedupe_id) end
   if found then
     replies[#replies + 1] = found
   else
-    local entry = mq_append(stream, ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
+    local entry = mq_append(stream, ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], ARGV[i + 6])
     if dedupe_id ~= '' then
       if numbers[this] ~= this_number then
         redis.call('UNLINK', windows[this])

@@ -3,8 +3,8 @@
 --
 -- Atomic and fenced per delivery; all keys are of one partition. A delivery is the caller's while the pending list names the
 -- member and the token (Redis' delivery count). Again has no further effect.
--- ARGV behind the named ones, per delivery: kind, entry, token, wait ms, attempts record; of kind `bury` ten more: id, type,
--- key, sequence, data, properties, reason, error, attempts, first ms. Kinds: `ack`, `retry` (record '' leaves it), `bury`.
+-- ARGV behind the named ones, per delivery: kind, entry, token, wait ms, attempts record; of kind `bury` the values that mq_bury
+-- takes behind them. Kinds: `ack`, `retry` (record '' leaves it), `bury`.
 -- Returns {outcomes, dead letters evicted}; outcomes: 1 settled, 0 another holds it, 2 it is settled already.
 local stream = KEYS[1]
 local retries = KEYS[2]
@@ -37,9 +37,7 @@ while i <= #ARGV do
       if ARGV[i + 4] ~= '' then redis.call('HSET', attempts, entry, ARGV[i + 4]) end
     else
       if kind == 'bury' then
-        redis.call('XADD', dead, 'MAXLEN', dead_max, '*', 'i', ARGV[i + 5], 't', ARGV[i + 6], 'k', ARGV[i + 7],
-          's', ARGV[i + 8], 'd', ARGV[i + 9], 'p', ARGV[i + 10], 'entry', entry, 'reason', ARGV[i + 11],
-          'error', ARGV[i + 12], 'attempts', ARGV[i + 13], 'first', ARGV[i + 14], 'member', member)
+        mq_bury(dead, dead_max, member, i + 5)
         buried = buried + 1
       end
       redis.call('XACK', stream, group, entry)
@@ -47,7 +45,7 @@ while i <= #ARGV do
     end
     outcomes[#outcomes + 1] = 1
   end
-  i = i + (kind == 'bury' and 15 or 5)
+  i = i + 5 + (kind == 'bury' and MQ_BURY_ARGS or 0)
 end
 local evicted = 0
 if buried > 0 then evicted = length + buried - redis.call('XLEN', dead) end
