@@ -63,6 +63,8 @@ async function spawnOwner({ dataDir, socketDir }: { dataDir: string; socketDir: 
 /** Kills the owner and everything that would end its Redis, so that Redis alone is left. */
 async function killWithGuard(owner: Bun.Subprocess, redisPid: number): Promise<void> {
   const guard = parentOf(redisPid);
+  // Between the deaths of its children and its own it would do its work.
+  process.kill(guard, "SIGSTOP");
   for (const pid of [...childrenOf(guard).flatMap((pid) => [pid, ...childrenOf(pid)]), guard]) {
     if (pid !== redisPid) process.kill(pid, "SIGKILL");
   }
