@@ -35,9 +35,11 @@ const CONTRACTS = ["lib/im/protocol.ts", "lib/archive/contract.ts"];
 const SIDE_DOORS = ["lib/redis/embedded.ts"];
 
 const lib = readSources("lib/**/*.ts");
-const workers = readSources("workers/**/*.ts");
+const allWorkers = readSources("workers/**/*.ts");
+/** The library's examples are programs of their own, no role's code. */
+const workers = allWorkers.filter(({ path }) => !path.startsWith("workers/examples/library/"));
 const scripts = readSources("scripts/**/*.ts");
-const house = [...lib, ...workers, ...scripts];
+const house = [...lib, ...allWorkers, ...scripts];
 const lua = readSources("lib/redis/lua/*.lua");
 
 /** `lib/mq/topic.ts` -> `lib/mq`; a file of the ground or of a floor's own folder -> undefined. */

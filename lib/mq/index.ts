@@ -34,14 +34,17 @@ import { Producer, type PublishInput, type PublishResult } from "./producer.ts";
 import { trimTopic } from "./retention.ts";
 import type { AnyTopic, Topic } from "./topic.ts";
 
+export { type ConnectedQueue, type ConnectOptions, connectQueue } from "./connect.ts";
 export {
   type BatchHandler,
   type ConsumeOptions,
   type DeliveryContext,
   type GroupMode,
   type Handler,
+  type PoisonPolicy,
   RETRY_LADDER_MS,
   RETRY_LADDER_SHORT_MS,
+  type StartPoint,
 } from "./consumer.ts";
 export type { GroupDescription, TopicDescription } from "./describe.ts";
 export { Bury, InvalidMessage, Later, type Message } from "./message.ts";
