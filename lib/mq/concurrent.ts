@@ -77,7 +77,7 @@ class ConcurrentConsumer<D> {
     const { name } = topic;
     const { group, leaseMs } = declaration;
     this.#leases = new DeliveryLeases(context, name, group, leaseMs);
-    const { delivered, acked, retried } = context.metrics;
+    const { delivered, acked, retried, expired } = context.metrics;
     this.#work = new DeliveryWork<D>({
       context,
       topic: name,
@@ -87,6 +87,7 @@ class ConcurrentConsumer<D> {
         delivered: delivered.labels(name, group),
         acked: acked.labels(name, group),
         retried: retried.labels(name, group),
+        expired: expired.labels(name, group),
       },
       onRoom: () => {
         for (const resolve of this.#whenRoom.splice(0)) resolve();

@@ -30,9 +30,10 @@ export interface Claim {
   readonly attempts: Attempts;
 }
 
-/** What becomes of a delivery. `record`: the attempts to remember, or undefined to leave them as they are. */
+/** What becomes of a delivery; `pass` acks it unseen. `record`: the attempts to remember, or undefined to leave them as they are. */
 export type Settlement =
   | { readonly kind: "ack" }
+  | { readonly kind: "pass" }
   | { readonly kind: "retry"; readonly waitMs: number; readonly record?: Attempts }
   | { readonly kind: "bury"; readonly letter: DeadLetter };
 
@@ -213,6 +214,7 @@ function settleArgs<D>({ delivery, token }: Hold<D>, settlement: Settlement): (s
   const head = [settlement.kind, delivery.entry, token];
   switch (settlement.kind) {
     case "ack":
+    case "pass":
       return [...head, 0, ""];
     case "retry":
       return [...head, settlement.waitMs, settlement.record ? formatAttempts(settlement.record) : ""];
