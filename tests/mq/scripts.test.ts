@@ -58,6 +58,9 @@ const key = {
   retries: ({ t }: Stage) => t.store.keys.retries("t", 0, "concurrent"),
   attempts: ({ t }: Stage) => t.store.keys.attempts("t", 0, "concurrent"),
   dead: ({ t }: Stage) => t.store.keys.deadLetters("t", 0, "concurrent"),
+  topics: ({ t }: Stage) => t.store.keys.topics(),
+  groupSettings: ({ t }: Stage) => t.store.keys.groupSettings("t"),
+  webhooks: ({ t }: Stage) => t.store.keys.webhooks(),
   members: ({ t }: Stage) => t.store.keys.groupMembers("t", "ordered"),
 };
 
@@ -122,6 +125,15 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
         { hold: second, settlement: { kind: "bury", letter } },
       ]);
     },
+  },
+  "topic-declare": { keys: ["topics"], run: ({ t }) => t.queue.catalog.declareTopic("t", { maxLength: 5 }) },
+  "group-declare": {
+    keys: ["topics", "groupSettings", "webhooks"],
+    run: ({ t }) =>
+      t.queue.catalog.declareGroup("t", "ordered", {
+        mode: "ordered",
+        webhook: { url: "https://a.example", secret: "0123456789" },
+      }),
   },
   renew: { keys: ["stream"], run: ({ leases, holds }) => leases.renew(0, holds) },
   disown: { keys: ["stream", "retries", "attempts"], run: ({ leases }) => leases.disown(0, 10) },
