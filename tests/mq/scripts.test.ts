@@ -31,6 +31,8 @@ async function setStage(): Promise<Stage> {
   const [ordered, concurrent] = [of("ordered"), of("concurrent")];
   for (const declaration of [ordered, concurrent]) await registerGroup(context, "t", declaration, 0, "first");
   await t.publish("k", 1, 300);
+  // By another member, so that the one under test has nothing of it in memory.
+  await t.member("other").catalog.declareTopic("t", {});
   await t.queue.publish(t.topic, { type: "a", key: "k", data: { n: 301 }, dedupId: "known" });
   await acquireLease({ context, topic: "t", declaration: ordered, partition: 0, session: "1" });
   const leases = new DeliveryLeases(context, "t", "concurrent", 1);
