@@ -26,6 +26,7 @@ import { AppError } from "../errors.ts";
 import type { Log, Metrics } from "../observability/index.ts";
 import type { Keys, RedisConnections } from "../redis/index.ts";
 import type { Service } from "../service.ts";
+import { type Catalog, createCatalog } from "./catalog.ts";
 import { createConcurrentConsumer } from "./concurrent.ts";
 import { type ConsumeOptions, declare } from "./consumer.ts";
 import { describeTopic, type TopicDescription } from "./describe.ts";
@@ -34,6 +35,8 @@ import { Producer, type PublishInput, type PublishResult } from "./producer.ts";
 import { trimTopic } from "./retention.ts";
 import type { AnyTopic, Topic } from "./topic.ts";
 
+export { type Catalog, type DeclaredGroup, type DeclaredTopic, declarationOf, type Webhook } from "./catalog.ts";
+export { cloudEventOf } from "./cloud-event.ts";
 export { type ConnectedQueue, type ConnectOptions, connectQueue } from "./connect.ts";
 export {
   type BatchHandler,
@@ -50,6 +53,15 @@ export type { GroupDescription, TopicDescription } from "./describe.ts";
 export { Bury, InvalidMessage, Later, type Message } from "./message.ts";
 export type { PublishInput, PublishResult } from "./producer.ts";
 export { createTrimmer } from "./retention.ts";
+export {
+  type GroupSettings,
+  GroupSettingsSchema,
+  type Start,
+  StartSchema,
+  type TopicSettings,
+  TopicSettingsSchema,
+  toStartPoint,
+} from "./settings.ts";
 export { type AnyTopic, defineTopic, type Topic, type TopicOptions } from "./topic.ts";
 
 export interface QueueOptions {
@@ -60,6 +72,8 @@ export interface QueueOptions {
   readonly metrics: Metrics;
   /** The name of this process among the members of a group; stable over restarts, unique among live ones. */
   readonly member: string;
+  /** The topics that the program declares itself: the catalog knows them beside those that services declare. */
+  readonly topics?: readonly Topic<unknown>[];
   /** The layer rules of this role: throw LAYER_VIOLATION for what they forbid. Without it everything is allowed. */
   readonly may?: {
     publish(topic: string): void;
@@ -83,12 +97,14 @@ export interface Queue {
   describe(topic: AnyTopic): Promise<TopicDescription>;
   /** Whether this process does a periodic chore now: true for one of all that ask within `forMs`. */
   claim(chore: string, forMs: number): Promise<boolean>;
+  /** Topics and groups that services declared, for all processes. */
+  readonly catalog: Catalog;
   /** Logs what went wrong in the background, for services built on the queue. */
   report(error: unknown, message: string): void;
 }
 
 /** Opens the queue over connections that the caller owns. Consumers open their own blocking connections. */
-export function openQueue({ may, ...context }: QueueOptions): Queue {
+export function openQueue({ may, topics = [], ...context }: QueueOptions): Queue {
   const producer = new Producer(context);
   const consuming = new Set<string>();
   return {
@@ -116,6 +132,7 @@ export function openQueue({ may, ...context }: QueueOptions): Queue {
       const { redis, keys, member } = context;
       return (await redis.commands.set(keys.chore(chore), member, "PX", forMs, "NX")) === "OK";
     },
+    catalog: createCatalog(context, topics),
     report: (error, message) => context.log.warn({ error }, message),
   };
 }

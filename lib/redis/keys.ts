@@ -133,10 +133,12 @@ export function createKeys(prefix: string, partitions: number) {
 
     // What is known of topics and groups. Owner: lib/mq.
 
-    /** hash topic -> JSON of its settings: the topics that were declared by a service or used by a role. No expiry. */
+    /** hash topic -> `<created ms> <settings JSON>`: the topics that services declared or published to. No expiry. */
     topics: () => `${prefix}:{topics}`,
-    /** hash group -> JSON of the settings that a service declared it with. One per topic; no expiry. */
+    /** hash group -> `<created ms> <mode> <settings JSON>`, as a service declared it. One per topic; no expiry. */
     groupSettings: (topic: string) => `${prefix}:{topics}:groups:${topic}`,
+    /** hash `<topic> <group>` -> digest of its settings: the groups that a webhook delivers. No expiry. */
+    webhooks: () => `${prefix}:{topics}:webhooks`,
     /** hash `paused` ms since, `reason`: what an operator ordered of a group; beside its members, for they read both at once. */
     groupControl: (topic: string, name: string) => `${prefix}:{members:${topic}:${name}}:control`,
     /** string JSON, the reply to a receive under an attempt id. Expires with its leases. */

@@ -31,6 +31,8 @@ async function setStage(): Promise<Stage> {
   const [ordered, concurrent] = [of("ordered"), of("concurrent")];
   for (const declaration of [ordered, concurrent]) await registerGroup(context, "t", declaration, 0, "first");
   await t.publish("k", 1, 300);
+  // By another member, so that the one under test has nothing of it in memory.
+  await t.member("other").catalog.declareTopic("t", {});
   await t.queue.publish(t.topic, { type: "a", key: "k", data: { n: 301 }, dedupId: "known" });
   await acquireLease({ context, topic: "t", declaration: ordered, partition: 0, session: "1" });
   const leases = new DeliveryLeases(context, "t", "concurrent", 1);
@@ -58,6 +60,9 @@ const key = {
   retries: ({ t }: Stage) => t.store.keys.retries("t", 0, "concurrent"),
   attempts: ({ t }: Stage) => t.store.keys.attempts("t", 0, "concurrent"),
   dead: ({ t }: Stage) => t.store.keys.deadLetters("t", 0, "concurrent"),
+  topics: ({ t }: Stage) => t.store.keys.topics(),
+  groupSettings: ({ t }: Stage) => t.store.keys.groupSettings("t"),
+  webhooks: ({ t }: Stage) => t.store.keys.webhooks(),
   members: ({ t }: Stage) => t.store.keys.groupMembers("t", "ordered"),
 };
 
@@ -122,6 +127,15 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
         { hold: second, settlement: { kind: "bury", letter } },
       ]);
     },
+  },
+  "topic-declare": { keys: ["topics"], run: ({ t }) => t.queue.catalog.declareTopic("t", { maxLength: 5 }) },
+  "group-declare": {
+    keys: ["topics", "groupSettings", "webhooks"],
+    run: ({ t }) =>
+      t.queue.catalog.declareGroup("t", "ordered", {
+        mode: "ordered",
+        webhook: { url: "https://a.example", secret: "0123456789" },
+      }),
   },
   renew: { keys: ["stream"], run: ({ leases, holds }) => leases.renew(0, holds) },
   disown: { keys: ["stream", "retries", "attempts"], run: ({ leases }) => leases.disown(0, 10) },
