@@ -8,6 +8,7 @@ import { AppError, type Issue } from "../errors.ts";
 import { ID_PATTERN, newId } from "../id.ts";
 import { defineScript, toAppError } from "../redis/index.ts";
 import appendLua from "../redis/lua/mq-append.lua" with { type: "text" };
+import dedupeLua from "../redis/lua/mq-dedupe.lua" with { type: "text" };
 import publishLua from "../redis/lua/mq-publish.lua" with { type: "text" };
 import type { QueueContext } from "./consumer.ts";
 import { type Attributes, formatAttributes, issuesOf } from "./message.ts";
@@ -59,7 +60,7 @@ type PublishReply = (string | [id: string, entry: string])[];
 
 const publishScript = defineScript({
   name: "mqPublish",
-  lua: [appendLua, publishLua],
+  lua: [appendLua, dedupeLua, publishLua],
   keys: ["stream", "even", "odd"],
   args: ["windowMs"],
   hasRest: true,
