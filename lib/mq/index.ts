@@ -29,6 +29,7 @@ import type { Service } from "../service.ts";
 import { type Catalog, createCatalog } from "./catalog.ts";
 import { createConcurrentConsumer } from "./concurrent.ts";
 import { type ConsumeOptions, declare } from "./consumer.ts";
+import { createDeadLetters, type DeadLetters } from "./dead-letters.ts";
 import { describeTopic, type TopicDescription } from "./describe.ts";
 import { createOrderedConsumer } from "./ordered.ts";
 import { Producer, type PublishInput, type PublishResult } from "./producer.ts";
@@ -49,9 +50,13 @@ export {
   RETRY_LADDER_SHORT_MS,
   type StartPoint,
 } from "./consumer.ts";
+export type { DeadLetterPage, DeadLetterQuery, DeadLetters, StoredDeadLetter } from "./dead-letters.ts";
 export type { GroupDescription, TopicDescription } from "./describe.ts";
 export { Bury, InvalidMessage, Later, type Message } from "./message.ts";
 export type { PublishInput, PublishResult } from "./producer.ts";
+export type { RedriveOptions, RedriveReply } from "./redrive.ts";
+export type { RedriveFilter, RedriveResult } from "./redrive-letters.ts";
+export type { RedriveSelection, RedriveState, RedriveStatus } from "./redrive-runner.ts";
 export { createTrimmer } from "./retention.ts";
 export {
   type GroupSettings,
@@ -95,6 +100,8 @@ export interface Queue {
   trim(topic: AnyTopic): Promise<number>;
   /** Where the groups stand. Cost: a few commands per partition and group. */
   describe(topic: AnyTopic): Promise<TopicDescription>;
+  /** What the groups gave up on: list, inspect, redrive. */
+  readonly deadLetters: DeadLetters;
   /** Whether this process does a periodic chore now: true for one of all that ask within `forMs`. */
   claim(chore: string, forMs: number): Promise<boolean>;
   /** Topics and groups that services declared, for all processes. */
@@ -128,6 +135,7 @@ export function openQueue({ may, topics = [], ...context }: QueueOptions): Queue
     },
     trim: (topic) => trimTopic(context, topic),
     describe: (topic) => describeTopic(context, topic),
+    deadLetters: createDeadLetters(context),
     async claim(chore, forMs) {
       const { redis, keys, member } = context;
       return (await redis.commands.set(keys.chore(chore), member, "PX", forMs, "NX")) === "OK";

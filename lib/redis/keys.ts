@@ -143,8 +143,14 @@ export function createKeys(prefix: string, partitions: number) {
     groupControl: (topic: string, name: string) => `${prefix}:{members:${topic}:${name}}:control`,
     /** string JSON, the reply to a receive under an attempt id. Expires with its leases. */
     received: (topic: string, name: string, attemptId: string) => `${prefix}:{received:${topic}:${name}}:${attemptId}`,
-    /** hash, a redrive that runs in the background: filter, state, counts. Expires 7 days after its end. */
-    redrive: (id: string) => `${prefix}:{redrive:${id}}`,
+    /** set of the ids of redrives that run in the background. No expiry. */
+    redrives: () => `${prefix}:{redrives}`,
+    /**
+     * hash, a redrive in the background (lib/mq/redrive-runner.ts): `state`, `topic`, `group`, `selection` JSON, `per_second`, `created`
+     * ms, `spent` ms up to which its rate is used up, `partition` and `position` it has come to, `in_hand` ids JSON, `counts` JSON,
+     * `runner` and `lease` ms of its holder, `ended` ms. Expires 7 days after its end.
+     */
+    redrive: (id: string) => `${prefix}:{redrives}:${id}`,
     /** hash service key id -> JSON {digest, scopes, created}. No expiry. Owner: the gateway. */
     serviceKeys: () => `${prefix}:{service-keys}`,
     /** BullMQ's prefix: its keys lie under it, all in one slot (lib/mq/timers.ts). */
