@@ -59,6 +59,7 @@ const key = {
   attempts: ({ t }: Stage) => t.store.keys.attempts("t", 0, "concurrent"),
   dead: ({ t }: Stage) => t.store.keys.deadLetters("t", 0, "concurrent"),
   members: ({ t }: Stage) => t.store.keys.groupMembers("t", "ordered"),
+  control: ({ t }: Stage) => t.store.keys.groupControl("t", "ordered"),
 };
 
 const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage: Stage) => Promise<unknown> }> = {
@@ -102,7 +103,10 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
       if (!(await lease.commit())) throw new Error("not committed");
     },
   },
-  "member-beat": { keys: ["members"], run: ({ context }) => new Membership(context, "t", "ordered", 1_000).quota() },
+  "member-beat": {
+    keys: ["members", "control"],
+    run: ({ context }) => new Membership(context, "t", "ordered", 1_000).look(),
+  },
   claim: {
     keys: ["stream", "retries", "attempts", "lease"],
     async run({ leases }) {
