@@ -74,7 +74,7 @@ class ConcurrentConsumer<D> {
     const { group, leaseMs, batchMax } = declaration;
     this.#leases = new DeliveryLeases(context, name, group, leaseMs);
     this.#membership = new Membership(context, name, group, leaseMs);
-    const { delivered, acked, retried } = context.metrics;
+    const { delivered, acked, retried, expired } = context.metrics;
     this.#work = new DeliveryWork<D>({
       context,
       topic: name,
@@ -84,6 +84,7 @@ class ConcurrentConsumer<D> {
         delivered: delivered.labels(name, group),
         acked: acked.labels(name, group),
         retried: retried.labels(name, group),
+        expired: expired.labels(name, group),
       },
       onRoom: () => this.#reader.wake(),
       onRetry: (waitMs) => this.#sweepWithin(waitMs),

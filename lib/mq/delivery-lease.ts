@@ -35,9 +35,10 @@ export interface Claim {
 /** No entry is handed out so often, so a token of a later generation is always higher. */
 const COUNT_LIMIT = 2 ** 30;
 
-/** What becomes of a delivery. `record`: the attempts to remember, or undefined to leave them as they are. */
+/** What becomes of a delivery; `pass` acks it unseen. `record`: the attempts to remember, or undefined to leave them as they are. */
 export type Settlement =
   | { readonly kind: "ack" }
+  | { readonly kind: "pass" }
   | { readonly kind: "retry"; readonly waitMs: number; readonly record?: Attempts }
   | { readonly kind: "bury"; readonly letter: DeadLetter };
 
@@ -249,6 +250,7 @@ function settleArgs<D>({ delivery, count }: Hold<D>, settlement: Settlement): (s
   const head = [settlement.kind, delivery.entry, count];
   switch (settlement.kind) {
     case "ack":
+    case "pass":
       return [...head, 0, ""];
     case "retry":
       return [...head, settlement.waitMs, settlement.record ? formatAttempts(settlement.record) : ""];

@@ -8,6 +8,7 @@ import type { Declaration, DeliveryContext, QueueContext } from "./consumer.ts";
 import { buryReasonOf, deadLetterOf, textOf } from "./dead-letter.ts";
 import { type Attempts, type DeliveryLeases, Hold, type Settlement, type SettleOutcome } from "./delivery-lease.ts";
 import { type Delivery, InvalidMessage, Later } from "./message.ts";
+import { isExpired, isSelected } from "./selection.ts";
 import { Settler } from "./settler.ts";
 import type { GroupCounters } from "./work.ts";
 
@@ -68,7 +69,8 @@ export class DeliveryWork<D> {
   /** Takes deliveries of one partition in hand. */
   deliver(holds: readonly Hold<D>[]): void {
     for (const hold of holds) this.#inHand.add(hold);
-    const fit = holds.filter((hold) => !this.#isSetAside(hold));
+    const now = this.#parts.context.clock.now();
+    const fit = holds.filter((hold) => !this.#isSetAside(hold, now));
     const isBatch = this.#parts.declaration.handleBatch !== undefined;
     const together: Hold<D>[] = [];
     for (const hold of fit) {
@@ -110,9 +112,14 @@ export class DeliveryWork<D> {
     this.#resolveIdlers();
   }
 
-  /** Whether it is not to be handed out now: invalid, or dangerous. */
-  #isSetAside(hold: Hold<D>): boolean {
-    const { declaration } = this.#parts;
+  /** Whether it is not to be handed out now: not for this group, invalid, or dangerous. */
+  #isSetAside(hold: Hold<D>, now: number): boolean {
+    const { declaration, counters } = this.#parts;
+    if (!isSelected(hold.delivery, declaration, now)) {
+      if (isExpired(hold.delivery, now)) counters.expired.inc(1);
+      this.#settler.settle(hold, { kind: "pass" });
+      return true;
+    }
     if (hold.attempts.losses > LOSSES_MAX) {
       const reason = `${hold.attempts.losses} holders were lost over it without an answer`;
       this.#settler.settle(hold, { kind: "bury", letter: deadLetterOf(hold.delivery, "poison", reason) });
@@ -212,7 +219,7 @@ export class DeliveryWork<D> {
 
   #count({ delivery }: Hold<D>, settlement: Settlement): void {
     const { context, topic, declaration, counters } = this.#parts;
-    if (settlement.kind === "ack") return;
+    if (settlement.kind === "ack" || settlement.kind === "pass") return;
     const { entry, key, attempt, partition } = delivery;
     const fields = { topic, group: declaration.group, partition, entry, key, attempt };
     if (settlement.kind === "bury") {

@@ -68,13 +68,14 @@ class OrderedConsumer<D> {
     this.#session = newId(context.clock.now());
     this.#membership = new Membership(context, topic.name, declaration.group, declaration.leaseMs);
     this.#inFlight = new InFlight(declaration.inFlightMax);
-    const { delivered, acked, retried } = context.metrics;
+    const { delivered, acked, retried, expired } = context.metrics;
     const { name } = topic;
     const { group } = declaration;
     this.#counters = {
       delivered: delivered.labels(name, group),
       acked: acked.labels(name, group),
       retried: retried.labels(name, group),
+      expired: expired.labels(name, group),
     };
   }
 

@@ -105,8 +105,9 @@ export function createKeys(prefix: string, partitions: number) {
     // trimming waits for them. Owner: lib/mq.
 
     /**
-     * hash key -> `<state> <since ms> <failed attempts> <first failure ms> <token> <lease end ms> <history JSON>`: keys that stand aside,
-     * with what their first message cost so far. State `r` ready or retrying, `o` out to an outside service, `p` parked until unpark.
+     * hash key -> `<state> <since ms> <failed attempts> <lease losses> <first failure ms> <token> <lease end ms> <history JSON>`: keys
+     * that stand aside, with what their first message cost so far. State `r` ready or retrying, `h` in hand of the partition's holder,
+     * `o` out to an outside service, `p` parked until unpark. The key of a message without one is its entry id.
      */
     aside: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:aside`,
     /** zset key by due ms: keys aside whose first message may be handed out then; parked ones are not in it. */

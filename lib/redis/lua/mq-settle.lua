@@ -4,7 +4,7 @@
 -- Atomic and fenced per delivery; all keys are of one partition. A delivery is the caller's while the pending list names the
 -- member and the token (Redis' delivery count). Again has no further effect.
 -- ARGV behind the named ones, per delivery: kind, entry, token, wait ms, attempts record; of kind `bury` the values that mq_bury
--- takes behind them. Kinds: `ack`, `retry` (record '' leaves it), `bury`.
+-- takes behind them. Kinds: `ack`, `pass` (acked unseen), `retry` (record '' leaves it), `bury`.
 -- Returns {outcomes, dead letters evicted}; outcomes: 1 settled, 0 another holds it, 2 it is settled already.
 local stream = KEYS[1]
 local retries = KEYS[2]
