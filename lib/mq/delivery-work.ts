@@ -34,9 +34,9 @@ export class DeliveryWork<D> {
   readonly #inHand = new Set<Hold<D>>();
   readonly #running = new Set<Hold<D>>();
   /** Batches (of one, for single handlers) that wait for a handler: a read may bring a little more than there is room for. */
-  readonly #waiting: (readonly Hold<D>[])[] = [];
+  #waiting: (readonly Hold<D>[])[] = [];
   /** They wait until nothing else is with a handler, and nothing else starts before them. */
-  readonly #suspects: Hold<D>[] = [];
+  #suspects: Hold<D>[] = [];
   #alone: Hold<D> | undefined;
   readonly #idlers: (() => void)[] = [];
 
@@ -94,11 +94,22 @@ export class DeliveryWork<D> {
     this.release([...this.#suspects.splice(0), ...this.#waiting.splice(0).flat()]);
   }
 
-  /** Drops the results of a delivery whose lease is over, and tells its handler. */
-  lose(hold: Hold<D>, reason: Error): void {
+  /** Drops the results of deliveries whose leases are over, and tells their handlers. What waits for its turn has no turn. */
+  lose(holds: Iterable<Hold<D>>, reason: Error): void {
     const { context, topic, declaration } = this.#parts;
-    context.metrics.leasesLost.inc({ topic, group: declaration.group });
-    hold.lose(reason);
+    for (const hold of holds) {
+      context.metrics.leasesLost.inc({ topic, group: declaration.group });
+      hold.lose(reason);
+    }
+    const isKept = (hold: Hold<D>) => {
+      if (hold.isLost) this.#inHand.delete(hold);
+      return !hold.isLost;
+    };
+    this.#suspects = this.#suspects.filter(isKept);
+    this.#waiting = this.#waiting.map((together) => together.filter(isKept)).filter(({ length }) => length > 0);
+    this.#pump();
+    this.#parts.onRoom();
+    this.#resolveIdlers();
   }
 
   /** Whether it is not to be handed out now: not for this group, invalid, or dangerous. */
@@ -199,6 +210,10 @@ export class DeliveryWork<D> {
     if (this.#alone === hold) this.#alone = undefined;
     this.#pump();
     this.#parts.onRoom();
+    this.#resolveIdlers();
+  }
+
+  #resolveIdlers(): void {
     if (this.#inHand.size === 0) for (const resolve of this.#idlers.splice(0)) resolve();
   }
 
@@ -243,9 +258,9 @@ class BatchContext<D> implements DeliveryContext {
 }
 
 /** A delivery with what the group remembers of its earlier attempts. */
-export function holdOf<D>(delivery: Delivery<D>, token: number, attempts: Attempts): Hold<D> {
+export function holdOf<D>(delivery: Delivery<D>, count: number, attempts: Attempts, generation: number): Hold<D> {
   delivery.attempt = attempts.failed + 1;
   delivery.firstFailureMs = attempts.firstFailureMs;
   delivery.history = attempts.history;
-  return new Hold(delivery, token, attempts);
+  return new Hold(delivery, count, attempts, generation);
 }

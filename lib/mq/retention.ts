@@ -7,8 +7,9 @@
 import { defineScript } from "../redis/index.ts";
 import trimLua from "../redis/lua/mq-trim.lua" with { type: "text" };
 import { createService, type Service } from "../service.ts";
-import type { GroupMode, QueueContext } from "./consumer.ts";
+import type { QueueContext } from "./consumer.ts";
 import { DEAD_LETTER_MS } from "./dead-letter.ts";
+import { parseRegistration, type Registration, streamGroupOf } from "./stream-group.ts";
 import type { AnyTopic } from "./topic.ts";
 
 /** Entries per script call: about 2 ms of Redis. */
@@ -28,10 +29,18 @@ const trimScript = defineScript({
   },
 });
 
-/** The groups registered in a partition, with their modes. */
-export async function groupsOf({ keys, redis }: QueueContext, topic: string, partition: number) {
-  const declared = await redis.commands.hgetall(keys.groups(topic, partition));
-  return Object.entries(declared).map(([group, text]) => ({ group, mode: text.split(" ")[0] as GroupMode }));
+export interface RegisteredGroup extends Registration {
+  readonly group: string;
+}
+
+/** The groups registered in a partition. */
+export async function groupsOf(
+  { keys, redis }: QueueContext,
+  topic: string,
+  partition: number,
+): Promise<RegisteredGroup[]> {
+  const registered = await redis.commands.hgetall(keys.groups(topic, partition));
+  return Object.entries(registered).map(([group, text]) => ({ group, ...parseRegistration(text) }));
 }
 
 /** Trims all partitions of a topic and its dead letters. Returns the number of entries trimmed. Throws Redis errors. */
@@ -56,7 +65,7 @@ async function trimPartition(context: QueueContext, topic: AnyTopic, partition: 
       lengthMax: Math.ceil(topic.lengthMax / keys.partitions),
       limit: TRIM_MAX,
       restKeys: groups.map(({ group }) => keys.lease(topic.name, partition, group)),
-      restArgs: groups.flatMap(({ group, mode }) => [group, mode]),
+      restArgs: groups.flatMap(({ group, mode, generation }) => [streamGroupOf(group, generation), mode]),
     });
     if (trimmed === -1) continue;
     total += trimmed;

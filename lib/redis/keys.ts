@@ -63,7 +63,10 @@ export function createKeys(prefix: string, partitions: number) {
      * <properties JSON>` (the last three may be empty), and holds the data as JSON bytes.
      */
     topic: (topic: string, partition: number) => `${at(partition)}:topic:${topic}`,
-    /** hash group -> `<mode> <created ms>`: the groups whose progress holds back trimming. No expiry. */
+    /**
+     * hash group -> `<mode> <created ms> <generation>`: the groups whose progress holds back trimming. The generation, of a
+     * concurrent group that was set to another place, is in the name of its Redis consumer group, `<group>#<generation>`. No expiry.
+     */
     groups: (topic: string, partition: number) => `${at(partition)}:topic:${topic}:#groups`,
     /**
      * hash dedupe id -> `<message id> <entry id> <expires ms>`, and `""` -> the number of the window it belongs to. Two per
@@ -139,7 +142,10 @@ export function createKeys(prefix: string, partitions: number) {
     groupSettings: (topic: string) => `${prefix}:{topics}:groups:${topic}`,
     /** hash `<topic> <group>` -> digest of its settings: the groups that a webhook delivers. No expiry. */
     webhooks: () => `${prefix}:{topics}:webhooks`,
-    /** hash `paused` ms since, `reason`: what an operator ordered of a group; beside its members, for they read both at once. */
+    /**
+     * hash `paused` ms since, `reason` of the pause, `seeks` number of seeks: what an operator ordered of a group; beside its members,
+     * for they read both at once. No expiry.
+     */
     groupControl: (topic: string, name: string) => `${prefix}:{members:${topic}:${name}}:control`,
     /** string JSON, the reply to a receive under an attempt id. Expires with its leases. */
     received: (topic: string, name: string, attemptId: string) => `${prefix}:{received:${topic}:${name}}:${attemptId}`,

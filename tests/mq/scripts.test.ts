@@ -64,6 +64,7 @@ const key = {
   groupSettings: ({ t }: Stage) => t.store.keys.groupSettings("t"),
   webhooks: ({ t }: Stage) => t.store.keys.webhooks(),
   members: ({ t }: Stage) => t.store.keys.groupMembers("t", "ordered"),
+  control: ({ t }: Stage) => t.store.keys.groupControl("t", "ordered"),
 };
 
 const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage: Stage) => Promise<unknown> }> = {
@@ -107,7 +108,10 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
       if (!(await lease.commit())) throw new Error("not committed");
     },
   },
-  "member-beat": { keys: ["members"], run: ({ context }) => new Membership(context, "t", "ordered", 1_000).quota() },
+  "member-beat": {
+    keys: ["members", "control"],
+    run: ({ context }) => new Membership(context, "t", "ordered", 1_000).look(),
+  },
   claim: {
     keys: ["stream", "retries", "attempts", "lease"],
     async run({ leases }) {

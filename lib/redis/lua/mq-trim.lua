@@ -4,7 +4,7 @@
 -- Atomic; all keys are of one partition. Never trims at or above a group's floor: its first unfinished entry, or how far it
 -- has come. Whole nodes of the stream only, and a bounded number of entries per call: the caller repeats. Again trims what is
 -- then left to trim.
--- KEYS behind the named ones: the groups' leases. ARGV behind the named ones: name and mode of each group.
+-- KEYS behind the named ones: the groups' leases. ARGV behind the named ones: of each group its name in the stream and its mode.
 -- Returns {entries trimmed, entries left}, or {-1, 0} when other groups are registered than the caller knows.
 local stream = KEYS[1]
 local groups = KEYS[2]
