@@ -286,7 +286,7 @@ function buildTopic(name: string, { retentionMs, maxLength }: TopicSettings): To
   return defineTopic(name, {
     schema: Anything,
     ...(retentionMs === undefined ? {} : { retentionMs }),
-    ...(maxLength === undefined ? {} : { lengthMax: maxLength }),
+    ...(maxLength === undefined ? {} : { lengthMax: maxLength, backlogMax: maxLength }),
   });
 }
 

@@ -33,7 +33,7 @@ import { createDeadLetters, type DeadLetters } from "./dead-letters.ts";
 import { describeTopic, type TopicDescription } from "./describe.ts";
 import { createOrderedConsumer } from "./ordered.ts";
 import { Producer, type PublishInput, type PublishResult } from "./producer.ts";
-import { trimTopic } from "./retention.ts";
+import { makeRoom, trimTopic } from "./retention.ts";
 import type { AnyTopic, Topic } from "./topic.ts";
 
 export { type Catalog, type DeclaredGroup, type DeclaredTopic, declarationOf, type Webhook } from "./catalog.ts";
@@ -57,7 +57,7 @@ export type { PublishInput, PublishResult } from "./producer.ts";
 export type { RedriveOptions, RedriveReply } from "./redrive.ts";
 export type { RedriveFilter, RedriveResult } from "./redrive-letters.ts";
 export type { RedriveSelection, RedriveState, RedriveStatus } from "./redrive-runner.ts";
-export { createTrimmer } from "./retention.ts";
+export { createTrimmer, topicIsFull } from "./retention.ts";
 export {
   type GroupSettings,
   GroupSettingsSchema,
@@ -67,7 +67,7 @@ export {
   TopicSettingsSchema,
   toStartPoint,
 } from "./settings.ts";
-export { type AnyTopic, defineTopic, type Topic, type TopicOptions } from "./topic.ts";
+export { type AnyTopic, backlogOfPartition, defineTopic, type Topic, type TopicOptions } from "./topic.ts";
 
 export interface QueueOptions {
   readonly redis: RedisConnections;
@@ -98,6 +98,8 @@ export interface Queue {
   consume<D>(topic: Topic<D>, options: ConsumeOptions<D>): Service;
   /** Trims what every group has finished and retention no longer needs. Returns the number of entries trimmed. */
   trim(topic: AnyTopic): Promise<number>;
+  /** Trims one partition of what is finished, before its time: for scripts outside the queue that append to a topic and found it full. */
+  makeRoom(topic: AnyTopic, partition: number): Promise<void>;
   /** Where the groups stand. Cost: a few commands per partition and group. */
   describe(topic: AnyTopic): Promise<TopicDescription>;
   /** What the groups gave up on: list, inspect, redrive. */
@@ -134,6 +136,7 @@ export function openQueue({ may, topics = [], ...context }: QueueOptions): Queue
       return create(context, topic, declaration, () => consuming.delete(name));
     },
     trim: (topic) => trimTopic(context, topic),
+    makeRoom: (topic, partition) => makeRoom(context, topic, partition),
     describe: (topic) => describeTopic(context, topic),
     deadLetters: createDeadLetters(context),
     async claim(chore, forMs) {

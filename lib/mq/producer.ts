@@ -12,7 +12,8 @@ import dedupeLua from "../redis/lua/mq-dedupe.lua" with { type: "text" };
 import publishLua from "../redis/lua/mq-publish.lua" with { type: "text" };
 import type { QueueContext } from "./consumer.ts";
 import { type Attributes, formatAttributes, issuesOf } from "./message.ts";
-import type { AnyTopic, Topic } from "./topic.ts";
+import { makeRoom, topicIsFull } from "./retention.ts";
+import { type AnyTopic, backlogOfPartition, type Topic } from "./topic.ts";
 
 /** Design limits of one message. A body of 256 KB still fits four to a chunk. */
 const DATA_BYTES_MAX = 256 * 1024;
@@ -55,14 +56,14 @@ export interface PublishResult {
   readonly duplicate: boolean;
 }
 
-/** Per message the entry id, or [id, entry id] of the original. */
-type PublishReply = (string | [id: string, entry: string])[];
+/** Per message the entry id, [id, entry id] of the original, or 0: no room. */
+type PublishReply = (string | [id: string, entry: string] | 0)[];
 
 const publishScript = defineScript({
   name: "mqPublish",
   lua: [appendLua, dedupeLua, publishLua],
-  keys: ["stream", "even", "odd"],
-  args: ["windowMs"],
+  keys: ["stream", "even", "odd", "groups"],
+  args: ["windowMs", "backlogMax"],
   hasRest: true,
   decode: (reply) => reply as PublishReply,
 });
@@ -169,34 +170,54 @@ export class Producer {
     this.#due.clear();
   }
 
-  async #append({ topic, partition }: Outlet, chunk: readonly Pending[]): Promise<void> {
-    const { keys, redis, metrics } = this.#context;
+  async #append(outlet: Outlet, chunk: readonly Pending[]): Promise<void> {
     try {
-      const replies = await publishScript(redis.commands, {
-        stream: keys.topic(topic.name, partition),
-        even: keys.published(topic.name, partition, "even"),
-        odd: keys.published(topic.name, partition, "odd"),
-        windowMs: topic.dedupMs,
-        restArgs: chunk.flatMap((item) => item.values),
-      });
-      let appended = 0;
-      for (const [i, reply] of replies.entries()) {
-        const { call, index, values } = chunk[i]!;
-        const duplicate = typeof reply !== "string";
-        if (!duplicate) appended += 1;
-        call.results[index] = duplicate
-          ? { id: reply[0], partition, entry: reply[1], duplicate }
-          : { id: values[0]!, partition, entry: reply, duplicate };
-        call.left -= 1;
-        if (call.left === 0) call.resolve(call.results);
-      }
-      metrics.published.inc({ topic: topic.name }, appended);
+      const refused = await this.#send(outlet, chunk);
+      if (refused.length === 0) return;
+      // What every group has finished may make room before its time.
+      await makeRoom(this.#context, outlet.topic, outlet.partition);
+      const full = await this.#send(outlet, refused);
+      if (full.length === 0) return;
+      this.#context.metrics.publishRefused.inc({ topic: outlet.topic.name }, full.length);
+      for (const { call } of full) call.reject(topicIsFull(outlet.topic));
     } catch (error) {
       const known = toAppError(error);
       for (const { call } of chunk) call.reject(known);
     } finally {
       this.#unanswered -= chunk.length;
     }
+  }
+
+  /** Appends what there is room for; resolves to the rest. */
+  async #send({ topic, partition }: Outlet, chunk: readonly Pending[]): Promise<readonly Pending[]> {
+    const { keys, redis, metrics } = this.#context;
+    const replies = await publishScript(redis.commands, {
+      stream: keys.topic(topic.name, partition),
+      even: keys.published(topic.name, partition, "even"),
+      odd: keys.published(topic.name, partition, "odd"),
+      groups: keys.groups(topic.name, partition),
+      windowMs: topic.dedupMs,
+      backlogMax: backlogOfPartition(topic, keys.partitions),
+      restArgs: chunk.flatMap((item) => item.values),
+    });
+    const refused: Pending[] = [];
+    let appended = 0;
+    for (const [i, reply] of replies.entries()) {
+      const { call, index, values } = chunk[i]!;
+      if (reply === 0) {
+        refused.push(chunk[i]!);
+        continue;
+      }
+      const duplicate = typeof reply !== "string";
+      if (!duplicate) appended += 1;
+      call.results[index] = duplicate
+        ? { id: reply[0], partition, entry: reply[1], duplicate }
+        : { id: values[0]!, partition, entry: reply, duplicate };
+      call.left -= 1;
+      if (call.left === 0) call.resolve(call.results);
+    }
+    metrics.published.inc({ topic: topic.name }, appended);
+    return refused;
   }
 }
 

@@ -146,7 +146,7 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
   "consumers-drop": { keys: ["stream"], run: ({ leases }) => leases.dropConsumers(0, 0, 10) },
   trim: {
     keys: ["stream", "groups", "orderedLease", "lease"],
-    run: ({ t }) => t.queue.trim({ name: "t", retentionMs: 1, lengthMax: 1, dedupMs: 1 }),
+    run: ({ t }) => t.queue.trim({ name: "t", retentionMs: 1, lengthMax: 1, backlogMax: 10, dedupMs: 1 }),
   },
 };
 
