@@ -33,8 +33,10 @@ import { createDeadLetters, type DeadLetters } from "./dead-letters.ts";
 import { describeTopic, type TopicDescription } from "./describe.ts";
 import { createOrderedConsumer } from "./ordered.ts";
 import { Producer, type PublishInput, type PublishResult } from "./producer.ts";
+import { publishWith } from "./publish-with.ts";
 import { makeRoom, trimTopic } from "./retention.ts";
 import type { AnyTopic, Topic } from "./topic.ts";
+import { type OwnKey, ownKey, type Write } from "./writes.ts";
 
 export { type Catalog, type DeclaredGroup, type DeclaredTopic, declarationOf, type Webhook } from "./catalog.ts";
 export { cloudEventOf } from "./cloud-event.ts";
@@ -68,6 +70,7 @@ export {
   toStartPoint,
 } from "./settings.ts";
 export { type AnyTopic, backlogOfPartition, defineTopic, type Topic, type TopicOptions } from "./topic.ts";
+export type { OwnKey, Write } from "./writes.ts";
 
 export interface QueueOptions {
   readonly redis: RedisConnections;
@@ -94,6 +97,14 @@ export interface Queue {
   publish<D>(topic: Topic<D>, input: PublishInput<D>): Promise<PublishResult>;
   /** As publish, with one script call per partition. Atomic per partition and chunk, not over all: on an error repeat all. */
   publishMany<D>(topic: Topic<D>, inputs: readonly PublishInput<D>[]): Promise<PublishResult[]>;
+  /**
+   * Appends one message and does writes to keys of the caller's own, in the partition of the message's key: both or neither. The
+   * message's `dedupId` (default: its id) makes a repeat after UNKNOWN_OUTCOME safe. Throws as publish; INVALID also when a
+   * write does not suit what its key holds: nothing is written then.
+   */
+  publishWith<D>(topic: Topic<D>, input: PublishInput<D>, writes: readonly Write[]): Promise<PublishResult>;
+  /** Where a key of the caller's own lies that is written together with messages of `key`. Throws INVALID. */
+  own(key: string, name: string): OwnKey;
   /** A member of a group; at most one per topic and group in a process. Throws INVALID or LAYER_VIOLATION. */
   consume<D>(topic: Topic<D>, options: ConsumeOptions<D>): Service;
   /** Trims what every group has finished and retention no longer needs. Returns the number of entries trimmed. */
@@ -126,6 +137,11 @@ export function openQueue({ may, topics = [], ...context }: QueueOptions): Queue
       may?.publish(topic.name);
       return producer.publish(topic, inputs);
     },
+    async publishWith(topic, input, writes) {
+      may?.publish(topic.name);
+      return publishWith(context, topic, input, writes);
+    },
+    own: (key, name) => ownKey(context.keys, key, name),
     consume(topic, options) {
       may?.consume(topic.name, options.group);
       const declaration = declare(options);

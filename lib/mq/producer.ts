@@ -77,7 +77,7 @@ interface Call {
 }
 
 interface Pending {
-  /** id, type, key, sequence, data, properties, attributes, dedupe id: as the script takes them. */
+  /** As valuesOf gives them. */
   readonly values: readonly string[];
   readonly partition: number;
   readonly bytes: number;
@@ -125,27 +125,11 @@ export class Producer {
   #prepare<D>(topic: Topic<D>, input: PublishInput<D>, call: Call, index: number): Pending {
     const { keys, clock } = this.#context;
     const id = input.id ?? newId(clock.now());
-    const key = input.key ?? "";
-    const data = textOf(topic, input);
-    const properties = input.properties ? JSON.stringify(input.properties) : "";
-    const dedupId = input.dedupId ?? "";
-    checkNames(topic.name, id, input.type, key, dedupId);
-    checkAttributes(topic.name, input);
-    checkBytes(topic.name, "data", data, DATA_BYTES_MAX);
-    checkBytes(topic.name, "properties", properties, PROPERTIES_BYTES_MAX);
+    const values = valuesOf(topic, input, id);
     return {
-      values: [
-        id,
-        input.type,
-        key,
-        input.sequence === undefined ? "" : String(input.sequence),
-        data,
-        properties,
-        formatAttributes(attributesOf(input)),
-        dedupId,
-      ],
-      partition: keys.partitionOf(key || id),
-      bytes: data.length + properties.length,
+      values,
+      partition: keys.partitionOf(input.key || id),
+      bytes: values[AT_DATA]!.length + values[AT_PROPERTIES]!.length,
       call,
       index,
     };
@@ -220,6 +204,25 @@ export class Producer {
     return refused;
   }
 }
+
+/**
+ * A publication as scripts take it: id, type, key, sequence, data, properties, attributes, dedupe id. Throws INVALID and
+ * TOO_LARGE with the field and its limit.
+ */
+export function valuesOf<D>(topic: Topic<D>, input: PublishInput<D>, id: string): readonly string[] {
+  const { type, key = "", sequence, dedupId = "" } = input;
+  const data = textOf(topic, input);
+  const properties = input.properties ? JSON.stringify(input.properties) : "";
+  checkNames(topic.name, id, type, key, dedupId);
+  checkAttributes(topic.name, input);
+  checkBytes(topic.name, "data", data, DATA_BYTES_MAX);
+  checkBytes(topic.name, "properties", properties, PROPERTIES_BYTES_MAX);
+  const attributes = formatAttributes(attributesOf(input));
+  return [id, type, key, sequence === undefined ? "" : String(sequence), data, properties, attributes, dedupId];
+}
+
+const AT_DATA = 4;
+const AT_PROPERTIES = 5;
 
 function textOf<D>(topic: Topic<D>, { data, raw }: PublishInput<D>): string {
   if ((data === undefined) === (raw === undefined)) {

@@ -65,12 +65,20 @@ const key = {
   webhooks: ({ t }: Stage) => t.store.keys.webhooks(),
   members: ({ t }: Stage) => t.store.keys.groupMembers("t", "ordered"),
   control: ({ t }: Stage) => t.store.keys.groupControl("t", "ordered"),
+  own: ({ t }: Stage) => t.store.keys.own(0, "state"),
 };
 
 const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage: Stage) => Promise<unknown> }> = {
   publish: {
     keys: ["stream", "even", "odd"],
     run: ({ t }) => t.queue.publish(t.topic, { type: "a", key: "k", data: { n: 1 }, dedupId: "new" }),
+  },
+  "publish-with": {
+    keys: ["stream", "even", "odd", "own"],
+    run: ({ t }) => {
+      const input = { type: "a", key: "k", data: { n: 1 }, dedupId: "new" };
+      return t.queue.publishWith(t.topic, input, [["HSET", "state", "n", 1]]);
+    },
   },
   "group-register ordered": {
     keys: ["groups", "stream"],
