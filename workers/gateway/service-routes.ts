@@ -1,16 +1,20 @@
 /** The table of routes for services, and how they come into the app. */
 
 import type { App, Authenticator } from "../../lib/http/index.ts";
+import type { Queue } from "../../lib/mq/index.ts";
 import type { ServiceKeyStore } from "./service-key-store.ts";
 import { serviceKeyRoutes } from "./service-keys.ts";
+import { publishRoutes } from "./service-publish.ts";
 import type { ServiceRoute } from "./service-route.ts";
+import { topicRoutes } from "./service-topics.ts";
 
 export interface ServiceParts {
+  readonly queue: Queue;
   readonly serviceKeys: ServiceKeyStore;
 }
 
-export function createServiceRoutes({ serviceKeys }: ServiceParts): readonly ServiceRoute[] {
-  return [...serviceKeyRoutes(serviceKeys)];
+export function createServiceRoutes({ queue, serviceKeys }: ServiceParts): readonly ServiceRoute[] {
+  return [...topicRoutes(queue), ...publishRoutes(queue), ...serviceKeyRoutes(serviceKeys)];
 }
 
 export function mountServiceRoutes(app: App, auth: Authenticator, routes: readonly ServiceRoute[]): void {
