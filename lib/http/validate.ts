@@ -205,17 +205,21 @@ function isNumber(schema: InputSchema, name: string): boolean {
 
 // OpenAPI
 
+const OPTIONAL_TYPES: ReadonlySet<string> = new Set(["optional", "exact_optional"]);
+
 export interface RouteDescription {
   readonly summary: string;
   readonly input?: InputSchema;
   readonly path?: readonly string[];
+  readonly mayLackBody?: boolean;
   /** Status -> what the reply holds; undefined: no body. */
   readonly replies: Readonly<Record<number, v.GenericSchema | undefined>>;
   readonly method: "get" | "post" | "put" | "patch" | "delete";
 }
 
 /** The description of a route for /openapi.json, as the middleware that hono-openapi finds. Checks in code have no JSON schema and are left out. */
-export function describeInput({ summary, input, path = [], replies, method }: RouteDescription) {
+export function describeInput(description: RouteDescription) {
+  const { summary, input, path = [], mayLackBody = false, replies, method } = description;
   const entries = Object.entries(input?.entries ?? {});
   const isBody = hasBody(method.toUpperCase());
   const parameters = entries
@@ -223,13 +227,13 @@ export function describeInput({ summary, input, path = [], replies, method }: Ro
     .map(([name, entry]) => {
       const { $schema, ...schema } = toJsonSchema(entry as v.GenericSchema, JSON_SCHEMA);
       const isPath = path.includes(name);
-      return { name, in: isPath ? "path" : "query", required: isPath || entry.type !== "optional", schema };
+      return { name, in: isPath ? "path" : "query", required: isPath || !OPTIONAL_TYPES.has(entry.type), schema };
     });
   const inBody = Object.fromEntries(entries.filter(([name]) => !path.includes(name)));
   const requestBody =
     isBody && input
       ? {
-          required: true,
+          required: !mayLackBody,
           content: { "application/json": { schema: resolver(v.strictObject(inBody as v.ObjectEntries), JSON_SCHEMA) } },
         }
       : undefined;

@@ -31,7 +31,7 @@ export const worker: Worker = {
     const sessions = new Sessions({ node, logic, auth, limiter, limits, clock, log, metrics });
     const deliveries = createDeliveries({ node, redis, keys, sessions, clock, log, metrics });
     const allChecks = createChecks({ checks, logic, rpc, deliveries, sessions });
-    const serviceRoutes = createServiceRoutes({ queue, serviceKeys });
+    const serviceRoutes = createServiceRoutes({ queue, serviceKeys, allowPrivate: config.outboundPrivate });
     const app = createRoutes({ logic, auth, limiter, serviceRoutes, origins, checks: allChecks, clock, log, metrics });
     return [deliveries, rpc.announce("gateway", node), createServer({ host, port, origins, app, auth, sessions, log })];
   },

@@ -2,6 +2,7 @@
 
 import * as v from "valibot";
 import { AppError } from "../../lib/errors.ts";
+import { type Caller, hasScope } from "../../lib/http/index.ts";
 import { ID_PATTERN } from "../../lib/id.ts";
 import { isGroupOfTable, isOpenToServices, isReserved } from "../../lib/rpc/index.ts";
 
@@ -34,6 +35,11 @@ export function assertMayWrite(topic: string): void {
 /** Throws FORBIDDEN: an inner topic of the product. */
 export function assertMayRead(topic: string): void {
   if (!isOpenToServices(topic)) throw new AppError("FORBIDDEN", `topic ${topic} is not for services to read`);
+}
+
+/** Throws FORBIDDEN for groups that are not services' own: those are an operator's to look after. */
+export function assertMayOperate(caller: Caller, topic: string, group: string): void {
+  if (!hasScope(caller, "admin")) assertMayOwn(topic, group);
 }
 
 /** Throws FORBIDDEN: an inner topic, or a group that a role of the product is. */

@@ -66,7 +66,7 @@ export function serviceRoute<const S extends InputSchema, P = v.InferOutput<S>>(
     input,
     replies,
     mount(app, auth) {
-      const description = describeInput({ method: verb, summary, input, path: names, replies });
+      const description = describeInput({ method: verb, summary, input, path: names, mayLackBody, replies });
       app.on(verb.toUpperCase(), path, description, async (c) => {
         const caller = await auth.authenticate(c.req.raw.headers);
         requireScope(caller, ...scopes(c.req.param()));
