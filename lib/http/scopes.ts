@@ -14,16 +14,21 @@ export const ScopeSchema = v.custom<Scope>(
   "must be chat, broadcast, admin, publish:<topic>, consume:<topic>, or one of the latter with *",
 );
 
-/** Whether the caller is a service with the scope, by name or by `*`. */
+/**
+ * Whether the caller is a service with the scope, by name or by `*`. `publish:` and `consume:` without a name ask for one of any topic:
+ * for calls whose topic is known only later.
+ */
 export function hasScope(caller: Caller, scope: Scope): boolean {
   if (caller.kind !== "service") return false;
   if (caller.scopes.has(scope)) return true;
-  const colon = scope.indexOf(":");
-  return colon > 0 && caller.scopes.has(`${scope.slice(0, colon)}:*` as Scope);
+  const kind = scope.slice(0, scope.indexOf(":") + 1);
+  if (kind === scope) return [...caller.scopes].some((has) => has.startsWith(kind));
+  return kind !== "" && caller.scopes.has(`${kind}*` as Scope);
 }
 
 /** Throws FORBIDDEN unless the caller is a service with one of the scopes. */
 export function requireScope(caller: Caller, ...scopes: readonly Scope[]): void {
   if (scopes.some((scope) => hasScope(caller, scope))) return;
-  throw new AppError("FORBIDDEN", `Needs a service key with scope ${scopes.join(" or ")}`);
+  const names = scopes.map((scope) => (scope.endsWith(":") ? `${scope}<topic>` : scope));
+  throw new AppError("FORBIDDEN", `Needs a service key with scope ${names.join(" or ")}`);
 }

@@ -106,7 +106,10 @@ export const GroupSettingsSchema = v.strictObject({
         v.maxLength(URL_CHARACTERS_MAX, `must be at most ${URL_CHARACTERS_MAX} characters`),
         v.regex(/^https?:\/\/[\x21-\x7e]+$/, "must be an https URL in visible ASCII"),
       ),
-      secret: v.union([SecretSchema, v.strictTuple([SecretSchema, SecretSchema])]),
+      secret: v.union([
+        SecretSchema,
+        v.pipe(v.array(SecretSchema), v.minLength(2, "must be one, or two"), v.maxLength(2, "must be one, or two")),
+      ]),
     }),
   ),
 });

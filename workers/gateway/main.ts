@@ -14,7 +14,7 @@ import { createServer } from "./upgrade.ts";
 
 export const worker: Worker = {
   role: "gateway",
-  async build({ config, secrets, clock, log, metrics, redis, keys, instance, rpc, checks }) {
+  async build({ config, secrets, clock, log, metrics, redis, keys, instance, queue, rpc, checks }) {
     const { jwksUrl, host, port, origins, sendRate, sendBurst } = config;
     // Of one process life: the routes and the stream of the life before must not be taken for ours.
     const node = `${instance}-${newId(clock.now()).slice(-10)}`;
@@ -31,7 +31,7 @@ export const worker: Worker = {
     const sessions = new Sessions({ node, logic, auth, limiter, limits, clock, log, metrics });
     const deliveries = createDeliveries({ node, redis, keys, sessions, clock, log, metrics });
     const allChecks = createChecks({ checks, logic, rpc, deliveries, sessions });
-    const serviceRoutes = createServiceRoutes({ serviceKeys });
+    const serviceRoutes = createServiceRoutes({ queue, serviceKeys, allowPrivate: config.outboundPrivate });
     const app = createRoutes({ logic, auth, limiter, serviceRoutes, origins, checks: allChecks, clock, log, metrics });
     return [deliveries, rpc.announce("gateway", node), createServer({ host, port, origins, app, auth, sessions, log })];
   },

@@ -38,22 +38,26 @@ export interface ServiceRoute {
   mount(app: App, auth: Authenticator): void;
 }
 
-interface RouteParts<S extends InputSchema> {
+interface RouteParts<S extends InputSchema, P> {
   readonly summary: string;
   readonly scopes: ServiceRoute["scopes"];
   readonly input: S;
   readonly replies: ServiceRoute["replies"];
-  readonly bodyBytesMax?: number;
+  /** All fields of the body are optional: so is the body. */
+  readonly mayLackBody?: boolean;
+  /** In place of checking path, query and body against `input`. */
+  readonly read?: (c: Context<AppEnv>) => Promise<P>;
 }
 
 /** `POST /v1/topics/:topic/messages` and what is done there. */
-export function serviceRoute<const S extends InputSchema>(
+export function serviceRoute<const S extends InputSchema, P = v.InferOutput<S>>(
   verb: Verb,
   path: string,
-  { summary, scopes, input, replies, bodyBytesMax }: RouteParts<S>,
-  handle: (call: ServiceCall<v.InferOutput<S>>) => Promise<Response> | Response,
+  { summary, scopes, input, replies, mayLackBody = false, read }: RouteParts<S, P>,
+  handle: (call: ServiceCall<P>) => Promise<Response> | Response,
 ): ServiceRoute {
   const names = [...path.matchAll(/:(\w+)/g)].map(([, name]) => name!);
+  const readParams = read ?? ((c: Context<AppEnv>) => readInput(c, input, { path: names, mayLackBody }) as Promise<P>);
   return {
     verb,
     path,
@@ -62,27 +66,21 @@ export function serviceRoute<const S extends InputSchema>(
     input,
     replies,
     mount(app, auth) {
-      app.on(
-        verb.toUpperCase(),
-        path,
-        describeInput({ method: verb, summary, input, path: names, replies }),
-        async (c) => {
-          const caller = await auth.authenticate(c.req.raw.headers);
-          requireScope(caller, ...scopes(c.req.param()));
-          const source = { path: names, ...(bodyBytesMax === undefined ? {} : { bodyBytesMax }) };
-          return handle({ c, caller, params: await readInput(c, input, source) });
-        },
-      );
+      const description = describeInput({ method: verb, summary, input, path: names, mayLackBody, replies });
+      app.on(verb.toUpperCase(), path, description, async (c) => {
+        const caller = await auth.authenticate(c.req.raw.headers);
+        requireScope(caller, ...scopes(c.req.param()));
+        return handle({ c, caller, params: await readParams(c) });
+      });
     },
   };
 }
 
 export const admin = (): readonly Scope[] => ["admin"];
+type Path = Readonly<Record<string, string>>;
 /** Of the topic in the path. */
-export const publisher = ({ topic }: Readonly<Record<string, string>>): readonly Scope[] => [`publish:${topic}`];
-export const consumer = ({ topic }: Readonly<Record<string, string>>): readonly Scope[] => [`consume:${topic}`];
-/** What a group's own service may do with it, an operator may too. */
-export const consumerOrAdmin = (path: Readonly<Record<string, string>>): readonly Scope[] => [
-  ...consumer(path),
-  "admin",
-];
+export const publisher = ({ topic = "" }: Path): readonly Scope[] => [`publish:${topic}`];
+export const consumer = ({ topic = "" }: Path): readonly Scope[] => [`consume:${topic}`];
+/** What a topic's or group's own service may do with it, an operator may too. */
+export const publisherOrAdmin = (path: Path): readonly Scope[] => [...publisher(path), "admin"];
+export const consumerOrAdmin = (path: Path): readonly Scope[] => [...consumer(path), "admin"];
