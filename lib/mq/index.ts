@@ -28,6 +28,7 @@ import type { Keys, RedisConnections } from "../redis/index.ts";
 import type { Service } from "../service.ts";
 import { createConcurrentConsumer } from "./concurrent.ts";
 import { type ConsumeOptions, declare } from "./consumer.ts";
+import { type Control, createControl } from "./control.ts";
 import { describeTopic, type TopicDescription } from "./describe.ts";
 import { createOrderedConsumer } from "./ordered.ts";
 import { Producer, type PublishInput, type PublishResult } from "./producer.ts";
@@ -42,7 +43,9 @@ export {
   type Handler,
   RETRY_LADDER_MS,
   RETRY_LADDER_SHORT_MS,
+  type StartPoint,
 } from "./consumer.ts";
+export type { Control } from "./control.ts";
 export type { GroupDescription, TopicDescription } from "./describe.ts";
 export { Bury, InvalidMessage, Later, type Message } from "./message.ts";
 export type { PublishInput, PublishResult } from "./producer.ts";
@@ -78,6 +81,8 @@ export interface Queue {
   trim(topic: AnyTopic): Promise<number>;
   /** Where the groups stand. Cost: a few commands per partition and group. */
   describe(topic: AnyTopic): Promise<TopicDescription>;
+  /** Pause, resume, seek and drop groups. */
+  readonly control: Control;
   /** Whether this process does a periodic chore now: true for one of all that ask within `forMs`. */
   claim(chore: string, forMs: number): Promise<boolean>;
   /** Logs what went wrong in the background, for services built on the queue. */
@@ -109,6 +114,7 @@ export function openQueue({ may, ...context }: QueueOptions): Queue {
     },
     trim: (topic) => trimTopic(context, topic),
     describe: (topic) => describeTopic(context, topic),
+    control: createControl(context),
     async claim(chore, forMs) {
       const { redis, keys, member } = context;
       return (await redis.commands.set(keys.chore(chore), member, "PX", forMs, "NX")) === "OK";
