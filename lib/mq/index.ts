@@ -26,6 +26,7 @@ import { AppError } from "../errors.ts";
 import type { Log, Metrics } from "../observability/index.ts";
 import type { Keys, RedisConnections } from "../redis/index.ts";
 import type { Service } from "../service.ts";
+import { createBroadcastConsumer } from "./broadcast.ts";
 import { createConcurrentConsumer } from "./concurrent.ts";
 import { type ConsumeOptions, declare } from "./consumer.ts";
 import { type Control, createControl } from "./control.ts";
@@ -89,6 +90,12 @@ export interface Queue {
   report(error: unknown, message: string): void;
 }
 
+const CREATE = {
+  ordered: createOrderedConsumer,
+  concurrent: createConcurrentConsumer,
+  broadcast: createBroadcastConsumer,
+} as const;
+
 /** Opens the queue over connections that the caller owns. Consumers open their own blocking connections. */
 export function openQueue({ may, ...context }: QueueOptions): Queue {
   const producer = new Producer(context);
@@ -109,8 +116,7 @@ export function openQueue({ may, ...context }: QueueOptions): Queue {
       const name = `${topic.name}/${declaration.group}`;
       if (consuming.has(name)) throw new AppError("INVALID", `${name} is consumed by this process already`);
       consuming.add(name);
-      const create = declaration.mode === "ordered" ? createOrderedConsumer : createConcurrentConsumer;
-      return create(context, topic, declaration, () => consuming.delete(name));
+      return CREATE[declaration.mode](context, topic, declaration, () => consuming.delete(name));
     },
     trim: (topic) => trimTopic(context, topic),
     describe: (topic) => describeTopic(context, topic),
