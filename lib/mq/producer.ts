@@ -8,10 +8,12 @@ import { AppError, type Issue } from "../errors.ts";
 import { ID_PATTERN, newId } from "../id.ts";
 import { defineScript, toAppError } from "../redis/index.ts";
 import appendLua from "../redis/lua/mq-append.lua" with { type: "text" };
+import dedupeLua from "../redis/lua/mq-dedupe.lua" with { type: "text" };
 import publishLua from "../redis/lua/mq-publish.lua" with { type: "text" };
 import type { QueueContext } from "./consumer.ts";
 import { type Attributes, formatAttributes, issuesOf } from "./message.ts";
-import type { AnyTopic, Topic } from "./topic.ts";
+import { makeRoom, topicIsFull } from "./retention.ts";
+import { type AnyTopic, backlogOfPartition, type Topic } from "./topic.ts";
 
 /** Design limits of one message. A body of 256 KB still fits four to a chunk. */
 const DATA_BYTES_MAX = 256 * 1024;
@@ -54,14 +56,14 @@ export interface PublishResult {
   readonly duplicate: boolean;
 }
 
-/** Per message the entry id, or [id, entry id] of the original. */
-type PublishReply = (string | [id: string, entry: string])[];
+/** Per message the entry id, [id, entry id] of the original, or 0: no room. */
+type PublishReply = (string | [id: string, entry: string] | 0)[];
 
 const publishScript = defineScript({
   name: "mqPublish",
-  lua: [appendLua, publishLua],
-  keys: ["stream", "even", "odd"],
-  args: ["windowMs"],
+  lua: [appendLua, dedupeLua, publishLua],
+  keys: ["stream", "even", "odd", "groups"],
+  args: ["windowMs", "backlogMax"],
   hasRest: true,
   decode: (reply) => reply as PublishReply,
 });
@@ -75,7 +77,7 @@ interface Call {
 }
 
 interface Pending {
-  /** id, type, key, sequence, data, properties, attributes, dedupe id: as the script takes them. */
+  /** As valuesOf gives them. */
   readonly values: readonly string[];
   readonly partition: number;
   readonly bytes: number;
@@ -123,27 +125,11 @@ export class Producer {
   #prepare<D>(topic: Topic<D>, input: PublishInput<D>, call: Call, index: number): Pending {
     const { keys, clock } = this.#context;
     const id = input.id ?? newId(clock.now());
-    const key = input.key ?? "";
-    const data = textOf(topic, input);
-    const properties = input.properties ? JSON.stringify(input.properties) : "";
-    const dedupId = input.dedupId ?? "";
-    checkNames(topic.name, id, input.type, key, dedupId);
-    checkAttributes(topic.name, input);
-    checkBytes(topic.name, "data", data, DATA_BYTES_MAX);
-    checkBytes(topic.name, "properties", properties, PROPERTIES_BYTES_MAX);
+    const values = valuesOf(topic, input, id);
     return {
-      values: [
-        id,
-        input.type,
-        key,
-        input.sequence === undefined ? "" : String(input.sequence),
-        data,
-        properties,
-        formatAttributes(attributesOf(input)),
-        dedupId,
-      ],
-      partition: keys.partitionOf(key || id),
-      bytes: data.length + properties.length,
+      values,
+      partition: keys.partitionOf(input.key || id),
+      bytes: values[AT_DATA]!.length + values[AT_PROPERTIES]!.length,
       call,
       index,
     };
@@ -168,28 +154,16 @@ export class Producer {
     this.#due.clear();
   }
 
-  async #append({ topic, partition }: Outlet, chunk: readonly Pending[]): Promise<void> {
-    const { keys, redis, metrics } = this.#context;
+  async #append(outlet: Outlet, chunk: readonly Pending[]): Promise<void> {
     try {
-      const replies = await publishScript(redis.commands, {
-        stream: keys.topic(topic.name, partition),
-        even: keys.published(topic.name, partition, "even"),
-        odd: keys.published(topic.name, partition, "odd"),
-        windowMs: topic.dedupMs,
-        restArgs: chunk.flatMap((item) => item.values),
-      });
-      let appended = 0;
-      for (const [i, reply] of replies.entries()) {
-        const { call, index, values } = chunk[i]!;
-        const duplicate = typeof reply !== "string";
-        if (!duplicate) appended += 1;
-        call.results[index] = duplicate
-          ? { id: reply[0], partition, entry: reply[1], duplicate }
-          : { id: values[0]!, partition, entry: reply, duplicate };
-        call.left -= 1;
-        if (call.left === 0) call.resolve(call.results);
-      }
-      metrics.published.inc({ topic: topic.name }, appended);
+      const refused = await this.#send(outlet, chunk);
+      if (refused.length === 0) return;
+      // What every group has finished may make room before its time.
+      await makeRoom(this.#context, outlet.topic, outlet.partition);
+      const full = await this.#send(outlet, refused);
+      if (full.length === 0) return;
+      this.#context.metrics.publishRefused.inc({ topic: outlet.topic.name }, full.length);
+      for (const { call } of full) call.reject(topicIsFull(outlet.topic));
     } catch (error) {
       const known = toAppError(error);
       for (const { call } of chunk) call.reject(known);
@@ -197,7 +171,58 @@ export class Producer {
       this.#unanswered -= chunk.length;
     }
   }
+
+  /** Appends what there is room for; resolves to the rest. */
+  async #send({ topic, partition }: Outlet, chunk: readonly Pending[]): Promise<readonly Pending[]> {
+    const { keys, redis, metrics } = this.#context;
+    const replies = await publishScript(redis.commands, {
+      stream: keys.topic(topic.name, partition),
+      even: keys.published(topic.name, partition, "even"),
+      odd: keys.published(topic.name, partition, "odd"),
+      groups: keys.groups(topic.name, partition),
+      windowMs: topic.dedupMs,
+      backlogMax: backlogOfPartition(topic, keys.partitions),
+      restArgs: chunk.flatMap((item) => item.values),
+    });
+    const refused: Pending[] = [];
+    let appended = 0;
+    for (const [i, reply] of replies.entries()) {
+      const { call, index, values } = chunk[i]!;
+      if (reply === 0) {
+        refused.push(chunk[i]!);
+        continue;
+      }
+      const duplicate = typeof reply !== "string";
+      if (!duplicate) appended += 1;
+      call.results[index] = duplicate
+        ? { id: reply[0], partition, entry: reply[1], duplicate }
+        : { id: values[0]!, partition, entry: reply, duplicate };
+      call.left -= 1;
+      if (call.left === 0) call.resolve(call.results);
+    }
+    metrics.published.inc({ topic: topic.name }, appended);
+    return refused;
+  }
 }
+
+/**
+ * A publication as scripts take it: id, type, key, sequence, data, properties, attributes, dedupe id. Throws INVALID and
+ * TOO_LARGE with the field and its limit.
+ */
+export function valuesOf<D>(topic: Topic<D>, input: PublishInput<D>, id: string): readonly string[] {
+  const { type, key = "", sequence, dedupId = "" } = input;
+  const data = textOf(topic, input);
+  const properties = input.properties ? JSON.stringify(input.properties) : "";
+  checkNames(topic.name, id, type, key, dedupId);
+  checkAttributes(topic.name, input);
+  checkBytes(topic.name, "data", data, DATA_BYTES_MAX);
+  checkBytes(topic.name, "properties", properties, PROPERTIES_BYTES_MAX);
+  const attributes = formatAttributes(attributesOf(input));
+  return [id, type, key, sequence === undefined ? "" : String(sequence), data, properties, attributes, dedupId];
+}
+
+const AT_DATA = 4;
+const AT_PROPERTIES = 5;
 
 function textOf<D>(topic: Topic<D>, { data, raw }: PublishInput<D>): string {
   if ((data === undefined) === (raw === undefined)) {

@@ -26,6 +26,8 @@ import type { UserId } from "../../lib/id.ts";
 import { UserIdSchema } from "../../lib/im/index.ts";
 import { type Check, type Log, type Metrics, readiness } from "../../lib/observability/index.ts";
 import { type Logic, type Method, methods } from "./methods.ts";
+import type { ServiceRoute, Verb } from "./service-route.ts";
+import { mountServiceRoutes } from "./service-routes.ts";
 import { WEB_SOCKET_PATH } from "./upgrade.ts";
 
 const DAY_S = 24 * 3_600;
@@ -50,6 +52,8 @@ export interface RoutesParts {
   readonly logic: Logic;
   readonly auth: Authenticator;
   readonly limiter: Limiter;
+  /** What services may do beside what users may. */
+  readonly serviceRoutes: readonly ServiceRoute[];
   readonly origins: readonly string[];
   /** What must be well for this gateway to take traffic. */
   readonly checks: readonly Check[];
@@ -58,10 +62,10 @@ export interface RoutesParts {
   readonly metrics: Metrics;
 }
 
-type Verb = "get" | "post" | "put" | "patch" | "delete";
 type RouteContext = Context<AppEnv>;
 
-export function createRoutes({ logic, auth, limiter, origins, checks, clock, log, metrics }: RoutesParts): App {
+export function createRoutes(parts: RoutesParts): App {
+  const { logic, auth, limiter, serviceRoutes, origins, checks, clock, log, metrics } = parts;
   const app = createApp({ log, clock });
   if (origins.length > 0)
     app.use("/v1/*", cors({ origin: [...origins], exposeHeaders: ["x-request-id", "retry-after"] }));
@@ -134,6 +138,8 @@ export function createRoutes({ logic, auth, limiter, origins, checks, clock, log
       return c.json({ user, ...(await auth.mint(user as UserId, ttlSeconds)) }, 201);
     },
   );
+
+  mountServiceRoutes(app, auth, serviceRoutes);
 
   app.get(WEB_SOCKET_PATH, () => {
     throw invalid("Upgrade", "must be websocket");
