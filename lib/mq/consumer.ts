@@ -49,7 +49,7 @@ interface GroupOptions {
   /** 1..64 of [A-Za-z0-9_.-]. */
   readonly group: string;
   readonly mode: GroupMode;
-  /** Where a group begins that never ran before: with the oldest entry there is (default), or after the newest. */
+  /** Where a group begins that never ran before; default `first`. A broadcast group begins there at each start; default `latest`. */
   readonly start?: StartPoint;
   /** Most messages of one partition in a batch, and per read; default 250. */
   readonly batchMax?: number;
@@ -184,7 +184,7 @@ export function declare<D>(options: ConsumeOptions<D>): Declaration<D> {
   return {
     group: options.group,
     mode: options.mode,
-    start: options.start ?? "first",
+    start: options.start ?? (options.mode === "broadcast" ? "latest" : "first"),
     batchMax,
     lingerMs,
     inFlightMax,

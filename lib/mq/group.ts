@@ -25,7 +25,7 @@ const registerScript = defineScript({
 export async function registerGroup(
   context: QueueContext,
   topic: string,
-  { group, mode }: Declaration<unknown>,
+  { group, mode }: Pick<Declaration<unknown>, "group" | "mode">,
   partition: number,
   start: StartPoint,
 ): Promise<void> {

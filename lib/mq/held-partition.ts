@@ -10,7 +10,7 @@ import { type Grant, type LeaseSite, PartitionLease } from "./lease.ts";
 import { Delivery, type StreamEntry } from "./message.ts";
 import type { OpenEntry } from "./progress.ts";
 import type { ReadTarget } from "./reader.ts";
-import { compareEntries, streamFacts } from "./stream.ts";
+import { lostBehind, streamFacts } from "./stream.ts";
 import type { Topic } from "./topic.ts";
 import { type GroupCounters, type Work, WorkSite } from "./work.ts";
 
@@ -122,11 +122,8 @@ export class HeldPartition<D> implements ReadTarget {
     const before = this.#ordinal;
     const stream = await streamFacts(redis.commands, this.stream);
     if (!stream || this.#ordinal !== before) return;
-    const isCaughtUp = compareEntries(this.#position, stream.last) >= 0;
-    const behind = isCaughtUp ? stream.added : stream.added - stream.length;
-    const isPast = isCaughtUp || compareEntries(stream.first, this.#position) > 0;
-    const lost = behind - this.#ordinal;
-    if (lost > 0 && isPast) {
+    const lost = lostBehind(stream, this.#position, this.#ordinal);
+    if (lost > 0) {
       metrics.lostByTrim.inc({ topic: this.#topic.name, group: this.#group }, lost);
       log.error(
         { topic: this.#topic.name, group: this.#group, partition: this.partition, lost },

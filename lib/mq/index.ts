@@ -26,9 +26,11 @@ import { AppError } from "../errors.ts";
 import type { Log, Metrics } from "../observability/index.ts";
 import type { Keys, RedisConnections } from "../redis/index.ts";
 import type { Service } from "../service.ts";
+import { createBroadcastConsumer } from "./broadcast.ts";
 import { type Catalog, createCatalog } from "./catalog.ts";
 import { createConcurrentConsumer } from "./concurrent.ts";
 import { type ConsumeOptions, declare } from "./consumer.ts";
+import { type Control, createControl } from "./control.ts";
 import { createDeadLetters, type DeadLetters } from "./dead-letters.ts";
 import { describeTopic, type TopicDescription } from "./describe.ts";
 import { createOrderedConsumer } from "./ordered.ts";
@@ -52,6 +54,7 @@ export {
   RETRY_LADDER_SHORT_MS,
   type StartPoint,
 } from "./consumer.ts";
+export type { Control } from "./control.ts";
 export type { DeadLetterPage, DeadLetterQuery, DeadLetters, StoredDeadLetter } from "./dead-letters.ts";
 export type { GroupDescription, TopicDescription } from "./describe.ts";
 export { Bury, InvalidMessage, Later, type Message } from "./message.ts";
@@ -113,6 +116,8 @@ export interface Queue {
   makeRoom(topic: AnyTopic, partition: number): Promise<void>;
   /** Where the groups stand. Cost: a few commands per partition and group. */
   describe(topic: AnyTopic): Promise<TopicDescription>;
+  /** Pause, resume, seek and drop groups. */
+  readonly control: Control;
   /** What the groups gave up on: list, inspect, redrive. */
   readonly deadLetters: DeadLetters;
   /** Whether this process does a periodic chore now: true for one of all that ask within `forMs`. */
@@ -122,6 +127,12 @@ export interface Queue {
   /** Logs what went wrong in the background, for services built on the queue. */
   report(error: unknown, message: string): void;
 }
+
+const CREATE = {
+  ordered: createOrderedConsumer,
+  concurrent: createConcurrentConsumer,
+  broadcast: createBroadcastConsumer,
+} as const;
 
 /** Opens the queue over connections that the caller owns. Consumers open their own blocking connections. */
 export function openQueue({ may, topics = [], ...context }: QueueOptions): Queue {
@@ -148,12 +159,12 @@ export function openQueue({ may, topics = [], ...context }: QueueOptions): Queue
       const name = `${topic.name}/${declaration.group}`;
       if (consuming.has(name)) throw new AppError("INVALID", `${name} is consumed by this process already`);
       consuming.add(name);
-      const create = declaration.mode === "ordered" ? createOrderedConsumer : createConcurrentConsumer;
-      return create(context, topic, declaration, () => consuming.delete(name));
+      return CREATE[declaration.mode](context, topic, declaration, () => consuming.delete(name));
     },
     trim: (topic) => trimTopic(context, topic),
     makeRoom: (topic, partition) => makeRoom(context, topic, partition),
     describe: (topic) => describeTopic(context, topic),
+    control: createControl(context),
     deadLetters: createDeadLetters(context),
     async claim(chore, forMs) {
       const { redis, keys, member } = context;

@@ -49,6 +49,14 @@ export async function streamFacts(commands: RedisClient, stream: string): Promis
   };
 }
 
+/** Entries trimmed ahead of a reader that stands at `position`, having counted `ordinal` entries up to there. */
+export function lostBehind(facts: StreamFacts, position: string, ordinal: number): number {
+  const isCaughtUp = compareEntries(position, facts.last) >= 0;
+  // In the midst of the stream nothing can be told: what is trimmed lies behind the reader, or before it.
+  if (!isCaughtUp && compareEntries(facts.first, position) <= 0) return 0;
+  return Math.max(0, (isCaughtUp ? facts.added : facts.added - facts.length) - ordinal);
+}
+
 /** Counts the entries behind a position one by one, at most `limit`. 1 µs of Redis each. */
 export async function countBehind(commands: RedisClient, stream: string, position: string, limit: number) {
   return (await countScript(commands, { stream, position, upTo: "+", limit })).count;

@@ -65,6 +65,10 @@ const key = {
   retries: ({ t }: Stage) => t.store.keys.retries("t", 0, "concurrent"),
   attempts: ({ t }: Stage) => t.store.keys.attempts("t", 0, "concurrent"),
   dead: ({ t }: Stage) => t.store.keys.deadLetters("t", 0, "concurrent"),
+  aside: ({ t }: Stage) => t.store.keys.aside("t", 0, "ordered"),
+  asideDue: ({ t }: Stage) => t.store.keys.asideDue("t", 0, "ordered"),
+  side: ({ t }: Stage) => t.store.keys.side("t", 0, "ordered"),
+  sideOrder: ({ t }: Stage) => t.store.keys.sideOrder("t", 0, "ordered"),
   topics: ({ t }: Stage) => t.store.keys.topics(),
   groupSettings: ({ t }: Stage) => t.store.keys.groupSettings("t"),
   webhooks: ({ t }: Stage) => t.store.keys.webhooks(),
@@ -160,6 +164,22 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
   renew: { keys: ["stream"], run: ({ leases, holds }) => leases.renew(0, holds) },
   disown: { keys: ["stream", "retries", "attempts"], run: ({ leases }) => leases.disown(0, 10) },
   "consumers-drop": { keys: ["stream"], run: ({ leases }) => leases.dropConsumers(0, 0, 10) },
+  "seek ordered": {
+    keys: ["stream", "groups", "orderedLease", "aside", "asideDue", "side", "sideOrder"],
+    run: ({ t }) => t.queue.control.seek(t.topic, "ordered", "first"),
+  },
+  "seek concurrent": {
+    keys: ["stream", "groups", "lease", "retries", "attempts"],
+    run: ({ t }) => t.queue.control.seek(t.topic, "concurrent", "first"),
+  },
+  "group-drop ordered": {
+    keys: ["stream", "groups", "orderedLease", "orderedDead", "aside", "asideDue", "side", "sideOrder"],
+    run: ({ t }) => t.queue.control.dropGroup(t.topic, "ordered"),
+  },
+  "group-drop concurrent": {
+    keys: ["stream", "groups", "lease", "retries", "attempts", "dead"],
+    run: ({ t }) => t.queue.control.dropGroup(t.topic, "concurrent"),
+  },
   "dead-scan": {
     keys: ["dead"],
     run: ({ context }) =>

@@ -51,6 +51,12 @@ local function mq_side_member(key, entry)
   return key .. ' ' .. string.format('%015.0f%010.0f', tonumber(ms), tonumber(count))
 end
 
+-- The key and the entry of a member of `order`.
+local function mq_side_of(member)
+  return string.sub(member, 1, -27),
+    string.format('%.0f-%.0f', tonumber(string.sub(member, -25, -11)), tonumber(string.sub(member, -10)))
+end
+
 -- Adds a message behind the others of its key; a key without a record gets one, ready now. Again has no effect while it is there.
 local function mq_side_put(queue, key, entry, header, data, now_ms)
   if redis.call('HSETNX', queue.side, entry, header .. '\n' .. data) == 0 then return end
@@ -63,7 +69,7 @@ local function mq_side_first(queue, key, count, after)
   local from = after and '(' .. mq_side_member(key, after) or '[' .. key .. ' '
   local found = {}
   for _, member in ipairs(redis.call('ZRANGEBYLEX', queue.order, from, '(' .. key .. '!', 'LIMIT', 0, count)) do
-    local entry = string.format('%.0f-%.0f', tonumber(string.sub(member, -25, -11)), tonumber(string.sub(member, -10)))
+    local _, entry = mq_side_of(member)
     local text = redis.call('HGET', queue.side, entry)
     local header, data = string.match(text or '', '^([^\n]*)\n(.*)$')
     if header then found[#found + 1] = { entry, header, data } end
