@@ -265,7 +265,7 @@ function formatAttempts({ failed, losses, firstFailureMs, history }: Attempts): 
 
 export const NO_ATTEMPTS: Attempts = { failed: 0, losses: 0, firstFailureMs: 0, history: [] };
 
-function parseAttempts(text: string): Attempts {
+export function parseAttempts(text: string): Attempts {
   const match = /^(\d+) (\d+) (\d+) (.*)$/s.exec(text);
   if (!match) return NO_ATTEMPTS;
   const history = match[4] === "" ? [] : (JSON.parse(match[4]!) as AttemptNote[]);

@@ -19,6 +19,8 @@ export interface GroupDescription {
   readonly deadLetters: number;
   /** By partition, the member that holds its lease; undefined in concurrent groups and where nobody does. */
   readonly owners: readonly (string | undefined)[];
+  /** What an operator ordered: no member takes anything since then. */
+  readonly paused: { readonly at: number; readonly reason: string } | undefined;
 }
 
 export interface TopicDescription {
@@ -43,7 +45,7 @@ interface Standing {
   readonly owner: string | undefined;
 }
 
-/** Describes a topic and sets the lag gauge of its groups. Throws Redis errors. */
+/** Describes a topic and sets the gauges of its groups. Throws Redis errors. */
 export async function describeTopic(context: QueueContext, topic: AnyTopic): Promise<TopicDescription> {
   const { keys, metrics } = context;
   const partitions = await Promise.all(
@@ -60,7 +62,11 @@ export async function describeTopic(context: QueueContext, topic: AnyTopic): Pro
     }),
   );
   const names = [...new Set(partitions.flatMap(({ standings }) => standings.map(({ group }) => group)))].sort();
-  const groups = names.map((group) => {
+  const orders = await Promise.all(
+    names.map((group) => context.redis.commands.hmget(keys.groupControl(topic.name, group), "paused", "reason")),
+  );
+  const groups = names.map((group, i) => {
+    const [pausedAt, reason] = orders[i]!;
     const ofPartitions = partitions.map(({ standings }) => standings.find((standing) => standing.group === group));
     const present = ofPartitions.filter((standing) => standing !== undefined);
     const sum = (of: (standing: Standing) => number) => present.reduce((total, standing) => total + of(standing), 0);
@@ -72,8 +78,11 @@ export async function describeTopic(context: QueueContext, topic: AnyTopic): Pro
       oldestMs: Math.max(...present.map(({ oldestMs }) => oldestMs)),
       deadLetters: sum(({ deadLetters }) => deadLetters),
       owners: ofPartitions.map((standing) => standing?.owner),
+      paused: pausedAt ? { at: Number(pausedAt), reason: reason ?? "" } : undefined,
     };
-    metrics.lag.set({ topic: topic.name, group }, description.lag);
+    const labels = { topic: topic.name, group };
+    metrics.lag.set(labels, description.lag);
+    metrics.oldestPendingSeconds.set(labels, description.oldestMs / 1_000);
     return description;
   });
   return {

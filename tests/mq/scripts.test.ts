@@ -4,6 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { systemClock } from "../../lib/clock.ts";
 import { type Declaration, declare, type QueueContext } from "../../lib/mq/consumer.ts";
 import { DeliveryLeases, Hold, NO_ATTEMPTS } from "../../lib/mq/delivery-lease.ts";
+import { searchEntries } from "../../lib/mq/entry-search.ts";
 import { registerGroup } from "../../lib/mq/group.ts";
 import { acquireLease, PartitionLease } from "../../lib/mq/lease.ts";
 import { scanLetters } from "../../lib/mq/letter-scan.ts";
@@ -188,8 +189,9 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
         ...{ newestFirst: false, conditions: {}, wanted: 1 },
       }),
   },
+  find: { keys: ["stream"], run: ({ context }) => searchEntries(context, "id", ["t"]) },
   redrive: {
-    keys: ["stream", "dead"],
+    keys: ["stream", "dead", "lease"],
     async run({ t }) {
       const [letter] = (await t.queue.deadLetters.list("t", "concurrent").catch(() => ({ letters: [] }))).letters;
       return t.queue.deadLetters.redrive("t", "concurrent", { ids: [letter?.id ?? "0-1-0"] });
