@@ -9,14 +9,13 @@ export const worker: Worker = {
   role: "extlogic",
   async build({ config, clock, log, metrics, queue }) {
     const outbound = createOutbound({ allowPrivate: config.outboundPrivate });
-    const pause = async () => undefined;
     return [
       createService(
         "outbound",
         async () => undefined,
         async () => outbound.close(),
       ),
-      createWebhooks({ queue, outbound, pause, clock, log, metrics }),
+      createWebhooks({ queue, outbound, clock, log, metrics }),
     ];
   },
 };

@@ -32,15 +32,15 @@ const LOOK_MS = 1_000;
 const IN_FLIGHT_MAX = 32;
 /** A receiver that asks for no time at all is not asked again at once. */
 const RETRY_AFTER_MIN_MS = 100;
-/** A paused group's members let go within a second; what is in their hands waits so long, and then is nobody's. */
-const GONE_MS = 5_000;
+/** A paused group's members let go within a second; until then what they hand out waits, and then is nobody's. */
+const GONE_MS = 2_000;
+/** Calls under way may come to their end so long when the declaration has changed. */
+const END_WITHIN_MS = 500;
 const GONE_REASON = "the webhook answered 410 Gone";
 
 export interface WebhookParts {
   readonly queue: Queue;
   readonly outbound: Outbound;
-  /** Takes a group out of service. */
-  readonly pause: (topic: Topic<unknown>, group: string, reason: string) => Promise<void>;
   readonly clock: Clock;
   readonly log: Log;
   readonly metrics: Metrics;
@@ -99,8 +99,9 @@ export function createWebhooks(parts: WebhookParts): Service {
   async function end(name: string, signal: AbortSignal): Promise<void> {
     const { service, ending } = running.get(name)!;
     running.delete(name);
-    ending.abort(new Error("the webhook was declared anew or dropped"));
+    const timer = setTimeout(() => ending.abort(new Error("the webhook was declared anew or dropped")), END_WITHIN_MS);
     await service.stop(signal);
+    clearTimeout(timer);
   }
 
   const keepLooking = () => {
@@ -144,14 +145,16 @@ function optionsOf(
 
 /** The handler of one group. */
 function poster(
-  { outbound, pause, clock, log, metrics }: WebhookParts,
+  { queue, outbound, clock, log, metrics }: WebhookParts,
   topic: Topic<unknown>,
   { group, settings }: DeclaredGroup,
   ending: AbortSignal,
 ) {
   const { url, secret } = settings.webhook!;
   const secrets = typeof secret === "string" ? [secret] : secret;
+  let goneUntil = 0;
   return async (message: Message<unknown>): Promise<void> => {
+    if (performance.now() < goneUntil) throw new Later(GONE_MS);
     const body = cloudEventOf(message);
     const headers = {
       "content-type": "application/cloudevents+json",
@@ -164,8 +167,9 @@ function poster(
     const outcome = outcomeOf(result);
     metrics.webhookCalls.inc({ outcome: outcome.kind });
     if (outcome.kind === "gone") {
+      goneUntil = performance.now() + GONE_MS;
       log.warn({ topic: topic.name, group }, GONE_REASON);
-      await pause(topic, group, GONE_REASON);
+      await queue.control.pause(topic, group, GONE_REASON);
       throw new Later(GONE_MS);
     }
     if (outcome.kind === "retry") throw new Later(outcome.afterMs);
