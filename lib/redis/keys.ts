@@ -79,8 +79,7 @@ export function createKeys(prefix: string, partitions: number) {
      * with its attempts and first failure when it failed), `floor` first unfinished entry, `read` number of entries ever
      * added up to the checkpoint. Of an ordered group also its lease: `owner` ("" when released), `session` of the owner's
      * process, `token` fencing token, `until` ms by Redis TIME, `losses` of the lease while the floor stood still,
-     * `suspect` entry handed out alone after too many of them, `sought` the last seek. `redriven` ms of the group's last redrive. No
-     * expiry.
+     * `suspect` entry handed out alone after too many of them, `sought` the last seek. `redriven` ms of its last redrive. No expiry.
      */
     lease: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:lease`,
     /** hash member -> ms by Redis TIME until which it counts as alive. Expires with its members. One per group. */
