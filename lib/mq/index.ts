@@ -31,14 +31,17 @@ import { createConcurrentConsumer } from "./concurrent.ts";
 import { type ConsumeOptions, declare } from "./consumer.ts";
 import { createDeadLetters, type DeadLetters } from "./dead-letters.ts";
 import { describeTopic, type TopicDescription } from "./describe.ts";
+import type { HalfTimes } from "./half.ts";
 import { createOrderedConsumer } from "./ordered.ts";
 import { Producer, type PublishInput, type PublishResult } from "./producer.ts";
 import { publishWith } from "./publish-with.ts";
 import { makeRoom, trimTopic } from "./retention.ts";
 import type { AnyTopic, Topic } from "./topic.ts";
+import { createTransactions, type Transactions } from "./transaction.ts";
 import { type OwnKey, ownKey, type Write } from "./writes.ts";
 
 export { type Catalog, type DeclaredGroup, type DeclaredTopic, declarationOf, type Webhook } from "./catalog.ts";
+export type { Check, CheckAnswer, CheckHandler, ReceiveOptions } from "./checks.ts";
 export { cloudEventOf } from "./cloud-event.ts";
 export { type ConnectedQueue, type ConnectOptions, connectQueue } from "./connect.ts";
 export {
@@ -54,6 +57,9 @@ export {
 } from "./consumer.ts";
 export type { DeadLetterPage, DeadLetterQuery, DeadLetters, StoredDeadLetter } from "./dead-letters.ts";
 export type { GroupDescription, TopicDescription } from "./describe.ts";
+export type { Half, HalfDetails, HalfMessage, HalfState, HalfTimes } from "./half.ts";
+export type { HalfExpiry } from "./half-expiry.ts";
+export type { HalfListOptions, HalfPage } from "./half-list.ts";
 export { Bury, InvalidMessage, Later, type Message } from "./message.ts";
 export type { PublishInput, PublishResult } from "./producer.ts";
 export type { RedriveOptions, RedriveReply } from "./redrive.ts";
@@ -70,6 +76,7 @@ export {
   toStartPoint,
 } from "./settings.ts";
 export { type AnyTopic, backlogOfPartition, defineTopic, type Topic, type TopicOptions } from "./topic.ts";
+export type { PrepareOptions, Transactions } from "./transaction.ts";
 export type { OwnKey, Write } from "./writes.ts";
 
 export interface QueueOptions {
@@ -82,6 +89,8 @@ export interface QueueOptions {
   readonly member: string;
   /** The topics that the program declares itself: the catalog knows them beside those that services declare. */
   readonly topics?: readonly Topic<unknown>[];
+  /** When half messages are checked and expire, where the defaults (HalfTimes) do not suit; the same in all processes. */
+  readonly halfTimes?: Partial<HalfTimes>;
   /** The layer rules of this role: throw LAYER_VIOLATION for what they forbid. Without it everything is allowed. */
   readonly may?: {
     publish(topic: string): void;
@@ -115,6 +124,8 @@ export interface Queue {
   describe(topic: AnyTopic): Promise<TopicDescription>;
   /** What the groups gave up on: list, inspect, redrive. */
   readonly deadLetters: DeadLetters;
+  /** Half messages: kept unseen until their producer has decided. */
+  readonly transactions: Transactions;
   /** Whether this process does a periodic chore now: true for one of all that ask within `forMs`. */
   claim(chore: string, forMs: number): Promise<boolean>;
   /** Topics and groups that services declared, for all processes. */
@@ -124,7 +135,7 @@ export interface Queue {
 }
 
 /** Opens the queue over connections that the caller owns. Consumers open their own blocking connections. */
-export function openQueue({ may, topics = [], ...context }: QueueOptions): Queue {
+export function openQueue({ may, topics = [], halfTimes, ...context }: QueueOptions): Queue {
   const producer = new Producer(context);
   const consuming = new Set<string>();
   return {
@@ -155,6 +166,7 @@ export function openQueue({ may, topics = [], ...context }: QueueOptions): Queue
     makeRoom: (topic, partition) => makeRoom(context, topic, partition),
     describe: (topic) => describeTopic(context, topic),
     deadLetters: createDeadLetters(context),
+    transactions: createTransactions(context, (topic) => may?.publish(topic), halfTimes),
     async claim(chore, forMs) {
       const { redis, keys, member } = context;
       return (await redis.commands.set(keys.chore(chore), member, "PX", forMs, "NX")) === "OK";
