@@ -31,7 +31,8 @@ local dedupe_id = ARGV[17]
 local known = redis.call('HGET', half, id)
 local open = redis.call('ZCARD', prepared)
 redis.call('ZCARD', due)
-local is_full = redis.call('XLEN', stream) >= backlog_max and redis.call('HLEN', groups) > 0
+local length, readers = redis.call('XLEN', stream), redis.call('HLEN', groups)
+local is_full = length >= backlog_max and readers > 0
 if known then return { 'prepared', mq_half_head(known).prepared_ms } end
 if open >= open_max then return { 'many' } end
 if is_full then return { 'full' } end

@@ -20,7 +20,8 @@ local properties = ARGV[8]
 local attributes = ARGV[9]
 local dedupe_id = ARGV[10]
 
-local is_full = redis.call('XLEN', stream) >= backlog_max and redis.call('HLEN', groups) > 0
+local length, readers = redis.call('XLEN', stream), redis.call('HLEN', groups)
+local is_full = length >= backlog_max and readers > 0
 local time = redis.call('TIME')
 local seen = mq_dedupe_open(even, odd, window_ms, time[1] * 1000 + math.floor(time[2] / 1000))
 local original = mq_dedupe_find(seen, dedupe_id)
