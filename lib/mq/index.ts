@@ -33,15 +33,18 @@ import { type ConsumeOptions, declare } from "./consumer.ts";
 import { type Control, createControl } from "./control.ts";
 import { createDeadLetters, type DeadLetters } from "./dead-letters.ts";
 import { describeTopic, type TopicDescription } from "./describe.ts";
+import type { HalfTimes } from "./half.ts";
 import { createOrderedConsumer } from "./ordered.ts";
 import { Producer, type PublishInput, type PublishResult } from "./producer.ts";
 import { publishWith } from "./publish-with.ts";
 import { makeRoom, trimTopic } from "./retention.ts";
 import type { AnyTopic, Topic } from "./topic.ts";
 import { type Trace, traceMessage } from "./trace.ts";
+import { createTransactions, type Transactions } from "./transaction.ts";
 import { type OwnKey, ownKey, type Write } from "./writes.ts";
 
 export { type Catalog, type DeclaredGroup, type DeclaredTopic, declarationOf, type Webhook } from "./catalog.ts";
+export type { Check, CheckAnswer, CheckHandler, ReceiveOptions } from "./checks.ts";
 export { cloudEventOf } from "./cloud-event.ts";
 export { type ConnectedQueue, type ConnectOptions, connectQueue } from "./connect.ts";
 export {
@@ -58,6 +61,9 @@ export {
 export type { Control } from "./control.ts";
 export type { DeadLetterPage, DeadLetterQuery, DeadLetters, StoredDeadLetter } from "./dead-letters.ts";
 export type { GroupDescription, TopicDescription } from "./describe.ts";
+export type { Half, HalfDetails, HalfMessage, HalfState, HalfTimes } from "./half.ts";
+export type { HalfExpiry } from "./half-expiry.ts";
+export type { HalfListOptions, HalfPage } from "./half-list.ts";
 export { Bury, InvalidMessage, Later, type Message } from "./message.ts";
 export type { PublishInput, PublishResult } from "./producer.ts";
 export type { RedriveOptions, RedriveReply } from "./redrive.ts";
@@ -76,6 +82,7 @@ export {
 export { type AnyTopic, backlogOfPartition, defineTopic, type Topic, type TopicOptions } from "./topic.ts";
 export type { Trace, TracedCommit, TracedRecord } from "./trace.ts";
 export type { TracedDelivery, TracedState } from "./trace-delivery.ts";
+export type { PrepareOptions, Transactions } from "./transaction.ts";
 export type { OwnKey, Write } from "./writes.ts";
 
 export interface QueueOptions {
@@ -88,6 +95,8 @@ export interface QueueOptions {
   readonly member: string;
   /** The topics that the program declares itself: the catalog knows them beside those that services declare. */
   readonly topics?: readonly Topic<unknown>[];
+  /** When half messages are checked and expire, where the defaults (HalfTimes) do not suit; the same in all processes. */
+  readonly halfTimes?: Partial<HalfTimes>;
   /** The layer rules of this role: throw LAYER_VIOLATION for what they forbid. Without it everything is allowed. */
   readonly may?: {
     publish(topic: string): void;
@@ -128,6 +137,8 @@ export interface Queue {
    * id that tells no time. Throws INVALID, OVERLOADED.
    */
   trace(id: string): Promise<Trace>;
+  /** Half messages: kept unseen until their producer has decided. */
+  readonly transactions: Transactions;
   /** Whether this process does a periodic chore now: true for one of all that ask within `forMs`. */
   claim(chore: string, forMs: number): Promise<boolean>;
   /** Topics and groups that services declared, for all processes. */
@@ -143,7 +154,7 @@ const CREATE = {
 } as const;
 
 /** Opens the queue over connections that the caller owns. Consumers open their own blocking connections. */
-export function openQueue({ may, topics = [], ...context }: QueueOptions): Queue {
+export function openQueue({ may, topics = [], halfTimes, ...context }: QueueOptions): Queue {
   const producer = new Producer(context);
   const consuming = new Set<string>();
   const catalog = createCatalog(context, topics);
@@ -177,6 +188,7 @@ export function openQueue({ may, topics = [], ...context }: QueueOptions): Queue
     control: createControl(context),
     deadLetters,
     trace: (id) => traceMessage(context, { catalog, deadLetters, records: [] }, id),
+    transactions: createTransactions(context, (topic) => may?.publish(topic), halfTimes),
     async claim(chore, forMs) {
       const { redis, keys, member } = context;
       return (await redis.commands.set(keys.chore(chore), member, "PX", forMs, "NX")) === "OK";

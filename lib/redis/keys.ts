@@ -125,12 +125,18 @@ export function createKeys(prefix: string, partitions: number) {
     delayedDue: (partition: number) => `${at(partition)}:delayed:due`,
     /** zset record id by the ms when it ended. */
     delayedEnded: (partition: number) => `${at(partition)}:delayed:ended`,
-    /** hash transaction id -> record of a half message (lib/mq/transaction.ts); ended ones stay 24 h, EXPIRED ones 7 days. */
+    /**
+     * hash transaction id -> head of a half message, and `<id>/message` -> its message while it may still be committed: both as
+     * mq-half.lua draws them. Removed with the end of the last state.
+     */
     half: (partition: number) => `${at(partition)}:half`,
-    /** zset transaction id by the ms of its next check; one per producer group, `#http` for those with a check URL. */
+    /** zset transaction id by the ms of its next check: prepared ones, one zset per producer group, `#http` for those with a check URL. */
     halfDue: (partition: number, producerGroup: string) => `${at(partition)}:half:due:${producerGroup}`,
-    /** zset transaction id by the ms when its present state ends by itself: of PREPARED the budget, of others the record. */
-    halfEnd: (partition: number) => `${at(partition)}:half:end`,
+    /**
+     * zset transaction id by the ms when it leaves this state by itself, one per state: `prepared` (then expired), `expired` (7 days,
+     * then dropped and counted), `ended`: committed and rolled back ones (24 h or the latest 20 000, for a true answer to whoever asks again).
+     */
+    halfIn: (partition: number, state: "prepared" | "expired" | "ended") => `${at(partition)}:half:${state}`,
     /** A key of the user's own, of the type the user gives it: written together with messages of the partition. No expiry. */
     own: (partition: number, name: string) => `${at(partition)}:own:${name}`,
 

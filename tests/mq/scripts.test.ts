@@ -6,11 +6,13 @@ import { type Declaration, declare, type QueueContext } from "../../lib/mq/consu
 import { DeliveryLeases, Hold, NO_ATTEMPTS } from "../../lib/mq/delivery-lease.ts";
 import { searchEntries } from "../../lib/mq/entry-search.ts";
 import { registerGroup } from "../../lib/mq/group.ts";
+import type { Queue } from "../../lib/mq/index.ts";
 import { acquireLease, PartitionLease } from "../../lib/mq/lease.ts";
 import { scanLetters } from "../../lib/mq/letter-scan.ts";
 import { Membership } from "../../lib/mq/membership.ts";
 import { Delivery, type StreamEntry } from "../../lib/mq/message.ts";
 import { cancelRedrive, runRedrives, startRedrive } from "../../lib/mq/redrive-runner.ts";
+import { createTransactions } from "../../lib/mq/transaction.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import { digestOf, letterOf, openTestQueue, type TestQueue } from "../support/queue.ts";
 
@@ -22,9 +24,11 @@ interface Stage {
   readonly leases: DeliveryLeases;
   /** Deliveries 1 and 2 of the concurrent group, held by this member. */
   readonly holds: readonly Hold<unknown>[];
+  /** Half messages: one whose check is due, one whose budget is over, one that expired. */
+  readonly halves: { readonly due: string; readonly over: string; readonly expired: string };
 }
 
-/** One partition with both kinds of group, deliveries in hand, a retry that is due, and a dead letter. */
+/** One partition with both kinds of group, deliveries in hand, a retry that is due, a dead letter, and half messages. */
 async function setStage(): Promise<Stage> {
   const t = await openTestQueue("mq-scripts", { partitions: 1 });
   const { redis, keys, metrics } = t.store;
@@ -50,7 +54,19 @@ async function setStage(): Promise<Stage> {
     { hold: holds[3]!, settlement: { kind: "bury", letter } },
   ]);
   await startRedrive(context, "running", redriveAll);
-  return { t, context, ordered, concurrent, leases, holds: holds.slice(0, 2) };
+  const halves = await prepareHalves(t, context);
+  return { t, context, ordered, concurrent, leases, holds: holds.slice(0, 2), halves };
+}
+
+async function prepareHalves(t: TestQueue, context: QueueContext): Promise<Stage["halves"]> {
+  const brief = createTransactions(context, () => undefined, { budgetMs: 0 });
+  const prepare = async ({ transactions }: Pick<Queue, "transactions">) => {
+    const input = { type: "a", key: "k", data: { n: 1 } };
+    return (await transactions.prepare(t.topic, input, { producerGroup: "shop", firstCheckMs: 0 })).id;
+  };
+  const expired = await prepare({ transactions: brief });
+  await brief.expire();
+  return { expired, over: await prepare({ transactions: brief }), due: await prepare(t.queue) };
 }
 
 const redriveAll = { topic: "t", group: "concurrent", perSecond: 1_000, selection: { filter: {} } };
@@ -75,6 +91,11 @@ const key = {
   webhooks: ({ t }: Stage) => t.store.keys.webhooks(),
   members: ({ t }: Stage) => t.store.keys.groupMembers("t", "ordered"),
   control: ({ t }: Stage) => t.store.keys.groupControl("t", "ordered"),
+  half: ({ t }: Stage) => t.store.keys.half(0),
+  halfDue: ({ t }: Stage) => t.store.keys.halfDue(0, "shop"),
+  halfPrepared: ({ t }: Stage) => t.store.keys.halfIn(0, "prepared"),
+  halfExpired: ({ t }: Stage) => t.store.keys.halfIn(0, "expired"),
+  halfEnded: ({ t }: Stage) => t.store.keys.halfIn(0, "ended"),
   own: ({ t }: Stage) => t.store.keys.own(0, "state"),
   redrives: ({ t }: Stage) => t.store.keys.redrives(),
   runningRedrive: ({ t }: Stage) => t.store.keys.redrive("running"),
@@ -87,12 +108,34 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
     run: ({ t }) => t.queue.publish(t.topic, { type: "a", key: "k", data: { n: 1 }, dedupId: "new" }),
   },
   "publish-with": {
-    keys: ["stream", "even", "odd", "own"],
+    keys: ["stream", "even", "odd", "groups", "own"],
     run: ({ t }) => {
       const input = { type: "a", key: "k", data: { n: 1 }, dedupId: "new" };
       return t.queue.publishWith(t.topic, input, [["HSET", "state", "n", 1]]);
     },
   },
+  "half-prepare": {
+    keys: ["half", "halfDue", "halfPrepared", "stream", "groups"],
+    run: ({ t }) =>
+      t.queue.transactions.prepare(t.topic, { type: "a", key: "k", data: { n: 1 } }, { producerGroup: "shop" }),
+  },
+  "half-decide": {
+    keys: ["half", "halfDue", "halfPrepared", "halfExpired", "halfEnded", "stream", "even", "odd"],
+    run: ({ t, halves }) => t.queue.transactions.commit(halves.due),
+  },
+  "half-resume": {
+    keys: ["half", "halfDue", "halfPrepared", "halfExpired"],
+    run: ({ t, halves }) => t.queue.transactions.resume(halves.expired),
+  },
+  "half-claim": {
+    keys: ["half", "halfDue", "halfPrepared"],
+    run: ({ t }) => t.queue.transactions.receiveChecks("shop", { max: 10, waitMs: 0 }),
+  },
+  "half-expire": {
+    keys: ["half", "halfDue", "halfPrepared", "halfExpired", "halfEnded"],
+    run: ({ t }) => t.queue.transactions.expire(),
+  },
+  "half-read": { keys: ["half", "halfDue"], run: ({ t, halves }) => t.queue.transactions.get(halves.due) },
   "group-register ordered": {
     keys: ["groups", "stream"],
     run: ({ context, ordered }) => registerGroup(context, "t", { ...ordered, group: "new" }, 0, "latest"),
