@@ -100,7 +100,7 @@ export interface Attributes {
   readonly o?: string;
 }
 
-const NO_ATTRIBUTES: Attributes = Object.freeze({});
+export const NO_ATTRIBUTES: Attributes = Object.freeze({});
 const AT_SIGN = 0x40;
 
 /** As mq_append takes them; "" for none. */
@@ -109,6 +109,17 @@ export function formatAttributes(attributes: Attributes): string {
     .filter(([, value]) => value !== undefined && value !== "")
     .map(([name, value]) => `${name}=${value}`)
     .join(";");
+}
+
+/** The field's name, as mq_append joins it. */
+export function formatHeader(
+  attributes: Attributes,
+  ...[id, type, key, sequence, properties]: readonly [string, string, string, number | "", string]
+): string {
+  const header = `${id} ${type} ${key} ${sequence} ${properties}`;
+  if (attributes === NO_ATTRIBUTES) return header;
+  const text = formatAttributes(attributes);
+  return text === "" ? header : `@${text} ${header}`;
 }
 
 export function parseAttributes(text: string): Attributes {

@@ -7,10 +7,9 @@ import * as v from "valibot";
 import { AppError, type Issue } from "../errors.ts";
 import { ID_PATTERN, newId } from "../id.ts";
 import { defineScript, toAppError } from "../redis/index.ts";
-import appendLua from "../redis/lua/mq-append.lua" with { type: "text" };
 import publishLua from "../redis/lua/mq-publish.lua" with { type: "text" };
 import type { QueueContext } from "./consumer.ts";
-import { type Attributes, formatAttributes, issuesOf } from "./message.ts";
+import { type Attributes, formatHeader, issuesOf, NO_ATTRIBUTES } from "./message.ts";
 import type { AnyTopic, Topic } from "./topic.ts";
 
 /** Design limits of one message. A body of 256 KB still fits four to a chunk. */
@@ -59,9 +58,9 @@ type PublishReply = (string | [id: string, entry: string])[];
 
 const publishScript = defineScript({
   name: "mqPublish",
-  lua: [appendLua, publishLua],
+  lua: publishLua,
   keys: ["stream", "even", "odd"],
-  args: ["windowMs"],
+  args: ["windowMs", "count"],
   hasRest: true,
   decode: (reply) => reply as PublishReply,
 });
@@ -75,8 +74,10 @@ interface Call {
 }
 
 interface Pending {
-  /** id, type, key, sequence, data, properties, attributes, dedupe id: as the script takes them. */
-  readonly values: readonly string[];
+  readonly id: string;
+  readonly header: string;
+  readonly data: string;
+  readonly dedupId: string;
   readonly partition: number;
   readonly bytes: number;
   readonly call: Call;
@@ -132,16 +133,10 @@ export class Producer {
     checkBytes(topic.name, "data", data, DATA_BYTES_MAX);
     checkBytes(topic.name, "properties", properties, PROPERTIES_BYTES_MAX);
     return {
-      values: [
-        id,
-        input.type,
-        key,
-        input.sequence === undefined ? "" : String(input.sequence),
-        data,
-        properties,
-        formatAttributes(attributesOf(input)),
-        dedupId,
-      ],
+      id,
+      header: formatHeader(attributesOf(input), id, input.type, key, input.sequence ?? "", properties),
+      data,
+      dedupId,
       partition: keys.partitionOf(key || id),
       bytes: data.length + properties.length,
       call,
@@ -176,16 +171,17 @@ export class Producer {
         even: keys.published(topic.name, partition, "even"),
         odd: keys.published(topic.name, partition, "odd"),
         windowMs: topic.dedupMs,
-        restArgs: chunk.flatMap((item) => item.values),
+        count: chunk.length,
+        restArgs: argsOf(chunk),
       });
       let appended = 0;
       for (const [i, reply] of replies.entries()) {
-        const { call, index, values } = chunk[i]!;
+        const { call, index, id } = chunk[i]!;
         const duplicate = typeof reply !== "string";
         if (!duplicate) appended += 1;
         call.results[index] = duplicate
           ? { id: reply[0], partition, entry: reply[1], duplicate }
-          : { id: values[0]!, partition, entry: reply, duplicate };
+          : { id, partition, entry: reply, duplicate };
         call.left -= 1;
         if (call.left === 0) call.resolve(call.results);
       }
@@ -199,6 +195,18 @@ export class Producer {
   }
 }
 
+/** As the script takes them. */
+function argsOf(chunk: readonly Pending[]): string[] {
+  const args: string[] = [];
+  let hasDedupes = false;
+  for (const { header, data, dedupId } of chunk) {
+    args.push(header, data);
+    hasDedupes ||= dedupId !== "";
+  }
+  if (hasDedupes) for (const { dedupId } of chunk) args.push(dedupId);
+  return args;
+}
+
 function textOf<D>(topic: Topic<D>, { data, raw }: PublishInput<D>): string {
   if ((data === undefined) === (raw === undefined)) {
     throw invalid(topic.name, [{ path: "data", message: "or raw: give exactly one" }]);
@@ -210,6 +218,7 @@ function textOf<D>(topic: Topic<D>, { data, raw }: PublishInput<D>): string {
 }
 
 function attributesOf({ tag, expireAt }: PublishInput<unknown>): Attributes {
+  if (tag === undefined && expireAt === undefined) return NO_ATTRIBUTES;
   return { ...(tag ? { t: tag } : {}), ...(expireAt === undefined ? {} : { x: String(expireAt) }) };
 }
 
