@@ -5,6 +5,7 @@
  */
 
 import { defineScript, type RedisClient } from "../redis/index.ts";
+import ackLua from "../redis/lua/mq-ack.lua" with { type: "text" };
 import buryLua from "../redis/lua/mq-bury.lua" with { type: "text" };
 import claimLua from "../redis/lua/mq-claim.lua" with { type: "text" };
 import dropLua from "../redis/lua/mq-consumers-drop.lua" with { type: "text" };
@@ -14,6 +15,7 @@ import settleLua from "../redis/lua/mq-settle.lua" with { type: "text" };
 import type { DeliveryContext, QueueContext } from "./consumer.ts";
 import { type DeadLetter, deadLettersMax } from "./dead-letter.ts";
 import type { AttemptNote, Delivery, StreamEntry } from "./message.ts";
+import { compareEntries } from "./stream.ts";
 
 /** What a group remembers of an entry that failed or was lost. */
 export interface Attempts {
@@ -35,6 +37,8 @@ export type Settlement =
   | { readonly kind: "ack" }
   | { readonly kind: "retry"; readonly waitMs: number; readonly record?: Attempts }
   | { readonly kind: "bury"; readonly letter: DeadLetter };
+
+type NonAck = Exclude<Settlement, { kind: "ack" }>;
 
 /** `settled` now, `stale`: another holds it, `gone`: settled before. */
 export type SettleOutcome = "settled" | "stale" | "gone";
@@ -62,6 +66,16 @@ const claimScript = defineScript({
       nextDueMs: due === "" ? undefined : Number(due),
     };
   },
+});
+
+const ackScript = defineScript({
+  name: "mqAck",
+  lua: ackLua,
+  keys: ["stream", "attempts"],
+  args: ["group", "member", "token", "first", "last"],
+  hasRest: true,
+  decode: (reply): SettleOutcome | readonly SettleOutcome[] =>
+    reply === "" ? "settled" : (reply as number[]).map((outcome) => OUTCOMES[outcome]!),
 });
 
 const settleScript = defineScript({
@@ -168,7 +182,30 @@ export class DeliveryLeases {
     });
   }
 
-  settle<D>(partition: number, items: readonly { hold: Hold<D>; settlement: Settlement }[]) {
+  /** Acks deliveries of one token. Resolves per delivery to its outcome, or to the one of all. */
+  ack<D>(partition: number, holds: readonly Hold<D>[]): Promise<SettleOutcome | readonly SettleOutcome[]> {
+    const { stream, attempts } = this.#keys(partition);
+    const entries = holds.map(({ delivery }) => delivery.entry);
+    let first = entries[0]!;
+    let last = first;
+    for (const entry of entries) {
+      if (compareEntries(entry, first) < 0) first = entry;
+      else if (compareEntries(entry, last) > 0) last = entry;
+    }
+    return ackScript(this.#commands, {
+      stream,
+      attempts,
+      group: this.#group,
+      member: this.#context.member,
+      token: holds[0]!.token,
+      first,
+      last,
+      restArgs: entries,
+    });
+  }
+
+  /** Puts deliveries off or buries them. */
+  settle<D>(partition: number, items: readonly { hold: Hold<D>; settlement: NonAck }[]) {
     return settleScript(this.#commands, {
       ...this.#keys(partition),
       group: this.#group,
@@ -209,11 +246,9 @@ export class DeliveryLeases {
   }
 }
 
-function settleArgs<D>({ delivery, token }: Hold<D>, settlement: Settlement): (string | number)[] {
+function settleArgs<D>({ delivery, token }: Hold<D>, settlement: NonAck): (string | number)[] {
   const head = [settlement.kind, delivery.entry, token];
   switch (settlement.kind) {
-    case "ack":
-      return [...head, 0, ""];
     case "retry":
       return [...head, settlement.waitMs, settlement.record ? formatAttempts(settlement.record) : ""];
     case "bury":

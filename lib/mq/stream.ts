@@ -2,8 +2,16 @@
 
 import type { RedisClient } from "../redis/index.ts";
 
-/** Orders stream entry ids. */
+/** Orders stream entry ids: below 0 when `a` comes first. Of two that come soon after each other only the counts are looked at. */
 export function compareEntries(a: string, b: string): number {
+  const dash = a.indexOf("-");
+  if (dash > 0 && dash === b.indexOf("-")) {
+    const aMs = a.slice(0, dash);
+    const bMs = b.slice(0, dash);
+    // Numbers of as many digits compare as texts do.
+    if (aMs !== bMs) return aMs < bMs ? -1 : 1;
+    return Number(a.slice(dash + 1)) - Number(b.slice(dash + 1));
+  }
   const [aMs = "0", aCount = "0"] = a.split("-");
   const [bMs = "0", bCount = "0"] = b.split("-");
   return Number(aMs) - Number(bMs) || Number(aCount) - Number(bCount);
