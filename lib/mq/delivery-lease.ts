@@ -15,7 +15,6 @@ import settleLua from "../redis/lua/mq-settle.lua" with { type: "text" };
 import type { DeliveryContext, QueueContext } from "./consumer.ts";
 import { type DeadLetter, deadLettersMax } from "./dead-letter.ts";
 import type { AttemptNote, Delivery, StreamEntry } from "./message.ts";
-import { compareEntries } from "./stream.ts";
 
 /** What a group remembers of an entry that failed or was lost. */
 export interface Attempts {
@@ -72,7 +71,7 @@ const ackScript = defineScript({
   name: "mqAck",
   lua: ackLua,
   keys: ["stream", "attempts"],
-  args: ["group", "member", "token", "first", "last"],
+  args: ["group", "member", "token"],
   hasRest: true,
   decode: (reply): SettleOutcome | readonly SettleOutcome[] =>
     reply === "" ? "settled" : (reply as number[]).map((outcome) => OUTCOMES[outcome]!),
@@ -182,25 +181,16 @@ export class DeliveryLeases {
     });
   }
 
-  /** Acks deliveries of one token. Resolves per delivery to its outcome, or to the one of all. */
+  /** Acks deliveries of one token, in the partition's order. Resolves per delivery to its outcome, or to the one of all. */
   ack<D>(partition: number, holds: readonly Hold<D>[]): Promise<SettleOutcome | readonly SettleOutcome[]> {
     const { stream, attempts } = this.#keys(partition);
-    const entries = holds.map(({ delivery }) => delivery.entry);
-    let first = entries[0]!;
-    let last = first;
-    for (const entry of entries) {
-      if (compareEntries(entry, first) < 0) first = entry;
-      else if (compareEntries(entry, last) > 0) last = entry;
-    }
     return ackScript(this.#commands, {
       stream,
       attempts,
       group: this.#group,
       member: this.#context.member,
       token: holds[0]!.token,
-      first,
-      last,
-      restArgs: entries,
+      restArgs: holds.map(({ delivery }) => delivery.entry),
     });
   }
 

@@ -32,7 +32,8 @@ export class DeliveryWork<D> {
   readonly #settler: Settler<D>;
   /** All that is leased: with handlers, waiting for their turn, or settled without an answer from Redis yet. */
   readonly #inHand = new Set<Hold<D>>();
-  readonly #running = new Set<Hold<D>>();
+  /** With handlers. */
+  #running = 0;
   /** Batches (of one, for single handlers) that wait for a handler: a read may bring a little more than there is room for. */
   readonly #waiting: (readonly Hold<D>[])[] = [];
   /** They wait until nothing else is with a handler, and nothing else starts before them. */
@@ -135,13 +136,13 @@ export class DeliveryWork<D> {
     for (;;) {
       if (this.#alone) return;
       if (this.#suspects.length > 0) {
-        if (this.#running.size > 0 || this.#settling > 0) return;
+        if (this.#running > 0 || this.#settling > 0) return;
         this.#alone = this.#suspects.shift()!;
         void this.#run([this.#alone]);
         return;
       }
       const next = this.#waiting[0];
-      if (!next || (this.#running.size > 0 && this.#running.size + next.length > inFlightMax)) return;
+      if (!next || (this.#running > 0 && this.#running + next.length > inFlightMax)) return;
       this.#waiting.shift();
       void this.#run(next);
     }
@@ -149,7 +150,7 @@ export class DeliveryWork<D> {
 
   async #run(holds: readonly Hold<D>[]): Promise<void> {
     const { counters, declaration } = this.#parts;
-    for (const hold of holds) this.#running.add(hold);
+    this.#running += holds.length;
     counters.delivered.inc(holds.length);
     try {
       await this.#handle(holds, declaration);
@@ -157,7 +158,7 @@ export class DeliveryWork<D> {
     } catch (error) {
       for (const hold of holds) this.#settle(hold, this.#settlementOf(hold, error, holds.length === 1));
     }
-    for (const hold of holds) this.#running.delete(hold);
+    this.#running -= holds.length;
     this.#pump();
   }
 

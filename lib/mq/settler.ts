@@ -8,6 +8,7 @@ import { backoffMs } from "../clock.ts";
 import { outcomeOf } from "../redis/index.ts";
 import type { QueueContext } from "./consumer.ts";
 import type { DeliveryLeases, Hold, Settlement, SettleOutcome } from "./delivery-lease.ts";
+import { compareEntries } from "./stream.ts";
 
 /** A script of some 0.5 ms. */
 const CHUNK_MAX = 100;
@@ -119,6 +120,7 @@ function* chunks<D>(items: readonly Item<D>[]): Generator<readonly Item<D>[]> {
     }
   }
   for (const same of acks.values()) {
+    same.sort((a, b) => compareEntries(a.hold.delivery.entry, b.hold.delivery.entry));
     for (let first = 0; first < same.length; first += CHUNK_ACKS_MAX) yield same.slice(first, first + CHUNK_ACKS_MAX);
   }
   let first = 0;
