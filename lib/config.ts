@@ -75,6 +75,8 @@ const Settings = v.object({
   SKEIN_SEND_BURST: v.optional(integer(1, 1_000_000), "60"),
   /** 1 lets Skein start on a Redis that cannot keep the ack level's promise. */
   SKEIN_ALLOW_UNSAFE: v.optional(flag, "0"),
+  /** 1 lets webhooks and check-backs go to http, any port and private addresses: for tests, and receivers within one's own network. */
+  SKEIN_OUTBOUND_PRIVATE: v.optional(flag, "0"),
   /** Where a role's RPC listens: empty = a unix socket of this machine; else a host name or address that the others reach. */
   SKEIN_RPC_HOST: v.optional(v.string(), ""),
   /** Shared by all processes of an installation; generated in the data dir when every process runs on one machine. */
@@ -101,6 +103,7 @@ export interface Config {
   readonly sendRate: number;
   readonly sendBurst: number;
   readonly allowUnsafe: boolean;
+  readonly outboundPrivate: boolean;
   readonly rpcHost: string;
 }
 
@@ -148,6 +151,7 @@ export function readConfig(env: Record<string, string | undefined> = process.env
     sendRate: settings.SKEIN_SEND_RATE,
     sendBurst: settings.SKEIN_SEND_BURST,
     allowUnsafe: settings.SKEIN_ALLOW_UNSAFE,
+    outboundPrivate: settings.SKEIN_OUTBOUND_PRIVATE,
     rpcHost: settings.SKEIN_RPC_HOST,
   });
 }

@@ -57,6 +57,8 @@ export interface Issue {
 export interface AppErrorOptions {
   readonly issues?: readonly Issue[];
   readonly retryAfterMs?: number;
+  /** Of a CONFLICT: what the thing has become meanwhile. */
+  readonly state?: string;
   readonly cause?: unknown;
 }
 
@@ -65,12 +67,14 @@ export class AppError extends Error {
   readonly code: ErrorCode;
   readonly issues: readonly Issue[] | undefined;
   readonly retryAfterMs: number | undefined;
+  readonly state: string | undefined;
 
   constructor(code: ErrorCode, detail: string = ERRORS[code].title, options: AppErrorOptions = {}) {
     super(detail, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.issues = options.issues;
     this.retryAfterMs = options.retryAfterMs;
+    this.state = options.state;
   }
 
   get retryable(): boolean {
@@ -89,6 +93,7 @@ export interface ErrorBody {
   readonly retryable: boolean;
   readonly retryAfterMs?: number;
   readonly issues?: readonly Issue[];
+  readonly state?: string;
 }
 
 /** The public face of any thrown value. What is not an AppError becomes INTERNAL without its text: it may hold secrets. */
@@ -100,6 +105,7 @@ export function toErrorBody(error: unknown): ErrorBody {
     retryable: known.retryable,
     ...(known.retryAfterMs === undefined ? {} : { retryAfterMs: known.retryAfterMs }),
     ...(known.issues === undefined ? {} : { issues: known.issues }),
+    ...(known.state === undefined ? {} : { state: known.state }),
   };
 }
 
@@ -109,5 +115,6 @@ export function fromErrorBody(body: ErrorBody): AppError {
   return new AppError(code, body.detail, {
     ...(body.issues === undefined ? {} : { issues: body.issues }),
     ...(body.retryAfterMs === undefined ? {} : { retryAfterMs: body.retryAfterMs }),
+    ...(body.state === undefined ? {} : { state: body.state }),
   });
 }

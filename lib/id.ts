@@ -7,6 +7,7 @@
  *
  * `who` is drawn once per process and `count` runs on from a random start, so one process never repeats itself within a
  * millisecond (2^20 ids) and two processes collide in a millisecond with a chance of 2^-30 times 2^-20 per pair of ids.
+ * A record that is asked for by its id alone (delayed and half messages) has a placed id: `-` and its partition behind it.
  * Crypto randomness per id was tried: it costs more than the rest of a send's parsing.
  */
 
@@ -49,6 +50,19 @@ export function newId(nowMs: number): string {
   }
   count = (count + 1) % COUNT_LIMIT;
   return lastTime + who + encode(count, 4);
+}
+
+const PLACED_ID_PATTERN = /^[0-9A-HJKMNP-TV-Z]{20}-(0|[1-9]\d{0,3})$/;
+
+/** A new id that tells in which partition its record lies. */
+export function newPlacedId(nowMs: number, partition: number): string {
+  return `${newId(nowMs)}-${partition}`;
+}
+
+/** The partition that a placed id names, or undefined when it is none or the partition is not one of `partitions`. */
+export function partitionOfPlacedId(id: string, partitions: number): number | undefined {
+  const partition = Number(PLACED_ID_PATTERN.exec(id)?.[1]);
+  return partition < partitions ? partition : undefined;
 }
 
 /** The time in ms that a newId carries. */

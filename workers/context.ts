@@ -8,6 +8,7 @@ import { type Clock, systemClock } from "../lib/clock.ts";
 import type { Config } from "../lib/config.ts";
 import { socketFolder } from "../lib/data-dir.ts";
 import { AppError } from "../lib/errors.ts";
+import { imTopics } from "../lib/im/index.ts";
 import { openQueue, type Queue } from "../lib/mq/index.ts";
 import { type Check, createLog, createMetrics, type Log, type Metrics } from "../lib/observability/index.ts";
 import {
@@ -99,7 +100,7 @@ export async function openUnitContext(config: Config, instance: string): Promise
         config,
         secrets,
         instance: member,
-        queue: openQueue({ ...shared, member, may }),
+        queue: openQueue({ ...shared, member, may, topics: imTopics }),
         rpc: openRpcNode({ ...shared, role, instance: member, secret: secrets.internalSecret, listen, local }),
         checks,
       };

@@ -24,6 +24,7 @@ import { assert } from "../assert.ts";
 import type { Clock } from "../clock.ts";
 import { AppError } from "../errors.ts";
 import { USER_ID_PATTERN, type UserId } from "../id.ts";
+import { ALL_SCOPES, hasScope, type Scope } from "./scopes.ts";
 
 /** Two clocks may differ by so much. */
 const SKEW_S = 60;
@@ -52,10 +53,12 @@ export type Caller =
   /** `user`: whom it acts for. */
   | { readonly kind: "service"; readonly key: string; readonly scopes: ReadonlySet<Scope>; readonly user?: UserId };
 
-/** Scopes of service keys. `publish:` and `consume:` name a topic or `*`. */
-export type Scope = "chat" | "broadcast" | "admin" | `publish:${string}` | `consume:${string}`;
-
-const ALL_SCOPES: ReadonlySet<Scope> = new Set<Scope>(["chat", "broadcast", "admin", "publish:*", "consume:*"]);
+/** What is kept of a service key: enough to know it again, not to make it. */
+export interface ServiceKey {
+  /** SHA-256 of the whole key, base64. */
+  readonly digest: string;
+  readonly scopes: readonly Scope[];
+}
 
 export interface Authenticator {
   /** A bare token, as `session.open` brings it. */
@@ -71,12 +74,14 @@ export interface AuthenticatorOptions {
   readonly jwksUrl?: string | undefined;
   /** The bootstrap key, all scopes. */
   readonly serviceKey: string;
+  /** Finds any other service key by its id; a revoked one soon not any more. Throws when it cannot tell: then nobody passes. */
+  readonly findServiceKey?: (id: string) => Promise<ServiceKey | undefined>;
   readonly clock: Clock;
 }
 
 /** Imports the keys. Fails (assertion) when the secret is too short or the service key has no form. */
 export async function createAuthenticator(options: AuthenticatorOptions): Promise<Authenticator> {
-  const { jwtSecret, jwksUrl, serviceKey, clock } = options;
+  const { jwtSecret, jwksUrl, serviceKey, findServiceKey, clock } = options;
   const encoder = new TextEncoder();
   const secret = encoder.encode(jwtSecret);
   assert(secret.length >= SECRET_BYTES_MIN, `the JWT secret must be at least ${SECRET_BYTES_MIN} bytes`);
@@ -85,8 +90,7 @@ export async function createAuthenticator(options: AuthenticatorOptions): Promis
   const hmac = { name: "HMAC", hash: "SHA-256" };
   const key = await crypto.subtle.importKey("raw", secret, hmac, false, ["sign", "verify"]);
   const jwks = jwksUrl === undefined ? undefined : openJwks(jwksUrl);
-  const digestOf = async (text: string) => new Uint8Array(await crypto.subtle.digest("SHA-256", encoder.encode(text)));
-  const ownDigest = await digestOf(serviceKey);
+  const ownKey: ServiceKey = { digest: await serviceKeyDigest(serviceKey), scopes: ALL_SCOPES };
 
   async function verifyToken(token: string): Promise<TokenClaims> {
     if (token.length > TOKEN_CHARACTERS_MAX) {
@@ -105,10 +109,12 @@ export async function createAuthenticator(options: AuthenticatorOptions): Promis
   }
 
   async function verifyServiceKey(given: string): Promise<{ key: string; scopes: ReadonlySet<Scope> }> {
+    const [, id] = SERVICE_KEY_PATTERN.exec(given) ?? [];
+    const known = id === own![1] ? ownKey : id === undefined ? undefined : await findServiceKey?.(id);
     // Digests are of equal length and tell an attacker nothing by how early they differ.
-    const isOwn = isEqual(await digestOf(given), ownDigest);
-    if (!isOwn) throw unauthenticated("The service key is not valid");
-    return { key: own![1]!, scopes: ALL_SCOPES };
+    const isKnown = known !== undefined && isEqual(await serviceKeyDigest(given), known.digest);
+    if (!isKnown) throw unauthenticated("The service key is not valid");
+    return { key: id!, scopes: new Set(known.scopes) };
   }
 
   return {
@@ -122,7 +128,7 @@ export async function createAuthenticator(options: AuthenticatorOptions): Promis
       }
       const service = { kind: "service", ...(await verifyServiceKey(credential)) } as const;
       if (actsFor === null) return service;
-      if (!service.scopes.has("chat")) throw new AppError("FORBIDDEN", "Skein-User: needs a key with scope chat");
+      if (!hasScope(service, "chat")) throw new AppError("FORBIDDEN", "Skein-User: needs a key with scope chat");
       if (!USER_ID_PATTERN.test(actsFor)) {
         const message = "must be 1..128 of [A-Za-z0-9_.@|+=-]";
         throw new AppError("INVALID", `Skein-User: ${message}`, { issues: [{ path: "Skein-User", message }] });
@@ -150,10 +156,10 @@ export function actingUser(caller: Caller): UserId {
   throw new AppError("INVALID", `Skein-User: ${message}`, { issues: [{ path: "Skein-User", message }] });
 }
 
-/** Throws FORBIDDEN unless the caller is a service with the scope. */
-export function requireScope(caller: Caller, scope: Scope): void {
-  if (caller.kind === "service" && caller.scopes.has(scope)) return;
-  throw new AppError("FORBIDDEN", `Needs a service key with scope ${scope}`);
+/** As ServiceKey.digest. A key's secret is random and long, so its plain hash gives nothing away. */
+export async function serviceKeyDigest(key: string): Promise<string> {
+  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(key));
+  return btoa(String.fromCharCode(...new Uint8Array(digest)));
 }
 
 /** Whether the error of verifyToken says that the token was good and is over: the client should fetch a new one. */
@@ -221,8 +227,8 @@ function unauthenticated(detail: string): AppError {
   return new AppError("UNAUTHENTICATED", detail);
 }
 
-function isEqual(a: Uint8Array, b: Uint8Array): boolean {
+function isEqual(a: string, b: string): boolean {
   let difference = a.length ^ b.length;
-  for (let i = 0; i < a.length; i++) difference |= a[i]! ^ (b[i] ?? 0);
+  for (let i = 0; i < a.length; i++) difference |= a.charCodeAt(i) ^ b.charCodeAt(i);
   return difference === 0;
 }

@@ -1,6 +1,6 @@
 /**
- * HTTP at the edge: the app with its errors (app.ts), who calls (auth.ts), inputs against schemas (validate.ts), and how often
- * (limiter.ts). Nothing here knows the chat.
+ * HTTP at the edge: the app with its errors (app.ts), who calls (auth.ts) and may do what (scopes.ts), inputs against schemas
+ * (validate.ts), and how often (limiter.ts). Nothing here knows the chat.
  *
  *   const auth = await createAuthenticator({ jwtSecret, serviceKey, clock });
  *   app.post("/v1/things/:thing", describeInput({ … }), async (c) => {
@@ -17,11 +17,13 @@ export {
   type Caller,
   createAuthenticator,
   isExpired,
-  requireScope,
-  type Scope,
+  type ServiceKey,
+  serviceKeyDigest,
   type TokenClaims,
 } from "./auth.ts";
+export { memberTexts } from "./json-text.ts";
 export { createLimiter, type Limiter } from "./limiter.ts";
+export { hasScope, requireScope, type Scope, ScopeSchema } from "./scopes.ts";
 export {
   CHAT_BODY_BYTES_MAX,
   describeInput,
@@ -30,5 +32,6 @@ export {
   ProblemSchema,
   parseJson,
   readInput,
+  readJsonText,
   validate,
 } from "./validate.ts";

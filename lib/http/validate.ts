@@ -62,6 +62,11 @@ function messageOf({ type, expected, received, message }: v.BaseIssue<unknown>):
 
 /** The JSON body. Throws UNSUPPORTED_MEDIA_TYPE, TOO_LARGE, PARSE_ERROR or INVALID. */
 export async function readJson(request: Request, bytesMax: number): Promise<unknown> {
+  return parseJson(await readJsonText(request, bytesMax));
+}
+
+/** The text of a body that says that it is JSON; it may be none. Throws UNSUPPORTED_MEDIA_TYPE, TOO_LARGE, PARSE_ERROR or INVALID. */
+export async function readJsonText(request: Request, bytesMax: number): Promise<string> {
   const [mediaType, ...parameters] = (request.headers.get("content-type") ?? "").toLowerCase().split(";");
   const charset = parameters.find((parameter) => parameter.trim().startsWith("charset="));
   if (mediaType!.trim() !== "application/json" || (charset && !/^\s*charset="?utf-8"?\s*$/.test(charset))) {
@@ -71,7 +76,7 @@ export async function readJson(request: Request, bytesMax: number): Promise<unkn
   if (encoding !== null && encoding.toLowerCase() !== "identity") {
     throw new AppError("UNSUPPORTED_MEDIA_TYPE", "Content-Encoding: a body must not be compressed");
   }
-  return parseJson(decode(await readBytes(request, bytesMax)));
+  return decode(await readBytes(request, bytesMax));
 }
 
 async function readBytes(request: Request, bytesMax: number): Promise<Uint8Array> {
@@ -152,15 +157,21 @@ const BRACE_END = 0x7d;
 export interface InputSource {
   readonly path: readonly string[];
   readonly bodyBytesMax?: number;
+  /** A request without a body is one with an empty object: for calls whose fields are all optional. */
+  readonly mayLackBody?: boolean;
 }
 
 /** Path, and query or body, as one object that fits `schema`. Throws what readJson and validate throw. */
 export async function readInput<const S extends InputSchema>(
   c: Context,
   schema: S,
-  { path, bodyBytesMax = BODY_BYTES_MAX }: InputSource,
+  { path, bodyBytesMax = BODY_BYTES_MAX, mayLackBody = false }: InputSource,
 ): Promise<v.InferOutput<S>> {
-  const rest = hasBody(c.req.method) ? await readJson(c.req.raw, bodyBytesMax) : readQuery(c, schema);
+  const rest = !hasBody(c.req.method)
+    ? readQuery(c, schema)
+    : mayLackBody && lacksBody(c.req.raw)
+      ? {}
+      : await readJson(c.req.raw, bodyBytesMax);
   if (typeof rest !== "object" || rest === null || Array.isArray(rest)) throw invalid("", "must be an object");
   for (const name of path) if (Object.hasOwn(rest, name)) throw invalid(name, "is not a known field");
   return validate(schema, { ...rest, ...c.req.param() });
@@ -168,6 +179,10 @@ export async function readInput<const S extends InputSchema>(
 
 function hasBody(method: string): boolean {
   return method === "POST" || method === "PUT" || method === "PATCH";
+}
+
+function lacksBody({ body, headers }: Request): boolean {
+  return body === null || headers.get("content-length") === "0";
 }
 
 const WHOLE_NUMBER = /^-?\d{1,15}$/;
@@ -190,17 +205,21 @@ function isNumber(schema: InputSchema, name: string): boolean {
 
 // OpenAPI
 
+const OPTIONAL_TYPES: ReadonlySet<string> = new Set(["optional", "exact_optional"]);
+
 export interface RouteDescription {
   readonly summary: string;
   readonly input?: InputSchema;
   readonly path?: readonly string[];
+  readonly mayLackBody?: boolean;
   /** Status -> what the reply holds; undefined: no body. */
   readonly replies: Readonly<Record<number, v.GenericSchema | undefined>>;
   readonly method: "get" | "post" | "put" | "patch" | "delete";
 }
 
 /** The description of a route for /openapi.json, as the middleware that hono-openapi finds. Checks in code have no JSON schema and are left out. */
-export function describeInput({ summary, input, path = [], replies, method }: RouteDescription) {
+export function describeInput(description: RouteDescription) {
+  const { summary, input, path = [], mayLackBody = false, replies, method } = description;
   const entries = Object.entries(input?.entries ?? {});
   const isBody = hasBody(method.toUpperCase());
   const parameters = entries
@@ -208,13 +227,13 @@ export function describeInput({ summary, input, path = [], replies, method }: Ro
     .map(([name, entry]) => {
       const { $schema, ...schema } = toJsonSchema(entry as v.GenericSchema, JSON_SCHEMA);
       const isPath = path.includes(name);
-      return { name, in: isPath ? "path" : "query", required: isPath || entry.type !== "optional", schema };
+      return { name, in: isPath ? "path" : "query", required: isPath || !OPTIONAL_TYPES.has(entry.type), schema };
     });
   const inBody = Object.fromEntries(entries.filter(([name]) => !path.includes(name)));
   const requestBody =
     isBody && input
       ? {
-          required: true,
+          required: !mayLackBody,
           content: { "application/json": { schema: resolver(v.strictObject(inBody as v.ObjectEntries), JSON_SCHEMA) } },
         }
       : undefined;

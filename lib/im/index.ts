@@ -24,4 +24,4 @@ export { read } from "./receipts.ts";
 export { attach, createRouteCache, detach, type Route, type RouteCache } from "./routes.ts";
 export { history, sync } from "./sync.ts";
 export { createTimeline, type ReadArchive, type StoredEntry, type Timeline } from "./timeline.ts";
-export { imCommands, imEvents, imPush } from "./topics.ts";
+export { imCommands, imEvents, imPush, imTopics } from "./topics.ts";

@@ -1,7 +1,7 @@
 /** The topics of the chat. Every chat event goes to one topic, `im.events`; whoever cares reads it with a group of its own. */
 
 import * as v from "valibot";
-import { defineTopic } from "../mq/index.ts";
+import { defineTopic, type Topic } from "../mq/index.ts";
 import { MessageSchema, PositionSchema, UserIdSchema } from "./protocol.ts";
 
 /**
@@ -47,3 +47,6 @@ export const imCommands = defineTopic("im.commands", {
     }),
   ]),
 });
+
+/** All of them, for the queue's catalog. */
+export const imTopics: readonly Topic<unknown>[] = [imEvents, imPush, imCommands];

@@ -118,13 +118,13 @@ const LADDER_JITTER = 0.1;
 const BATCH_MAX = 250;
 const IN_FLIGHT_MAX = 1_000;
 const LEASE_MS = 30 * s;
-const LEASE_MS_MIN = s;
-const LEASE_MS_MAX = 12 * 3_600 * s;
+export const LEASE_MS_MIN = s;
+export const LEASE_MS_MAX = 12 * 3_600 * s;
 const ATTEMPTS_MAX = 17;
 /** Longer would eat into the shortest lease. */
 const LINGER_MS_MAX = 500;
 /** A filter is looked at per message that carries a tag. */
-const TAGS_MAX = 100;
+export const TAGS_MAX = 100;
 const ENTRY_PATTERN = /^\d{1,15}(-\d{1,15})?$/;
 
 /** A consumer's declaration with the defaults filled in. */

@@ -1,7 +1,7 @@
 /**
  * The leases of single deliveries, for concurrent groups. Redis' pending list holds them: who has an entry, since when, and
- * how often it was handed out. That count is the fencing token: every claim raises it, and renew and settle are refused when
- * it has moved on.
+ * how often it was handed out. That count, behind the group's generation (stream-group.ts), is the fencing token: every claim
+ * and every seek raises it, and renew and settle are refused when it has moved on.
  */
 
 import { defineScript, type RedisClient } from "../redis/index.ts";
@@ -15,6 +15,7 @@ import settleLua from "../redis/lua/mq-settle.lua" with { type: "text" };
 import type { DeliveryContext, QueueContext } from "./consumer.ts";
 import { type DeadLetter, deadLettersMax } from "./dead-letter.ts";
 import type { AttemptNote, Delivery, StreamEntry } from "./message.ts";
+import { registrationsOf, streamGroupOf } from "./stream-group.ts";
 
 /** What a group remembers of an entry that failed or was lost. */
 export interface Attempts {
@@ -27,23 +28,28 @@ export interface Attempts {
 
 export interface Claim {
   readonly entry: StreamEntry;
-  readonly token: number;
+  /** How often it was handed out, this time included. */
+  readonly count: number;
   readonly attempts: Attempts;
 }
 
-/** What becomes of a delivery. `record`: the attempts to remember, or undefined to leave them as they are. */
+/** No entry is handed out so often, so a token of a later generation is always higher. */
+const COUNT_LIMIT = 2 ** 30;
+
+/** What becomes of a delivery; `pass` acks it unseen. `record`: the attempts to remember, or undefined to leave them as they are. */
 export type Settlement =
   | { readonly kind: "ack" }
+  | { readonly kind: "pass" }
   | { readonly kind: "retry"; readonly waitMs: number; readonly record?: Attempts }
   | { readonly kind: "bury"; readonly letter: DeadLetter };
 
-type NonAck = Exclude<Settlement, { kind: "ack" }>;
+type NonAck = Exclude<Settlement, { kind: "ack" | "pass" }>;
 
 /** `settled` now, `stale`: another holds it, `gone`: settled before. */
 export type SettleOutcome = "settled" | "stale" | "gone";
 const OUTCOMES: readonly SettleOutcome[] = ["stale", "settled", "gone"];
 
-type ClaimReply = [[entry: string, fields: string[], token: number, record: string][], deleted: number, due: string];
+type ClaimReply = [[entry: string, fields: string[], count: number, record: string][], deleted: number, due: string];
 
 const claimScript = defineScript({
   name: "mqClaim",
@@ -54,9 +60,9 @@ const claimScript = defineScript({
     const [claims, deleted, due] = reply as ClaimReply;
     return {
       claims: claims.map(
-        ([entry, fields, token, record]): Claim => ({
+        ([entry, fields, count, record]): Claim => ({
           entry: [entry, fields],
-          token,
+          count,
           attempts: parseAttempts(record),
         }),
       ),
@@ -123,10 +129,15 @@ export class Hold<D> implements DeliveryContext {
 
   constructor(
     readonly delivery: Delivery<D>,
-    readonly token: number,
+    readonly count: number,
     readonly attempts: Attempts,
+    readonly generation = 0,
   ) {
     this.partition = delivery.partition;
+  }
+
+  get token(): number {
+    return this.generation * COUNT_LIMIT + this.count;
   }
 
   get isLost(): boolean {
@@ -152,53 +163,73 @@ export class DeliveryLeases {
   readonly #topic: string;
   readonly #group: string;
   readonly #leaseMs: number;
+  #generations: number[];
 
   constructor(context: QueueContext, topic: string, group: string, leaseMs: number) {
     this.#context = context;
     this.#topic = topic;
     this.#group = group;
     this.#leaseMs = leaseMs;
+    this.#generations = new Array(context.keys.partitions).fill(0);
+  }
+
+  generation(partition: number): number {
+    return this.#generations[partition]!;
+  }
+
+  /** Looks which generation the group has now. Resolves to the partitions where it is another than before. */
+  async learn(): Promise<ReadonlySet<number>> {
+    const registrations = await registrationsOf(this.#context, this.#topic, this.#group);
+    const changed = new Set<number>();
+    for (const [partition, registration] of registrations.entries()) {
+      if (!registration || registration.generation === this.#generations[partition]) continue;
+      this.#generations[partition] = registration.generation;
+      changed.add(partition);
+    }
+    return changed;
   }
 
   /** Gives back what this member held in its last life. Resolves to how many; as many as `limit`: there may be more. */
   disown(partition: number, limit: number): Promise<number> {
     return disownScript(this.#commands, {
       ...this.#keys(partition),
-      group: this.#group,
+      group: this.#streamGroup(partition),
       member: this.#context.member,
       limit,
     });
   }
 
-  /** At most `limit` deliveries to hand out again. */
-  claim(partition: number, limit: number) {
-    return claimScript(this.#commands, {
+  /** At most `limit` deliveries to hand out again, with the generation under which they were claimed. */
+  async claim(partition: number, limit: number) {
+    const generation = this.generation(partition);
+    const reply = await claimScript(this.#commands, {
       ...this.#keys(partition),
-      group: this.#group,
+      group: this.#streamGroup(partition),
       member: this.#context.member,
       leaseMs: this.#leaseMs,
       limit,
     });
+    return { ...reply, generation };
   }
 
-  /** Acks deliveries of one token, in the partition's order. Resolves per delivery to its outcome, or to the one of all. */
+  /** Acks deliveries of one generation and count, in the partition's order. Resolves to the outcome of each, or of all. */
   ack<D>(partition: number, holds: readonly Hold<D>[]): Promise<SettleOutcome | readonly SettleOutcome[]> {
     const { stream, attempts } = this.#keys(partition);
     return ackScript(this.#commands, {
       stream,
       attempts,
-      group: this.#group,
+      group: this.#streamGroup(partition),
       member: this.#context.member,
-      token: holds[0]!.token,
+      token: holds[0]!.count,
       restArgs: holds.map(({ delivery }) => delivery.entry),
     });
   }
 
-  /** Puts deliveries off or buries them. */
+  /** Puts deliveries of one generation off or buries them. */
   settle<D>(partition: number, items: readonly { hold: Hold<D>; settlement: NonAck }[]) {
     return settleScript(this.#commands, {
       ...this.#keys(partition),
-      group: this.#group,
+      group: this.#streamGroup(partition),
       member: this.#context.member,
       deadMax: deadLettersMax(this.#context),
       restArgs: items.flatMap(({ hold, settlement }) => settleArgs(hold, settlement)),
@@ -209,15 +240,20 @@ export class DeliveryLeases {
   renew<D>(partition: number, holds: readonly Hold<D>[]): Promise<readonly boolean[]> {
     return renewScript(this.#commands, {
       stream: this.#keys(partition).stream,
-      group: this.#group,
+      group: this.#streamGroup(partition),
       member: this.#context.member,
-      restArgs: holds.flatMap(({ delivery, token }) => [delivery.entry, token]),
+      restArgs: holds.flatMap(({ delivery, count }) => [delivery.entry, count]),
     });
   }
 
   /** Forgets member names that are idle for long and hold nothing. */
   dropConsumers(partition: number, idleMs: number, limit: number): Promise<number> {
-    return dropScript(this.#commands, { stream: this.#keys(partition).stream, group: this.#group, idleMs, limit });
+    const { stream } = this.#keys(partition);
+    return dropScript(this.#commands, { stream, group: this.#streamGroup(partition), idleMs, limit });
+  }
+
+  #streamGroup(partition: number): string {
+    return streamGroupOf(this.#group, this.generation(partition));
   }
 
   get #commands(): RedisClient {
@@ -236,8 +272,8 @@ export class DeliveryLeases {
   }
 }
 
-function settleArgs<D>({ delivery, token }: Hold<D>, settlement: NonAck): (string | number)[] {
-  const head = [settlement.kind, delivery.entry, token];
+function settleArgs<D>({ delivery, count }: Hold<D>, settlement: NonAck): (string | number)[] {
+  const head = [settlement.kind, delivery.entry, count];
   switch (settlement.kind) {
     case "retry":
       return [...head, settlement.waitMs, settlement.record ? formatAttempts(settlement.record) : ""];

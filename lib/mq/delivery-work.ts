@@ -8,6 +8,7 @@ import type { Declaration, DeliveryContext, QueueContext } from "./consumer.ts";
 import { buryReasonOf, deadLetterOf, textOf } from "./dead-letter.ts";
 import { type Attempts, type DeliveryLeases, Hold, type Settlement, type SettleOutcome } from "./delivery-lease.ts";
 import { type Delivery, InvalidMessage, Later } from "./message.ts";
+import { isExpired, isSelected } from "./selection.ts";
 import { Settler } from "./settler.ts";
 import type { GroupCounters } from "./work.ts";
 
@@ -35,9 +36,9 @@ export class DeliveryWork<D> {
   /** With handlers. */
   #running = 0;
   /** Batches (of one, for single handlers) that wait for a handler: a read may bring a little more than there is room for. */
-  readonly #waiting: (readonly Hold<D>[])[] = [];
+  #waiting: (readonly Hold<D>[])[] = [];
   /** They wait until nothing else is with a handler, and nothing else starts before them. */
-  readonly #suspects: Hold<D>[] = [];
+  #suspects: Hold<D>[] = [];
   #alone: Hold<D> | undefined;
   readonly #idlers: (() => void)[] = [];
   /** Settled without an answer from Redis yet. */
@@ -77,7 +78,8 @@ export class DeliveryWork<D> {
   /** Takes deliveries of one partition in hand. */
   deliver(holds: readonly Hold<D>[]): void {
     for (const hold of holds) this.#inHand.add(hold);
-    const fit = holds.filter((hold) => !this.#isSetAside(hold));
+    const now = this.#parts.context.clock.now();
+    const fit = holds.filter((hold) => !this.#isSetAside(hold, now));
     const isBatch = this.#parts.declaration.handleBatch !== undefined;
     const together: Hold<D>[] = [];
     for (const hold of fit) {
@@ -101,16 +103,32 @@ export class DeliveryWork<D> {
     this.release([...this.#suspects.splice(0), ...this.#waiting.splice(0).flat()]);
   }
 
-  /** Drops the results of a delivery whose lease is over, and tells its handler. */
-  lose(hold: Hold<D>, reason: Error): void {
+  /** Drops the results of deliveries whose leases are over, and tells their handlers. What waits for its turn has no turn. */
+  lose(holds: Iterable<Hold<D>>, reason: Error): void {
     const { context, topic, declaration } = this.#parts;
-    context.metrics.leasesLost.inc({ topic, group: declaration.group });
-    hold.lose(reason);
+    for (const hold of holds) {
+      context.metrics.leasesLost.inc({ topic, group: declaration.group });
+      hold.lose(reason);
+    }
+    const isKept = (hold: Hold<D>) => {
+      if (hold.isLost) this.#inHand.delete(hold);
+      return !hold.isLost;
+    };
+    this.#suspects = this.#suspects.filter(isKept);
+    this.#waiting = this.#waiting.map((together) => together.filter(isKept)).filter(({ length }) => length > 0);
+    this.#pump();
+    this.#parts.onRoom();
+    this.#resolveIdlers();
   }
 
-  /** Whether it is not to be handed out now: invalid, or dangerous. */
-  #isSetAside(hold: Hold<D>): boolean {
-    const { declaration } = this.#parts;
+  /** Whether it is not to be handed out now: not for this group, invalid, or dangerous. */
+  #isSetAside(hold: Hold<D>, now: number): boolean {
+    const { declaration, counters } = this.#parts;
+    if (!isSelected(hold.delivery, declaration, now)) {
+      if (isExpired(hold.delivery, now)) counters.expired.inc(1);
+      this.#settle(hold, { kind: "pass" });
+      return true;
+    }
     if (hold.attempts.losses > LOSSES_MAX) {
       const reason = `${hold.attempts.losses} holders were lost over it without an answer`;
       this.#settle(hold, { kind: "bury", letter: deadLetterOf(hold.delivery, "poison", reason) });
@@ -213,12 +231,16 @@ export class DeliveryWork<D> {
     this.#acked = 0;
     this.#pump();
     this.#parts.onRoom();
+    this.#resolveIdlers();
+  }
+
+  #resolveIdlers(): void {
     if (this.#inHand.size === 0) for (const resolve of this.#idlers.splice(0)) resolve();
   }
 
   #count({ delivery }: Hold<D>, settlement: Settlement): void {
     const { context, topic, declaration, counters } = this.#parts;
-    if (settlement.kind === "ack") return;
+    if (settlement.kind === "ack" || settlement.kind === "pass") return;
     const { entry, key, attempt, partition } = delivery;
     const fields = { topic, group: declaration.group, partition, entry, key, attempt };
     if (settlement.kind === "bury") {
@@ -257,9 +279,9 @@ class BatchContext<D> implements DeliveryContext {
 }
 
 /** A delivery with what the group remembers of its earlier attempts. */
-export function holdOf<D>(delivery: Delivery<D>, token: number, attempts: Attempts): Hold<D> {
+export function holdOf<D>(delivery: Delivery<D>, count: number, attempts: Attempts, generation: number): Hold<D> {
   delivery.attempt = attempts.failed + 1;
   delivery.firstFailureMs = attempts.firstFailureMs;
   delivery.history = attempts.history;
-  return new Hold(delivery, token, attempts);
+  return new Hold(delivery, count, attempts, generation);
 }

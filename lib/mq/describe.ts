@@ -1,11 +1,10 @@
 /** Where the groups of a topic stand: for the command line, metrics and tests. A few commands per partition and group. */
 
-import { defineScript } from "../redis/index.ts";
-import countLua from "../redis/lua/mq-count.lua" with { type: "text" };
 import type { GroupMode, QueueContext } from "./consumer.ts";
 import { timeOfEntry } from "./message.ts";
-import { groupsOf } from "./retention.ts";
-import { type StreamFacts, streamFacts } from "./stream.ts";
+import { groupsOf, type RegisteredGroup } from "./retention.ts";
+import { countBehind, type StreamFacts, streamFacts } from "./stream.ts";
+import { streamGroupOf } from "./stream-group.ts";
 import type { AnyTopic } from "./topic.ts";
 
 export interface GroupDescription {
@@ -33,14 +32,6 @@ export interface TopicDescription {
 /** Entries counted one by one, per partition and group: about 1 ms of Redis. */
 const COUNT_MAX = 500;
 
-const countScript = defineScript({
-  name: "mqCount",
-  lua: countLua,
-  keys: ["stream"],
-  args: ["position", "limit"],
-  decode: Number,
-});
-
 /** One group in one partition. */
 interface Standing {
   readonly group: string;
@@ -63,7 +54,7 @@ export async function describeTopic(context: QueueContext, topic: AnyTopic): Pro
         groupsOf(context, topic.name, partition),
       ]);
       const standings = await Promise.all(
-        groups.map(({ group, mode }) => standingOf(context, topic.name, partition, group, mode, facts)),
+        groups.map((registered) => standingOf(context, topic.name, partition, registered, facts)),
       );
       return { length: facts?.length ?? 0, standings };
     }),
@@ -97,8 +88,7 @@ async function standingOf(
   context: QueueContext,
   topic: string,
   partition: number,
-  group: string,
-  mode: GroupMode,
+  { group, mode, generation }: RegisteredGroup,
   facts: StreamFacts | undefined,
 ): Promise<Standing> {
   const { keys, redis } = context;
@@ -111,7 +101,7 @@ async function standingOf(
   const place =
     mode === "ordered"
       ? orderedPlace(checkpoint ?? "0-0", Number(read ?? 0), open ?? "", facts)
-      : await concurrentPlace(context, stream, group, facts);
+      : await concurrentPlace(context, stream, streamGroupOf(group, generation), facts);
   const oldest = place.lag === 0 ? undefined : (place.oldest ?? (await firstAfter(context, stream, place.position)));
   return {
     group,
@@ -153,8 +143,7 @@ async function concurrentPlace(
   const of = (name: string) => reply[reply.indexOf(name) + 1];
   const position = String(of("last-delivered-id"));
   const open = Number(of("pending"));
-  const behind =
-    position === facts.last ? 0 : await countScript(redis.commands, { stream, position, limit: COUNT_MAX });
+  const behind = position === facts.last ? 0 : await countBehind(redis.commands, stream, position, COUNT_MAX);
   // Beyond what is worth counting, Redis' own count is near enough.
   const lag = behind < COUNT_MAX ? behind : Math.max(behind, Number(of("lag") ?? 0));
   const pending =

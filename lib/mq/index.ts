@@ -26,28 +26,51 @@ import { AppError } from "../errors.ts";
 import type { Log, Metrics } from "../observability/index.ts";
 import type { Keys, RedisConnections } from "../redis/index.ts";
 import type { Service } from "../service.ts";
+import { type Catalog, createCatalog } from "./catalog.ts";
 import { createConcurrentConsumer } from "./concurrent.ts";
 import { type ConsumeOptions, declare } from "./consumer.ts";
+import { createDeadLetters, type DeadLetters } from "./dead-letters.ts";
 import { describeTopic, type TopicDescription } from "./describe.ts";
 import { createOrderedConsumer } from "./ordered.ts";
 import { Producer, type PublishInput, type PublishResult } from "./producer.ts";
-import { trimTopic } from "./retention.ts";
+import { publishWith } from "./publish-with.ts";
+import { makeRoom, trimTopic } from "./retention.ts";
 import type { AnyTopic, Topic } from "./topic.ts";
+import { type OwnKey, ownKey, type Write } from "./writes.ts";
 
+export { type Catalog, type DeclaredGroup, type DeclaredTopic, declarationOf, type Webhook } from "./catalog.ts";
+export { cloudEventOf } from "./cloud-event.ts";
+export { type ConnectedQueue, type ConnectOptions, connectQueue } from "./connect.ts";
 export {
   type BatchHandler,
   type ConsumeOptions,
   type DeliveryContext,
   type GroupMode,
   type Handler,
+  type PoisonPolicy,
   RETRY_LADDER_MS,
   RETRY_LADDER_SHORT_MS,
+  type StartPoint,
 } from "./consumer.ts";
+export type { DeadLetterPage, DeadLetterQuery, DeadLetters, StoredDeadLetter } from "./dead-letters.ts";
 export type { GroupDescription, TopicDescription } from "./describe.ts";
 export { Bury, InvalidMessage, Later, type Message } from "./message.ts";
 export type { PublishInput, PublishResult } from "./producer.ts";
-export { createTrimmer } from "./retention.ts";
-export { type AnyTopic, defineTopic, type Topic, type TopicOptions } from "./topic.ts";
+export type { RedriveOptions, RedriveReply } from "./redrive.ts";
+export type { RedriveFilter, RedriveResult } from "./redrive-letters.ts";
+export type { RedriveSelection, RedriveState, RedriveStatus } from "./redrive-runner.ts";
+export { createTrimmer, topicIsFull } from "./retention.ts";
+export {
+  type GroupSettings,
+  GroupSettingsSchema,
+  type Start,
+  StartSchema,
+  type TopicSettings,
+  TopicSettingsSchema,
+  toStartPoint,
+} from "./settings.ts";
+export { type AnyTopic, backlogOfPartition, defineTopic, type Topic, type TopicOptions } from "./topic.ts";
+export type { OwnKey, Write } from "./writes.ts";
 
 export interface QueueOptions {
   readonly redis: RedisConnections;
@@ -57,6 +80,8 @@ export interface QueueOptions {
   readonly metrics: Metrics;
   /** The name of this process among the members of a group; stable over restarts, unique among live ones. */
   readonly member: string;
+  /** The topics that the program declares itself: the catalog knows them beside those that services declare. */
+  readonly topics?: readonly Topic<unknown>[];
   /** The layer rules of this role: throw LAYER_VIOLATION for what they forbid. Without it everything is allowed. */
   readonly may?: {
     publish(topic: string): void;
@@ -72,20 +97,34 @@ export interface Queue {
   publish<D>(topic: Topic<D>, input: PublishInput<D>): Promise<PublishResult>;
   /** As publish, with one script call per partition. Atomic per partition and chunk, not over all: on an error repeat all. */
   publishMany<D>(topic: Topic<D>, inputs: readonly PublishInput<D>[]): Promise<PublishResult[]>;
+  /**
+   * Appends one message and does writes to keys of the caller's own, in the partition of the message's key: both or neither. The
+   * message's `dedupId` (default: its id) makes a repeat after UNKNOWN_OUTCOME safe. Throws as publish; INVALID also when a
+   * write does not suit what its key holds: nothing is written then.
+   */
+  publishWith<D>(topic: Topic<D>, input: PublishInput<D>, writes: readonly Write[]): Promise<PublishResult>;
+  /** Where a key of the caller's own lies that is written together with messages of `key`. Throws INVALID. */
+  own(key: string, name: string): OwnKey;
   /** A member of a group; at most one per topic and group in a process. Throws INVALID or LAYER_VIOLATION. */
   consume<D>(topic: Topic<D>, options: ConsumeOptions<D>): Service;
   /** Trims what every group has finished and retention no longer needs. Returns the number of entries trimmed. */
   trim(topic: AnyTopic): Promise<number>;
+  /** Trims one partition of what is finished, before its time: for scripts outside the queue that append to a topic and found it full. */
+  makeRoom(topic: AnyTopic, partition: number): Promise<void>;
   /** Where the groups stand. Cost: a few commands per partition and group. */
   describe(topic: AnyTopic): Promise<TopicDescription>;
+  /** What the groups gave up on: list, inspect, redrive. */
+  readonly deadLetters: DeadLetters;
   /** Whether this process does a periodic chore now: true for one of all that ask within `forMs`. */
   claim(chore: string, forMs: number): Promise<boolean>;
+  /** Topics and groups that services declared, for all processes. */
+  readonly catalog: Catalog;
   /** Logs what went wrong in the background, for services built on the queue. */
   report(error: unknown, message: string): void;
 }
 
 /** Opens the queue over connections that the caller owns. Consumers open their own blocking connections. */
-export function openQueue({ may, ...context }: QueueOptions): Queue {
+export function openQueue({ may, topics = [], ...context }: QueueOptions): Queue {
   const producer = new Producer(context);
   const consuming = new Set<string>();
   return {
@@ -98,6 +137,11 @@ export function openQueue({ may, ...context }: QueueOptions): Queue {
       may?.publish(topic.name);
       return producer.publish(topic, inputs);
     },
+    async publishWith(topic, input, writes) {
+      may?.publish(topic.name);
+      return publishWith(context, topic, input, writes);
+    },
+    own: (key, name) => ownKey(context.keys, key, name),
     consume(topic, options) {
       may?.consume(topic.name, options.group);
       const declaration = declare(options);
@@ -108,11 +152,14 @@ export function openQueue({ may, ...context }: QueueOptions): Queue {
       return create(context, topic, declaration, () => consuming.delete(name));
     },
     trim: (topic) => trimTopic(context, topic),
+    makeRoom: (topic, partition) => makeRoom(context, topic, partition),
     describe: (topic) => describeTopic(context, topic),
+    deadLetters: createDeadLetters(context),
     async claim(chore, forMs) {
       const { redis, keys, member } = context;
       return (await redis.commands.set(keys.chore(chore), member, "PX", forMs, "NX")) === "OK";
     },
+    catalog: createCatalog(context, topics),
     report: (error, message) => context.log.warn({ error }, message),
   };
 }

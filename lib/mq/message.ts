@@ -105,21 +105,11 @@ const AT_SIGN = 0x40;
 
 /** As mq_append takes them; "" for none. */
 export function formatAttributes(attributes: Attributes): string {
+  if (attributes === NO_ATTRIBUTES) return "";
   return Object.entries(attributes)
     .filter(([, value]) => value !== undefined && value !== "")
     .map(([name, value]) => `${name}=${value}`)
     .join(";");
-}
-
-/** The field's name, as mq_append joins it. */
-export function formatHeader(
-  attributes: Attributes,
-  ...[id, type, key, sequence, properties]: readonly [string, string, string, number | "", string]
-): string {
-  const header = `${id} ${type} ${key} ${sequence} ${properties}`;
-  if (attributes === NO_ATTRIBUTES) return header;
-  const text = formatAttributes(attributes);
-  return text === "" ? header : `@${text} ${header}`;
 }
 
 export function parseAttributes(text: string): Attributes {

@@ -68,13 +68,14 @@ class OrderedConsumer<D> {
     this.#session = newId(context.clock.now());
     this.#membership = new Membership(context, topic.name, declaration.group, declaration.leaseMs);
     this.#inFlight = new InFlight(declaration.inFlightMax);
-    const { delivered, acked, retried } = context.metrics;
+    const { delivered, acked, retried, expired } = context.metrics;
     const { name } = topic;
     const { group } = declaration;
     this.#counters = {
       delivered: delivered.labels(name, group),
       acked: acked.labels(name, group),
       retried: retried.labels(name, group),
+      expired: expired.labels(name, group),
     };
   }
 
@@ -113,7 +114,9 @@ class OrderedConsumer<D> {
       held.audit().catch((error: unknown) => this.#failed(error, "a partition could not be audited"));
     }
     try {
-      const quota = await this.#membership.quota();
+      const { quota, isSought } = await this.#membership.look();
+      // Their leases are fenced: the next commit says so, and they are acquired anew at their new place.
+      if (isSought) for (const held of this.#held.values()) this.#markDirty(held);
       const surplus = [...this.#held.values()].slice(quota);
       for (const held of surplus) this.#handOver(held);
       if (this.#held.size < quota) await this.#acquire(quota);

@@ -7,10 +7,12 @@ import * as v from "valibot";
 import { AppError, type Issue } from "../errors.ts";
 import { ID_PATTERN, newId } from "../id.ts";
 import { defineScript, toAppError } from "../redis/index.ts";
+import dedupeLua from "../redis/lua/mq-dedupe.lua" with { type: "text" };
 import publishLua from "../redis/lua/mq-publish.lua" with { type: "text" };
 import type { QueueContext } from "./consumer.ts";
-import { type Attributes, formatHeader, issuesOf, NO_ATTRIBUTES } from "./message.ts";
-import type { AnyTopic, Topic } from "./topic.ts";
+import { type Attributes, formatAttributes, issuesOf, NO_ATTRIBUTES } from "./message.ts";
+import { makeRoom, topicIsFull } from "./retention.ts";
+import { type AnyTopic, backlogOfPartition, type Topic } from "./topic.ts";
 
 /** Design limits of one message. A body of 256 KB still fits four to a chunk. */
 const DATA_BYTES_MAX = 256 * 1024;
@@ -53,14 +55,14 @@ export interface PublishResult {
   readonly duplicate: boolean;
 }
 
-/** Per message the entry id, or [id, entry id] of the original. */
-type PublishReply = (string | [id: string, entry: string])[];
+/** Per message the entry id, [id, entry id] of the original, or 0: no room. */
+type PublishReply = (string | [id: string, entry: string] | 0)[];
 
 const publishScript = defineScript({
   name: "mqPublish",
-  lua: publishLua,
-  keys: ["stream", "even", "odd"],
-  args: ["windowMs", "count"],
+  lua: [dedupeLua, publishLua],
+  keys: ["stream", "even", "odd", "groups"],
+  args: ["windowMs", "backlogMax", "count"],
   hasRest: true,
   decode: (reply) => reply as PublishReply,
 });
@@ -74,10 +76,8 @@ interface Call {
 }
 
 interface Pending {
-  readonly id: string;
-  readonly header: string;
-  readonly data: string;
-  readonly dedupId: string;
+  /** As valuesOf gives them. */
+  readonly values: readonly string[];
   readonly partition: number;
   readonly bytes: number;
   readonly call: Call;
@@ -124,21 +124,11 @@ export class Producer {
   #prepare<D>(topic: Topic<D>, input: PublishInput<D>, call: Call, index: number): Pending {
     const { keys, clock } = this.#context;
     const id = input.id ?? newId(clock.now());
-    const key = input.key ?? "";
-    const data = textOf(topic, input);
-    const properties = input.properties ? JSON.stringify(input.properties) : "";
-    const dedupId = input.dedupId ?? "";
-    checkNames(topic.name, id, input.type, key, dedupId);
-    checkAttributes(topic.name, input);
-    checkBytes(topic.name, "data", data, DATA_BYTES_MAX);
-    checkBytes(topic.name, "properties", properties, PROPERTIES_BYTES_MAX);
+    const values = valuesOf(topic, input, id);
     return {
-      id,
-      header: formatHeader(attributesOf(input), id, input.type, key, input.sequence ?? "", properties),
-      data,
-      dedupId,
-      partition: keys.partitionOf(key || id),
-      bytes: data.length + properties.length,
+      values,
+      partition: keys.partitionOf(input.key || id),
+      bytes: values[AT_DATA]!.length + values[AT_PROPERTIES]!.length,
       call,
       index,
     };
@@ -163,29 +153,16 @@ export class Producer {
     this.#due.clear();
   }
 
-  async #append({ topic, partition }: Outlet, chunk: readonly Pending[]): Promise<void> {
-    const { keys, redis, metrics } = this.#context;
+  async #append(outlet: Outlet, chunk: readonly Pending[]): Promise<void> {
     try {
-      const replies = await publishScript(redis.commands, {
-        stream: keys.topic(topic.name, partition),
-        even: keys.published(topic.name, partition, "even"),
-        odd: keys.published(topic.name, partition, "odd"),
-        windowMs: topic.dedupMs,
-        count: chunk.length,
-        restArgs: argsOf(chunk),
-      });
-      let appended = 0;
-      for (const [i, reply] of replies.entries()) {
-        const { call, index, id } = chunk[i]!;
-        const duplicate = typeof reply !== "string";
-        if (!duplicate) appended += 1;
-        call.results[index] = duplicate
-          ? { id: reply[0], partition, entry: reply[1], duplicate }
-          : { id, partition, entry: reply, duplicate };
-        call.left -= 1;
-        if (call.left === 0) call.resolve(call.results);
-      }
-      metrics.published.inc({ topic: topic.name }, appended);
+      const refused = await this.#send(outlet, chunk);
+      if (refused.length === 0) return;
+      // What every group has finished may make room before its time.
+      await makeRoom(this.#context, outlet.topic, outlet.partition);
+      const full = await this.#send(outlet, refused);
+      if (full.length === 0) return;
+      this.#context.metrics.publishRefused.inc({ topic: outlet.topic.name }, full.length);
+      for (const { call } of full) call.reject(topicIsFull(outlet.topic));
     } catch (error) {
       const known = toAppError(error);
       for (const { call } of chunk) call.reject(known);
@@ -193,17 +170,72 @@ export class Producer {
       this.#unanswered -= chunk.length;
     }
   }
+
+  /** Appends what there is room for; resolves to the rest. */
+  async #send({ topic, partition }: Outlet, chunk: readonly Pending[]): Promise<readonly Pending[]> {
+    const { keys, redis, metrics } = this.#context;
+    const replies = await publishScript(redis.commands, {
+      stream: keys.topic(topic.name, partition),
+      even: keys.published(topic.name, partition, "even"),
+      odd: keys.published(topic.name, partition, "odd"),
+      groups: keys.groups(topic.name, partition),
+      windowMs: topic.dedupMs,
+      backlogMax: backlogOfPartition(topic, keys.partitions),
+      count: chunk.length,
+      restArgs: argsOf(chunk),
+    });
+    const refused: Pending[] = [];
+    let appended = 0;
+    for (const [i, reply] of replies.entries()) {
+      const { call, index, values } = chunk[i]!;
+      if (reply === 0) {
+        refused.push(chunk[i]!);
+        continue;
+      }
+      const duplicate = typeof reply !== "string";
+      if (!duplicate) appended += 1;
+      call.results[index] = duplicate
+        ? { id: reply[0], partition, entry: reply[1], duplicate }
+        : { id: values[0]!, partition, entry: reply, duplicate };
+      call.left -= 1;
+      if (call.left === 0) call.resolve(call.results);
+    }
+    metrics.published.inc({ topic: topic.name }, appended);
+    return refused;
+  }
 }
 
-/** As the script takes them. */
+/**
+ * A publication as scripts take it: id, type, key, sequence, data, properties, attributes, dedupe id. Throws INVALID and
+ * TOO_LARGE with the field and its limit.
+ */
+export function valuesOf<D>(topic: Topic<D>, input: PublishInput<D>, id: string): readonly string[] {
+  const { type, key = "", sequence, dedupId = "" } = input;
+  const data = textOf(topic, input);
+  const properties = input.properties ? JSON.stringify(input.properties) : "";
+  checkNames(topic.name, id, type, key, dedupId);
+  checkAttributes(topic.name, input);
+  checkBytes(topic.name, "data", data, DATA_BYTES_MAX);
+  checkBytes(topic.name, "properties", properties, PROPERTIES_BYTES_MAX);
+  const attributes = formatAttributes(attributesOf(input));
+  return [id, type, key, sequence === undefined ? "" : String(sequence), data, properties, attributes, dedupId];
+}
+
+const AT_DATA = 4;
+const AT_PROPERTIES = 5;
+const AT_DEDUP_ID = 7;
+
+/** Headers with their data, then the dedupe ids when there are any. */
 function argsOf(chunk: readonly Pending[]): string[] {
   const args: string[] = [];
   let hasDedupes = false;
-  for (const { header, data, dedupId } of chunk) {
-    args.push(header, data);
+  for (const { values } of chunk) {
+    const [id, type, key, sequence, data, properties, attributes, dedupId] = values;
+    const header = `${id} ${type} ${key} ${sequence} ${properties}`;
+    args.push(attributes === "" ? header : `@${attributes} ${header}`, data!);
     hasDedupes ||= dedupId !== "";
   }
-  if (hasDedupes) for (const { dedupId } of chunk) args.push(dedupId);
+  if (hasDedupes) for (const { values } of chunk) args.push(values[AT_DEDUP_ID]!);
   return args;
 }
 

@@ -86,13 +86,15 @@ export class Settler<D> {
 
   /** One call. Resolves to the outcomes, or to the one of all. */
   async #settle(partition: number, items: readonly Item<D>[]): Promise<SettleOutcome | readonly SettleOutcome[]> {
-    if (items[0]!.settlement.kind === "ack") {
+    if (isAck(items[0]!)) {
       return this.#leases.ack(
         partition,
         items.map(({ hold }) => hold),
       );
     }
-    const others = items.flatMap(({ hold, settlement }) => (settlement.kind === "ack" ? [] : [{ hold, settlement }]));
+    const others = items.flatMap(({ hold, settlement }) =>
+      settlement.kind === "ack" || settlement.kind === "pass" ? [] : [{ hold, settlement }],
+    );
     const { outcomes, evicted } = await this.#leases.settle(partition, others);
     if (evicted > 0) this.#listener.onEvicted(evicted);
     return outcomes;
@@ -106,17 +108,22 @@ export class Settler<D> {
   }
 }
 
-/** Parts for one call each: acks of one token, or whatever is no ack. */
+/** Seen or passed over, it is acked. */
+function isAck<D>({ settlement: { kind } }: Item<D>): boolean {
+  return kind === "ack" || kind === "pass";
+}
+
+/** Parts for one call each: acks of one count, or whatever is no ack. */
 function* chunks<D>(items: readonly Item<D>[]): Generator<readonly Item<D>[]> {
   const acks = new Map<number, Item<D>[]>();
   const others: Item<D>[] = [];
   for (const item of items) {
-    if (item.settlement.kind !== "ack") others.push(item);
+    if (!isAck(item)) others.push(item);
     else {
-      const { token } = item.hold;
-      const same = acks.get(token);
+      const { count } = item.hold;
+      const same = acks.get(count);
       if (same) same.push(item);
-      else acks.set(token, [item]);
+      else acks.set(count, [item]);
     }
   }
   for (const same of acks.values()) {

@@ -27,6 +27,7 @@ export interface GroupCounters {
   readonly delivered: { inc(by: number): void };
   readonly acked: { inc(by: number): void };
   readonly retried: { inc(by: number): void };
+  readonly expired: { inc(by: number): void };
 }
 
 export interface WorkSiteParts<D> {

@@ -63,7 +63,10 @@ export function createKeys(prefix: string, partitions: number) {
      * <properties JSON>` (the last three may be empty), and holds the data as JSON bytes.
      */
     topic: (topic: string, partition: number) => `${at(partition)}:topic:${topic}`,
-    /** hash group -> `<mode> <created ms>`: the groups whose progress holds back trimming. No expiry. */
+    /**
+     * hash group -> `<mode> <created ms> <generation>`: the groups whose progress holds back trimming. The generation, of a
+     * concurrent group that was set to another place, is in the name of its Redis consumer group, `<group>#<generation>`. No expiry.
+     */
     groups: (topic: string, partition: number) => `${at(partition)}:topic:${topic}:#groups`,
     /**
      * hash dedupe id -> `<message id> <entry id> <expires ms>`, and `""` -> the number of the window it belongs to. Two per
@@ -102,8 +105,9 @@ export function createKeys(prefix: string, partitions: number) {
     // trimming waits for them. Owner: lib/mq.
 
     /**
-     * hash key -> `<state> <since ms> <failed attempts> <first failure ms> <token> <lease end ms> <history JSON>`: keys that stand aside,
-     * with what their first message cost so far. State `r` ready or retrying, `o` out to an outside service, `p` parked until unpark.
+     * hash key -> `<state> <since ms> <failed attempts> <lease losses> <first failure ms> <token> <lease end ms> <history JSON>`: keys
+     * that stand aside, with what their first message cost so far. State `r` ready or retrying, `h` in hand of the partition's holder,
+     * `o` out to an outside service, `p` parked until unpark. The key of a message without one is its entry id.
      */
     aside: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:aside`,
     /** zset key by due ms: keys aside whose first message may be handed out then; parked ones are not in it. */
@@ -132,16 +136,27 @@ export function createKeys(prefix: string, partitions: number) {
 
     // What is known of topics and groups. Owner: lib/mq.
 
-    /** hash topic -> JSON of its settings: the topics that were declared by a service or used by a role. No expiry. */
+    /** hash topic -> `<created ms> <settings JSON>`: the topics that services declared or published to. No expiry. */
     topics: () => `${prefix}:{topics}`,
-    /** hash group -> JSON of the settings that a service declared it with. One per topic; no expiry. */
+    /** hash group -> `<created ms> <mode> <settings JSON>`, as a service declared it. One per topic; no expiry. */
     groupSettings: (topic: string) => `${prefix}:{topics}:groups:${topic}`,
-    /** hash `paused` ms since, `reason`: what an operator ordered of a group; beside its members, for they read both at once. */
+    /** hash `<topic> <group>` -> digest of its settings: the groups that a webhook delivers. No expiry. */
+    webhooks: () => `${prefix}:{topics}:webhooks`,
+    /**
+     * hash `paused` ms since, `reason` of the pause, `seeks` number of seeks: what an operator ordered of a group; beside its members,
+     * for they read both at once. No expiry.
+     */
     groupControl: (topic: string, name: string) => `${prefix}:{members:${topic}:${name}}:control`,
     /** string JSON, the reply to a receive under an attempt id. Expires with its leases. */
     received: (topic: string, name: string, attemptId: string) => `${prefix}:{received:${topic}:${name}}:${attemptId}`,
-    /** hash, a redrive that runs in the background: filter, state, counts. Expires 7 days after its end. */
-    redrive: (id: string) => `${prefix}:{redrive:${id}}`,
+    /** set of the ids of redrives that run in the background. No expiry. */
+    redrives: () => `${prefix}:{redrives}`,
+    /**
+     * hash, a redrive in the background (lib/mq/redrive-runner.ts): `state`, `topic`, `group`, `selection` JSON, `per_second`, `created`
+     * ms, `spent` ms up to which its rate is used up, `partition` and `position` it has come to, `in_hand` ids JSON, `counts` JSON,
+     * `runner` and `lease` ms of its holder, `ended` ms. Expires 7 days after its end.
+     */
+    redrive: (id: string) => `${prefix}:{redrives}:${id}`,
     /** hash service key id -> JSON {digest, scopes, created}. No expiry. Owner: the gateway. */
     serviceKeys: () => `${prefix}:{service-keys}`,
     /** BullMQ's prefix: its keys lie under it, all in one slot (lib/mq/timers.ts). */

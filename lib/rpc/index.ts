@@ -28,6 +28,8 @@ export {
   assertMayConsume,
   assertMayPublish,
   isGroupOfTable,
+  isOpenToServices,
+  isReserved,
   isRole,
   LAYERS,
   mayCall,

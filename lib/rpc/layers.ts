@@ -73,13 +73,23 @@ export function mayCall(from: Role, service: string): boolean {
 }
 
 export function mayPublish(from: Role, topic: string): boolean {
-  return !topic.startsWith(RESERVED_PREFIX) || LAYERS[from].publishes.includes(topic);
+  return !isReserved(topic) || LAYERS[from].publishes.includes(topic);
 }
 
 export function mayConsume(role: Role, topic: string, group: string): boolean {
-  if (!topic.startsWith(RESERVED_PREFIX)) return true;
+  if (!isReserved(topic)) return true;
   const groups = LAYERS[role].consumes[topic] ?? [];
   return groups.includes(group) || (groups.includes("*") && !isGroupOfTable(topic, group));
+}
+
+/** Whether the topic is one of the product's, which only its roles publish to. */
+export function isReserved(topic: string): boolean {
+  return topic.startsWith(RESERVED_PREFIX);
+}
+
+/** Whether outside services may read the topic at all: a user's, or one that the table opens to any group. */
+export function isOpenToServices(topic: string): boolean {
+  return !isReserved(topic) || ROLES.some((role) => LAYERS[role].consumes[topic]?.includes("*"));
 }
 
 /** Whether a role has this group: outside services must not take its name. */

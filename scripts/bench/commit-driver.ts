@@ -40,7 +40,14 @@ async function drive(order: DriverOrder): Promise<void> {
   const redis = await openRedis(order.url, order.name, silentLog);
   const keys = createKeys(order.prefix, order.partitions);
   const metrics = createMetrics();
-  const committer = createCommitter({ redis: redis.commands, keys, clock: systemClock, metrics, replicas: 0 });
+  const committer = createCommitter({
+    redis: redis.commands,
+    keys,
+    clock: systemClock,
+    metrics,
+    replicas: 0,
+    makeRoom: async () => undefined,
+  });
   const byPartition: string[][] = Array.from({ length: order.partitions }, () => []);
   for (const id of order.conversations) byPartition[keys.partitionOf(id)]!.push(id);
   const body = { text: "x".repeat(order.textBytes) };

@@ -1,10 +1,7 @@
 /** lib/mq as its users have it: one queue per process, groups beside each other in it. */
 
 import * as v from "valibot";
-import { systemClock } from "../../lib/clock.ts";
-import { type ConsumeOptions, defineTopic, type Message, openQueue } from "../../lib/mq/index.ts";
-import { createMetrics, silentLog } from "../../lib/observability/index.ts";
-import { createKeys, openRedis } from "../../lib/redis/index.ts";
+import { type ConsumeOptions, connectQueue, defineTopic, type Message } from "../../lib/mq/index.ts";
 import {
   type ConsumeOrder,
   type Consumer,
@@ -16,20 +13,11 @@ import {
   TEXT,
 } from "./mq-contract.ts";
 
-const PREFIX = "bench";
-/** The default of an installation. */
-const PARTITIONS = 16;
 const bench = defineTopic("bench", { schema: v.strictObject({ text: v.string() }) });
 type Data = { readonly text: string };
 
-async function open(url: string, member: string) {
-  const redis = await openRedis(url, member, silentLog);
-  const keys = createKeys(PREFIX, PARTITIONS);
-  return openQueue({ redis, keys, clock: systemClock, log: silentLog, metrics: createMetrics(), member });
-}
-
 export async function publishToSkein(order: PublishOrder): Promise<Publisher> {
-  const queue = await open(order.url, "publisher");
+  const queue = await connectQueue({ url: order.url, member: "publisher" });
   const payload = order.isParsed ? { data: { text: TEXT } } : { raw: DATA };
   const keys = Array.from({ length: order.keys }, (_, i) => keyName(i));
   let turn = 0;
@@ -44,7 +32,7 @@ export async function publishToSkein(order: PublishOrder): Promise<Publisher> {
 }
 
 export async function consumeFromSkein(order: ConsumeOrder): Promise<Consumer> {
-  const queue = await open(order.url, "consumer");
+  const queue = await connectQueue({ url: order.url, member: "consumer" });
   return async (seen) => {
     for (let group = 0; group < order.groups; group++) {
       await queue

@@ -3,6 +3,7 @@
  * number of messages from the first publication to the last one handled. CPU time of all three over exactly that time.
  */
 
+import { childEnvironment } from "../../lib/config.ts";
 import { TUNING } from "../../lib/redis/embedded.ts";
 import type { ConsumeOrder, Kind, MqCommand, MqEvent, Order, PublishOrder } from "./mq-contract.ts";
 import { type Fsync, startBenchRedis } from "./redis.ts";
@@ -169,7 +170,7 @@ function startProcess(order: Order, env: Readonly<Record<string, string>>): Proc
     stdin: "ignore",
     stdout: "inherit",
     stderr: "inherit",
-    env: { ...process.env, ...env },
+    env: childEnvironment(env),
     ipc(event: MqEvent) {
       if (event.type === "failed") end(event.reason);
       else at(event.type === "reached" ? `reached ${event.mark}` : event.type).resolve();

@@ -39,6 +39,9 @@ app.get("/v1/things", async (c) => c.json(await readInput(c, ListParams, { path:
 app.get("/v1/limited", () => {
   throw new AppError("RATE_LIMITED", undefined, { retryAfterMs: 1_200 });
 });
+app.get("/v1/decided", () => {
+  throw new AppError("CONFLICT", "it was rolled back", { state: "rolled_back" });
+});
 app.get("/v1/broken", () => {
   throw new Error("the password is swordfish");
 });
@@ -91,6 +94,11 @@ test("errors are problems with everything a caller decides by", async () => {
     status: 429,
     retryable: true,
     retryAfterMs: 1_200,
+  });
+  expect(await problemOf(await fetch(`${url}/v1/decided`))).toMatchObject({
+    code: "CONFLICT",
+    status: 409,
+    state: "rolled_back",
   });
   expect(await problemOf(await fetch(`${url}/nowhere`))).toMatchObject({ code: "NOT_FOUND", status: 404 });
 });

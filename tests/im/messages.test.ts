@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { makeChat } from "../support/im.ts";
+import { digestOf } from "../support/queue.ts";
 import { openTestStore } from "../support/redis.ts";
 
 describe("a committed send", () => {
@@ -180,3 +181,31 @@ async function dump({ redis, prefix }: Awaited<ReturnType<typeof openTestStore>>
   const values = await Promise.all(found.map((key) => redis.commands.dumpBuffer(key)));
   return Object.fromEntries(found.map((key, i) => [key, values[i]!.toString("base64")]).sort());
 }
+
+test("while im.events is full nothing new is committed, a repeated send is answered, and room that is made is used", async () => {
+  await using store = await openTestStore("im-full", { partitions: 1 });
+  const { redis, keys } = store;
+  let asked = 0;
+  const makeRoom = async () => {
+    asked += 1;
+    if (asked === 2) await redis.commands.xtrim(keys.topic("im.events", 0), "MAXLEN", 0);
+  };
+  const chat = makeChat(store, undefined, { eventsMax: 3, makeRoom });
+  const conversation = await chat.group("ann", "bob");
+  await redis.commands.hset(keys.groups("im.events", 0), "archive", "ordered 1");
+  const first = await chat.send("ann", conversation, "one", { clientId: "a" });
+  await chat.send("ann", conversation, "two");
+  const before = await digestOf(store);
+
+  const refused = await chat.send("ann", conversation, "three", { clientId: "c" });
+  expect(refused).toMatchObject({ ok: false, error: { code: "RATE_LIMITED", retryAfterMs: 1_000 } });
+  expect(await digestOf(store)).toEqual(before);
+  expect(await chat.send("ann", conversation, "one", { clientId: "a" })).toMatchObject({
+    ...{ ok: true, value: { ...(first as { value: object }).value, duplicate: true } },
+  });
+
+  expect(await chat.send("ann", conversation, "three", { clientId: "c" })).toMatchObject({
+    ok: true,
+    value: { seq: 3 },
+  });
+});

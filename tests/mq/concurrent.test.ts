@@ -190,7 +190,7 @@ test("a stale token can neither ack, put off, bury nor renew, and nothing change
   const first = new Hold(new Delivery(t.topic, 0, entry), 1, NO_ATTEMPTS);
   await Bun.sleep(5);
   const { claims } = await leasesOf("b").claim(0, 10);
-  expect(claims).toMatchObject([{ token: 2, attempts: { losses: 1 } }]);
+  expect(claims).toMatchObject([{ count: 2, attempts: { losses: 1 } }]);
   const letter = letterOf(entry[0]);
   const settlements = [
     { kind: "retry", waitMs: 0 },

@@ -6,8 +6,10 @@ import { type Declaration, declare, type QueueContext } from "../../lib/mq/consu
 import { DeliveryLeases, Hold, NO_ATTEMPTS } from "../../lib/mq/delivery-lease.ts";
 import { registerGroup } from "../../lib/mq/group.ts";
 import { acquireLease, PartitionLease } from "../../lib/mq/lease.ts";
+import { scanLetters } from "../../lib/mq/letter-scan.ts";
 import { Membership } from "../../lib/mq/membership.ts";
 import { Delivery, type StreamEntry } from "../../lib/mq/message.ts";
+import { cancelRedrive, runRedrives, startRedrive } from "../../lib/mq/redrive-runner.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import { digestOf, letterOf, openTestQueue, type TestQueue } from "../support/queue.ts";
 
@@ -31,6 +33,8 @@ async function setStage(): Promise<Stage> {
   const [ordered, concurrent] = [of("ordered"), of("concurrent")];
   for (const declaration of [ordered, concurrent]) await registerGroup(context, "t", declaration, 0, "first");
   await t.publish("k", 1, 300);
+  // By another member, so that the one under test has nothing of it in memory.
+  await t.member("other").catalog.declareTopic("t", {});
   await t.queue.publish(t.topic, { type: "a", key: "k", data: { n: 301 }, dedupId: "known" });
   await acquireLease({ context, topic: "t", declaration: ordered, partition: 0, session: "1" });
   const leases = new DeliveryLeases(context, "t", "concurrent", 1);
@@ -44,8 +48,11 @@ async function setStage(): Promise<Stage> {
     { hold: holds[2]!, settlement: { kind: "retry", waitMs: 0, record } },
     { hold: holds[3]!, settlement: { kind: "bury", letter } },
   ]);
+  await startRedrive(context, "running", redriveAll);
   return { t, context, ordered, concurrent, leases, holds: holds.slice(0, 2) };
 }
+
+const redriveAll = { topic: "t", group: "concurrent", perSecond: 1_000, selection: { filter: {} } };
 
 const key = {
   stream: ({ t }: Stage) => t.store.keys.topic("t", 0),
@@ -58,13 +65,28 @@ const key = {
   retries: ({ t }: Stage) => t.store.keys.retries("t", 0, "concurrent"),
   attempts: ({ t }: Stage) => t.store.keys.attempts("t", 0, "concurrent"),
   dead: ({ t }: Stage) => t.store.keys.deadLetters("t", 0, "concurrent"),
+  topics: ({ t }: Stage) => t.store.keys.topics(),
+  groupSettings: ({ t }: Stage) => t.store.keys.groupSettings("t"),
+  webhooks: ({ t }: Stage) => t.store.keys.webhooks(),
   members: ({ t }: Stage) => t.store.keys.groupMembers("t", "ordered"),
+  control: ({ t }: Stage) => t.store.keys.groupControl("t", "ordered"),
+  own: ({ t }: Stage) => t.store.keys.own(0, "state"),
+  redrives: ({ t }: Stage) => t.store.keys.redrives(),
+  runningRedrive: ({ t }: Stage) => t.store.keys.redrive("running"),
+  newRedrive: ({ t }: Stage) => t.store.keys.redrive("new"),
 };
 
 const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage: Stage) => Promise<unknown> }> = {
   publish: {
     keys: ["stream", "even", "odd"],
     run: ({ t }) => t.queue.publish(t.topic, { type: "a", key: "k", data: { n: 1 }, dedupId: "new" }),
+  },
+  "publish-with": {
+    keys: ["stream", "even", "odd", "own"],
+    run: ({ t }) => {
+      const input = { type: "a", key: "k", data: { n: 1 }, dedupId: "new" };
+      return t.queue.publishWith(t.topic, input, [["HSET", "state", "n", 1]]);
+    },
   },
   "group-register ordered": {
     keys: ["groups", "stream"],
@@ -102,7 +124,10 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
       if (!(await lease.commit())) throw new Error("not committed");
     },
   },
-  "member-beat": { keys: ["members"], run: ({ context }) => new Membership(context, "t", "ordered", 1_000).quota() },
+  "member-beat": {
+    keys: ["members", "control"],
+    run: ({ context }) => new Membership(context, "t", "ordered", 1_000).look(),
+  },
   claim: {
     keys: ["stream", "retries", "attempts", "lease"],
     async run({ leases }) {
@@ -124,12 +149,42 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
       ]);
     },
   },
+  "topic-declare": { keys: ["topics"], run: ({ t }) => t.queue.catalog.declareTopic("t", { maxLength: 5 }) },
+  "group-declare": {
+    keys: ["topics", "groupSettings", "webhooks"],
+    run: ({ t }) =>
+      t.queue.catalog.declareGroup("t", "ordered", {
+        mode: "ordered",
+        webhook: { url: "https://a.example", secret: "0123456789" },
+      }),
+  },
   renew: { keys: ["stream"], run: ({ leases, holds }) => leases.renew(0, holds) },
   disown: { keys: ["stream", "retries", "attempts"], run: ({ leases }) => leases.disown(0, 10) },
   "consumers-drop": { keys: ["stream"], run: ({ leases }) => leases.dropConsumers(0, 0, 10) },
+  "dead-scan": {
+    keys: ["dead"],
+    run: ({ context }) =>
+      scanLetters(context, {
+        ...{ topic: "t", group: "concurrent", partition: 0, from: "-", to: "+" },
+        ...{ newestFirst: false, conditions: {}, wanted: 1 },
+      }),
+  },
+  redrive: {
+    keys: ["stream", "dead"],
+    async run({ t }) {
+      const [letter] = (await t.queue.deadLetters.list("t", "concurrent").catch(() => ({ letters: [] }))).letters;
+      return t.queue.deadLetters.redrive("t", "concurrent", { ids: [letter?.id ?? "0-1-0"] });
+    },
+  },
+  "redrive-start": {
+    keys: ["redrives", "newRedrive"],
+    run: ({ context }) => startRedrive(context, "new", redriveAll),
+  },
+  "redrive-claim": { keys: ["runningRedrive"], run: ({ context }) => runRedrives(context) },
+  "redrive-note": { keys: ["redrives", "runningRedrive"], run: ({ context }) => cancelRedrive(context, "running") },
   trim: {
     keys: ["stream", "groups", "orderedLease", "lease"],
-    run: ({ t }) => t.queue.trim({ name: "t", retentionMs: 1, lengthMax: 1, dedupMs: 1 }),
+    run: ({ t }) => t.queue.trim({ name: "t", retentionMs: 1, lengthMax: 1, backlogMax: 10, dedupMs: 1 }),
   },
 };
 

@@ -28,7 +28,7 @@ test("what a handler throws arrives; what is not an AppError arrives without its
   await using rpc = await openTestRpc("rpc-throw");
   await rpc.serve(rpc.node("logic"), {
     echo: async () => {
-      throw new AppError("MUTED", "until tomorrow", { retryAfterMs: 5 });
+      throw new AppError("MUTED", "until tomorrow", { retryAfterMs: 5, state: "muted" });
     },
     count: async () => {
       throw new Error("with a secret");
@@ -36,7 +36,7 @@ test("what a handler throws arrives; what is not an AppError arrives without its
   });
   const logic = rpc.client();
   const muted = await failure(logic.echo({ text: "a" }));
-  expect([muted.code, muted.message, muted.retryAfterMs]).toEqual(["MUTED", "until tomorrow", 5]);
+  expect([muted.code, muted.message, muted.retryAfterMs, muted.state]).toEqual(["MUTED", "until tomorrow", 5, "muted"]);
   const internal = await failure(logic.count({ text: "a" }));
   expect(internal.code).toBe("INTERNAL");
   expect(internal.message).not.toContain("secret");

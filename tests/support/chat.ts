@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Clock, systemClock } from "../../lib/clock.ts";
 import { type Config, readConfig } from "../../lib/config.ts";
+import { imTopics } from "../../lib/im/index.ts";
 import { openQueue } from "../../lib/mq/index.ts";
 import { createMetrics, type Log, type Metrics, silentLog } from "../../lib/observability/index.ts";
 import { type LocalServices, openRpcNode, type Role } from "../../lib/rpc/index.ts";
@@ -91,7 +92,7 @@ export async function openTestChat(
       config: configOf(env),
       secrets,
       instance,
-      queue: openQueue({ ...shared, member: instance }),
+      queue: openQueue({ ...shared, member: instance, topics: imTopics }),
       rpc: openRpcNode({
         ...shared,
         role,

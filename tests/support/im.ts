@@ -13,9 +13,19 @@ import type { TestStore } from "./redis.ts";
 
 const emptyArchive: ReadArchive = async () => [];
 
-export function makeChat({ redis, keys, metrics }: TestStore, readArchive: ReadArchive = emptyArchive) {
+export interface ChatOptions {
+  /** Of a partition of im.events. */
+  readonly eventsMax?: number;
+  readonly makeRoom?: (partition: number) => Promise<void>;
+}
+
+export function makeChat(
+  { redis, keys, metrics }: TestStore,
+  readArchive: ReadArchive = emptyArchive,
+  { makeRoom = async () => undefined, ...limits }: ChatOptions = {},
+) {
   const parts = { redis: redis.commands, keys, clock: systemClock };
-  const committer = createCommitter({ ...parts, metrics, replicas: 0 });
+  const committer = createCommitter({ ...parts, metrics, replicas: 0, makeRoom, ...limits });
   const inbox = createInbox(redis.commands, keys);
   const conversations = createConversations(redis.commands, keys, systemClock, inbox);
   const timeline = createTimeline(redis.commands, keys, readArchive);

@@ -7,23 +7,32 @@ import type { Worker } from "../context.ts";
 import { createChecks } from "./checks.ts";
 import { createDeliveries } from "./deliveries.ts";
 import { createRoutes } from "./routes.ts";
+import { createServiceKeyStore } from "./service-key-store.ts";
+import { createServiceRoutes } from "./service-routes.ts";
 import { Sessions } from "./sessions.ts";
 import { createServer } from "./upgrade.ts";
 
 export const worker: Worker = {
   role: "gateway",
-  async build({ config, secrets, clock, log, metrics, redis, keys, instance, rpc, checks }) {
+  async build({ config, secrets, clock, log, metrics, redis, keys, instance, queue, rpc, checks }) {
     const { jwksUrl, host, port, origins, sendRate, sendBurst } = config;
     // Of one process life: the routes and the stream of the life before must not be taken for ours.
     const node = `${instance}-${newId(clock.now()).slice(-10)}`;
     const logic = rpc.client(logicContract);
-    const auth = await createAuthenticator({ ...secrets, jwksUrl, clock });
+    const serviceKeys = createServiceKeyStore({
+      commands: redis.commands,
+      keys,
+      clock,
+      serviceKey: secrets.serviceKey,
+    });
+    const auth = await createAuthenticator({ ...secrets, jwksUrl, clock, findServiceKey: serviceKeys.find });
     const limiter = createLimiter(sendRate, sendBurst);
     const limits = { ...LIMITS, sendRate, sendBurst };
     const sessions = new Sessions({ node, logic, auth, limiter, limits, clock, log, metrics });
     const deliveries = createDeliveries({ node, redis, keys, sessions, clock, log, metrics });
     const allChecks = createChecks({ checks, logic, rpc, deliveries, sessions });
-    const app = createRoutes({ logic, auth, limiter, origins, checks: allChecks, clock, log, metrics });
+    const serviceRoutes = createServiceRoutes({ queue, serviceKeys, allowPrivate: config.outboundPrivate });
+    const app = createRoutes({ logic, auth, limiter, serviceRoutes, origins, checks: allChecks, clock, log, metrics });
     return [deliveries, rpc.announce("gateway", node), createServer({ host, port, origins, app, auth, sessions, log })];
   },
 };

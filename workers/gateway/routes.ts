@@ -25,7 +25,10 @@ import {
 import type { UserId } from "../../lib/id.ts";
 import { UserIdSchema } from "../../lib/im/index.ts";
 import { type Check, type Log, type Metrics, readiness } from "../../lib/observability/index.ts";
+import { serveDocs } from "./docs.ts";
 import { type Logic, type Method, methods } from "./methods.ts";
+import type { ServiceRoute, Verb } from "./service-route.ts";
+import { mountServiceRoutes } from "./service-routes.ts";
 import { WEB_SOCKET_PATH } from "./upgrade.ts";
 
 const DAY_S = 24 * 3_600;
@@ -50,6 +53,8 @@ export interface RoutesParts {
   readonly logic: Logic;
   readonly auth: Authenticator;
   readonly limiter: Limiter;
+  /** What services may do beside what users may. */
+  readonly serviceRoutes: readonly ServiceRoute[];
   readonly origins: readonly string[];
   /** What must be well for this gateway to take traffic. */
   readonly checks: readonly Check[];
@@ -58,10 +63,10 @@ export interface RoutesParts {
   readonly metrics: Metrics;
 }
 
-type Verb = "get" | "post" | "put" | "patch" | "delete";
 type RouteContext = Context<AppEnv>;
 
-export function createRoutes({ logic, auth, limiter, origins, checks, clock, log, metrics }: RoutesParts): App {
+export function createRoutes(parts: RoutesParts): App {
+  const { logic, auth, limiter, serviceRoutes, origins, checks, clock, log, metrics } = parts;
   const app = createApp({ log, clock });
   if (origins.length > 0)
     app.use("/v1/*", cors({ origin: [...origins], exposeHeaders: ["x-request-id", "retry-after"] }));
@@ -135,6 +140,8 @@ export function createRoutes({ logic, auth, limiter, origins, checks, clock, log
     },
   );
 
+  mountServiceRoutes(app, auth, serviceRoutes);
+
   app.get(WEB_SOCKET_PATH, () => {
     throw invalid("Upgrade", "must be websocket");
   });
@@ -151,6 +158,8 @@ export function createRoutes({ logic, auth, limiter, origins, checks, clock, log
     if (!isLoopback(c.env.address)) requireScope(await auth.authenticate(c.req.raw.headers), "admin");
     return c.text(await metrics.registry.metrics(), 200, { "content-type": metrics.registry.contentType });
   });
+
+  serveDocs(app);
 
   let document: Promise<object> | undefined;
   app.get("/openapi.json", async (c) => {

@@ -20,8 +20,8 @@ export const WEB_SOCKET_PATH = "/v1/ws";
 const IDLE_TIMEOUT_S = 60;
 /** Bun's own buffer may pass our limit by one reply before we look; beyond it Bun closes. */
 const BACKPRESSURE_BYTES_MAX = OUTBOX_BYTES_MAX + 768 * 1_024;
-/** Outer guard: our reader refuses from 64 and 256 KiB. */
-const REQUEST_BYTES_MAX = 1024 * 1_024;
+/** Outer guard: our reader refuses from 64 KiB, 256 KiB and, of batches, 1 MiB. Bun's own refusal has no body. */
+const REQUEST_BYTES_MAX = 2 * 1024 * 1_024;
 /** A request silent for so long is cut. */
 const HTTP_IDLE_TIMEOUT_S = 15;
 /** RFC 6455: the server met a condition that it did not expect. */

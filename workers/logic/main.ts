@@ -31,6 +31,7 @@ export const worker: Worker = {
       clock,
       metrics,
       replicas,
+      makeRoom: (partition) => queue.makeRoom(imEvents, partition),
       readArchive: async (range) => (await archive.history(range)).entries,
       status: async () => ({ ackLevel: await ackLevelInForce(redis, config), redis: redis.topology }),
     });

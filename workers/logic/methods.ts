@@ -25,6 +25,7 @@ interface MethodParts {
   readonly clock: Clock;
   readonly metrics: Metrics;
   readonly replicas: number;
+  readonly makeRoom: (partition: number) => Promise<void>;
   readonly readArchive: ReadArchive;
   readonly status: () => Promise<{ ackLevel: string; redis: string }>;
 }
@@ -35,10 +36,11 @@ export function createMethods({
   clock,
   metrics,
   replicas,
+  makeRoom,
   readArchive,
   status,
 }: MethodParts): Handlers<LogicContract> {
-  const committer = createCommitter({ redis, keys, clock, metrics, replicas });
+  const committer = createCommitter({ redis, keys, clock, metrics, replicas, makeRoom });
   const inbox = createInbox(redis, keys);
   const conversations = createConversations(redis, keys, clock, inbox);
   const timeline = createTimeline(redis, keys, readArchive);

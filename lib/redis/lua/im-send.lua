@@ -3,14 +3,17 @@
 --
 -- All keys share the hash tag of the partition. Each send is all or nothing: whatever can fail (a key of another type, the
 -- append to the timeline) comes before its first write, and one send's failure leaves the others untouched.
+-- When the partition of im.events is full (`events_max`, while a group reads it), nothing new is committed.
 -- Returns one element per send: the seq when committed; "D<seq> <id> <digest>" when its dedupe field is known; "E<code>"
 -- otherwise. Or {"G", generation} and nothing written when the caller's clock is in another dedupe generation than Redis.
 local events = KEYS[1]
 local sent = KEYS[2]
 local sent_before = KEYS[3]
+local event_groups = KEYS[4]
 local generation = tonumber(ARGV[1])
 local generation_ms = tonumber(ARGV[2])
-local conversation_count = tonumber(ARGV[3])
+local events_max = tonumber(ARGV[3])
+local conversation_count = tonumber(ARGV[4])
 -- Then two keys per conversation: members, log. And as arguments each conversation's id, then 8 per send: index of its
 -- conversation, sender, dedupe field, dedupe record behind the seq, reply-to seq or 0, record behind the seq, message id, end of
 -- the event's properties.
@@ -21,13 +24,13 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local current = math.floor(now_ms / generation_ms)
 if current ~= generation then return {'G', current} end
 
-local first = 4 + conversation_count
+local first = 5 + conversation_count
 local send_count = (#ARGV - first + 1) / SEND_ARGS
 local fields = {}
 for i = 1, send_count do fields[i] = ARGV[first + (i - 1) * SEND_ARGS + 2] end
 local known = redis.call('HMGET', sent, unpack(fields))
 local known_before = redis.call('HMGET', sent_before, unpack(fields))
-redis.call('XLEN', events)
+local is_full = redis.call('XLEN', events) >= events_max and redis.call('HLEN', event_groups) > 0
 
 -- Numbers are turned into text once, with %d: both `..` and redis.call format a number as a float, 0.4 µs each time, which
 -- for the eight places of a seq was a fifth of the whole commit.
@@ -55,9 +58,9 @@ end
 
 local function load_state(index_text, user)
   local index = tonumber(index_text)
-  local base = 3 + (index - 1) * 2
+  local base = 4 + (index - 1) * 2
   local state = {
-    members_key = KEYS[base + 1], log = KEYS[base + 2], id = args[3 + index], members = {}, refused = false,
+    members_key = KEYS[base + 1], log = KEYS[base + 2], id = args[4 + index], members = {}, refused = false,
     epoch = '', properties = '', head = 0, messages = 0, seq = false, ordinal = '',
   }
   states[index_text] = state
@@ -95,6 +98,7 @@ for i = 1, send_count do
     local refused = state.refused or member.refused
     local reply_to = args[at + 4]
     if not refused and reply_to ~= '0' and tonumber(reply_to) > state.head then refused = 'EREPLY_TO' end
+    if not refused and is_full then refused = 'EFULL' end
     if refused then
       replies[i] = refused
     else

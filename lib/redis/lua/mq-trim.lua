@@ -2,15 +2,17 @@
 -- Trim from one partition of a topic what is old enough, or too much, and finished by every group.
 --
 -- Atomic; all keys are of one partition. Never trims at or above a group's floor: its first unfinished entry, or how far it
--- has come. Whole nodes of the stream only, and a bounded number of entries per call: the caller repeats. Again trims what is
--- then left to trim.
--- KEYS behind the named ones: the groups' leases. ARGV behind the named ones: name and mode of each group.
+-- has come. A bounded number of entries per call: the caller repeats. Whole nodes of the stream first; what is then still too much is
+-- less than a node, and is trimmed to the entry. Again trims what is then left to trim.
+-- KEYS behind the named ones: the groups' leases. ARGV behind the named ones: of each group its name in the stream and its mode.
 -- Returns {entries trimmed, entries left}, or {-1, 0} when other groups are registered than the caller knows.
 local stream = KEYS[1]
 local groups = KEYS[2]
 local retention_ms = tonumber(ARGV[1])
 local length_max = tonumber(ARGV[2])
 local limit = tonumber(ARGV[3])
+-- Larger than a node of any sensible setting, and read in well under a millisecond.
+local EXACT_MAX = 500
 
 local function is_before(a, b)
   local a_ms, a_count = string.match(a, '^(%d+)-(%d+)$')
@@ -46,6 +48,13 @@ if is_before(floor, old) then old = floor end
 local trimmed = redis.call('XTRIM', stream, 'MINID', '~', old, 'LIMIT', limit)
 local excess = redis.call('XLEN', stream) - length_max
 if excess > 0 and trimmed < limit then
-  trimmed = trimmed + redis.call('XTRIM', stream, 'MINID', '~', floor, 'LIMIT', math.min(excess, limit - trimmed))
+  local whole = redis.call('XTRIM', stream, 'MINID', '~', floor, 'LIMIT', math.min(excess, limit - trimmed))
+  trimmed, excess = trimmed + whole, excess - whole
+  if whole == 0 and excess <= EXACT_MAX then
+    local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', excess + 1)
+    local first_kept = oldest[excess + 1] and oldest[excess + 1][1] or floor
+    if is_before(floor, first_kept) then first_kept = floor end
+    trimmed = trimmed + redis.call('XTRIM', stream, 'MINID', first_kept)
+  end
 end
 return { trimmed, redis.call('XLEN', stream) }

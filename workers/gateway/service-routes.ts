@@ -1,0 +1,29 @@
+/** The table of routes for services, and how they come into the app. */
+
+import type { App, Authenticator } from "../../lib/http/index.ts";
+import { deadLetterRoutes } from "./service-dead-letters.ts";
+import { type GroupParts, groupRoutes } from "./service-groups.ts";
+import type { ServiceKeyStore } from "./service-key-store.ts";
+import { serviceKeyRoutes } from "./service-keys.ts";
+import { publishRoutes } from "./service-publish.ts";
+import type { ServiceRoute } from "./service-route.ts";
+import { topicRoutes } from "./service-topics.ts";
+
+export interface ServiceParts extends GroupParts {
+  readonly serviceKeys: ServiceKeyStore;
+}
+
+export function createServiceRoutes(parts: ServiceParts): readonly ServiceRoute[] {
+  const { queue, serviceKeys } = parts;
+  return [
+    ...topicRoutes(queue),
+    ...publishRoutes(queue),
+    ...groupRoutes(parts),
+    ...deadLetterRoutes(queue),
+    ...serviceKeyRoutes(serviceKeys),
+  ];
+}
+
+export function mountServiceRoutes(app: App, auth: Authenticator, routes: readonly ServiceRoute[]): void {
+  for (const route of routes) route.mount(app, auth);
+}
