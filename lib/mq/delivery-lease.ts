@@ -5,6 +5,7 @@
  */
 
 import { defineScript, type RedisClient } from "../redis/index.ts";
+import ackLua from "../redis/lua/mq-ack.lua" with { type: "text" };
 import buryLua from "../redis/lua/mq-bury.lua" with { type: "text" };
 import claimLua from "../redis/lua/mq-claim.lua" with { type: "text" };
 import dropLua from "../redis/lua/mq-consumers-drop.lua" with { type: "text" };
@@ -42,6 +43,8 @@ export type Settlement =
   | { readonly kind: "retry"; readonly waitMs: number; readonly record?: Attempts }
   | { readonly kind: "bury"; readonly letter: DeadLetter };
 
+type NonAck = Exclude<Settlement, { kind: "ack" | "pass" }>;
+
 /** `settled` now, `stale`: another holds it, `gone`: settled before. */
 export type SettleOutcome = "settled" | "stale" | "gone";
 const OUTCOMES: readonly SettleOutcome[] = ["stale", "settled", "gone"];
@@ -68,6 +71,16 @@ const claimScript = defineScript({
       nextDueMs: due === "" ? undefined : Number(due),
     };
   },
+});
+
+const ackScript = defineScript({
+  name: "mqAck",
+  lua: ackLua,
+  keys: ["stream", "attempts"],
+  args: ["group", "member", "token"],
+  hasRest: true,
+  decode: (reply): SettleOutcome | readonly SettleOutcome[] =>
+    reply === "" ? "settled" : (reply as number[]).map((outcome) => OUTCOMES[outcome]!),
 });
 
 const settleScript = defineScript({
@@ -199,8 +212,21 @@ export class DeliveryLeases {
     return { ...reply, generation };
   }
 
-  /** All of one generation. */
-  settle<D>(partition: number, items: readonly { hold: Hold<D>; settlement: Settlement }[]) {
+  /** Acks deliveries of one generation and count, in the partition's order. Resolves to the outcome of each, or of all. */
+  ack<D>(partition: number, holds: readonly Hold<D>[]): Promise<SettleOutcome | readonly SettleOutcome[]> {
+    const { stream, attempts } = this.#keys(partition);
+    return ackScript(this.#commands, {
+      stream,
+      attempts,
+      group: this.#streamGroup(partition),
+      member: this.#context.member,
+      token: holds[0]!.count,
+      restArgs: holds.map(({ delivery }) => delivery.entry),
+    });
+  }
+
+  /** Puts deliveries of one generation off or buries them. */
+  settle<D>(partition: number, items: readonly { hold: Hold<D>; settlement: NonAck }[]) {
     return settleScript(this.#commands, {
       ...this.#keys(partition),
       group: this.#streamGroup(partition),
@@ -246,12 +272,9 @@ export class DeliveryLeases {
   }
 }
 
-function settleArgs<D>({ delivery, count }: Hold<D>, settlement: Settlement): (string | number)[] {
+function settleArgs<D>({ delivery, count }: Hold<D>, settlement: NonAck): (string | number)[] {
   const head = [settlement.kind, delivery.entry, count];
   switch (settlement.kind) {
-    case "ack":
-    case "pass":
-      return [...head, 0, ""];
     case "retry":
       return [...head, settlement.waitMs, settlement.record ? formatAttempts(settlement.record) : ""];
     case "bury":

@@ -183,6 +183,7 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
       await leases.claim(0, 10);
     },
   },
+  ack: { keys: ["stream", "attempts"], run: ({ leases, holds }) => leases.ack(0, holds) },
   settle: {
     keys: ["stream", "retries", "attempts", "dead"],
     run({ leases, holds }) {

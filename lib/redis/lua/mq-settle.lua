@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Settle deliveries of a concurrent group in one partition: ack them, put them off to a retry, or bury them with the ack.
+-- Settle deliveries of a concurrent group in one partition otherwise than by an ack: put them off to a retry, or bury them with it.
 --
 -- Atomic and fenced per delivery; all keys are of one partition. A delivery is the caller's while the pending list names the
 -- member and the token (Redis' delivery count). Again has no further effect.
 -- ARGV behind the named ones, per delivery: kind, entry, token, wait ms, attempts record; of kind `bury` the values that mq_bury
--- takes behind them. Kinds: `ack`, `pass` (acked unseen), `retry` (record '' leaves it), `bury`.
+-- takes behind them. Kinds: `retry` (record '' leaves it), `bury`.
 -- Returns {outcomes, dead letters evicted}; outcomes: 1 settled, 0 another holds it, 2 it is settled already.
 local stream = KEYS[1]
 local retries = KEYS[2]
@@ -36,10 +36,8 @@ while i <= #ARGV do
       redis.call('XCLAIM', stream, group, '#retry', 0, entry, 'JUSTID')
       if ARGV[i + 4] ~= '' then redis.call('HSET', attempts, entry, ARGV[i + 4]) end
     else
-      if kind == 'bury' then
-        mq_bury(dead, dead_max, member, i + 5)
-        buried = buried + 1
-      end
+      mq_bury(dead, dead_max, member, i + 5)
+      buried = buried + 1
       redis.call('XACK', stream, group, entry)
       redis.call('HDEL', attempts, entry)
     end
