@@ -93,8 +93,9 @@ async function talk(client: Client, user: string, conversation: string): Promise
   await Promise.all(sends);
 }
 
-function describe({ from, body, sentAt }: Message): string {
-  return `${new Date(sentAt).toTimeString().slice(0, 5)} ${from}: ${printable(body.text)}`;
+function describe({ from, type, body, sentAt, recalledAt }: Message): string {
+  const text = recalledAt === undefined ? (body.text ?? `(${type})`) : "(recalled)";
+  return `${new Date(sentAt).toTimeString().slice(0, 5)} ${from}: ${printable(text)}`;
 }
 
 function printable(text: string): string {
