@@ -146,11 +146,11 @@ export const ReactionSchema = v.strictObject({
 });
 export type Reaction = v.InferOutput<typeof ReactionSchema>;
 
-/** A message as it is now. */
+/** A message as it is now. The fields stand in the order in which they are committed: what is checked comes out in this order. */
 export const MessageSchema = v.strictObject({
+  seq: SeqSchema,
   id: IdSchema,
   conversation: IdSchema,
-  seq: SeqSchema,
   from: UserIdSchema,
   type: MessageTypeSchema,
   body: AnyBodySchema,

@@ -651,44 +651,22 @@ test("bodies over 64 KiB are refused, with a length and without", async () => {
   expect(status).toBe(413);
 });
 
-const every: [string, string][] = [
-  ["POST", "/v1/conversations"],
-  ["GET", "/v1/conversations"],
-  ["GET", "/v1/conversations/x"],
-  ["PATCH", "/v1/conversations/x"],
-  ["DELETE", "/v1/conversations/x"],
-  ["POST", "/v1/conversations/x/members"],
-  ["DELETE", "/v1/conversations/x/members/y"],
-  ["PATCH", "/v1/conversations/x/members/y"],
-  ["POST", "/v1/conversations/x/messages"],
-  ["GET", "/v1/conversations/x/messages"],
-  ["PATCH", "/v1/conversations/x/messages/1"],
-  ["DELETE", "/v1/conversations/x/messages/1"],
-  ["PUT", "/v1/conversations/x/messages/1/reactions/ok"],
-  ["DELETE", "/v1/conversations/x/messages/1/reactions/ok"],
-  ["PUT", "/v1/conversations/x/read"],
-  ["POST", "/v1/sync"],
-  ["POST", "/v1/tokens"],
-];
-test.each(every)("%s %s without credentials is 401, with a query token too", async (method, path) => {
-  for (const url of [path, `${path}?token=${token}`, `${path}?access_token=${token}`]) {
-    const response = await fetch(chat.url + url, { method });
-    expect(response.status).toBe(401);
-    expect(response.headers.get("www-authenticate")).toBe("Bearer");
-  }
-});
-
-test("the list above is every route of the API", async () => {
+test("no route of the API answers without credentials, with a query token neither", async () => {
   const api = (await (await fetch(`${chat.url}/openapi.json`)).json()) as {
     paths: Record<string, Record<string, unknown>>;
   };
-  const described = Object.entries(api.paths).flatMap(([path, verbs]) =>
-    Object.keys(verbs).map(
-      (verb) =>
-        `${verb.toUpperCase()} ${path.replace("{conversation}", "x").replace("{user}", "y").replace("{seq}", "1").replace("{emoji}", "ok")}`,
-    ),
+  const routes = Object.entries(api.paths).flatMap(([path, verbs]) =>
+    Object.keys(verbs).map((verb) => ({ verb, path })),
   );
-  expect(described.sort()).toEqual(every.map(([method, path]) => `${method} ${path}`).sort());
+  expect(routes.length).toBeGreaterThan(10);
+  for (const { verb, path } of routes) {
+    const filled = path.replaceAll(/\{\w+\}/g, "1");
+    for (const url of [filled, `${filled}?token=${token}`, `${filled}?access_token=${token}`]) {
+      const response = await fetch(chat.url + url, { method: verb.toUpperCase() });
+      expect([verb, path, response.status]).toEqual([verb, path, 401]);
+      expect(response.headers.get("www-authenticate")).toBe("Bearer");
+    }
+  }
 });
 
 test("a user mints no tokens", async () => {
