@@ -36,6 +36,7 @@ import { describeTopic, type TopicDescription } from "./describe.ts";
 import { createOrderedConsumer } from "./ordered.ts";
 import { Producer, type PublishInput, type PublishResult } from "./producer.ts";
 import { publishWith } from "./publish-with.ts";
+import { createPull, type Pull } from "./pull.ts";
 import { makeRoom, trimTopic } from "./retention.ts";
 import type { AnyTopic, Topic } from "./topic.ts";
 import { type OwnKey, ownKey, type Write } from "./writes.ts";
@@ -59,6 +60,16 @@ export type { DeadLetterPage, DeadLetterQuery, DeadLetters, StoredDeadLetter } f
 export type { GroupDescription, TopicDescription } from "./describe.ts";
 export { Bury, InvalidMessage, Later, type Message } from "./message.ts";
 export type { PublishInput, PublishResult } from "./producer.ts";
+export type {
+  NackKind,
+  NackOptions,
+  Pull,
+  PulledDelivery,
+  ReceiveOptions,
+  RenewResult,
+  TokenResult,
+} from "./pull.ts";
+export type { PullGroup } from "./pull-outlet.ts";
 export type { RedriveOptions, RedriveReply } from "./redrive.ts";
 export type { RedriveFilter, RedriveResult } from "./redrive-letters.ts";
 export type { RedriveSelection, RedriveState, RedriveStatus } from "./redrive-runner.ts";
@@ -85,6 +96,8 @@ export interface QueueOptions {
   readonly member: string;
   /** The topics that the program declares itself: the catalog knows them beside those that services declare. */
   readonly topics?: readonly Topic<unknown>[];
+  /** Seals the tokens of pulls: at least 32 bytes, the same in all processes that serve the same clients. Default: this process's own. */
+  readonly tokenSecret?: Uint8Array;
   /** The layer rules of this role: throw LAYER_VIOLATION for what they forbid. Without it everything is allowed. */
   readonly may?: {
     publish(topic: string): void;
@@ -116,6 +129,8 @@ export interface Queue {
   makeRoom(topic: AnyTopic, partition: number): Promise<void>;
   /** Where the groups stand. Cost: a few commands per partition and group. */
   describe(topic: AnyTopic): Promise<TopicDescription>;
+  /** Consume without being a member: for services outside. */
+  readonly pull: Pull;
   /** Pause, resume, seek and drop groups. */
   readonly control: Control;
   /** What the groups gave up on: list, inspect, redrive. */
@@ -135,7 +150,7 @@ const CREATE = {
 } as const;
 
 /** Opens the queue over connections that the caller owns. Consumers open their own blocking connections. */
-export function openQueue({ may, topics = [], ...context }: QueueOptions): Queue {
+export function openQueue({ may, topics = [], tokenSecret, ...context }: QueueOptions): Queue {
   const producer = new Producer(context);
   const consuming = new Set<string>();
   return {
@@ -165,6 +180,7 @@ export function openQueue({ may, topics = [], ...context }: QueueOptions): Queue
     makeRoom: (topic, partition) => makeRoom(context, topic, partition),
     describe: (topic) => describeTopic(context, topic),
     control: createControl(context),
+    pull: createPull(context, tokenSecret),
     deadLetters: createDeadLetters(context),
     async claim(chore, forMs) {
       const { redis, keys, member } = context;

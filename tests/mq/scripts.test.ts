@@ -2,8 +2,9 @@
 
 import { describe, expect, test } from "bun:test";
 import { systemClock } from "../../lib/clock.ts";
+import { NO_ATTEMPTS } from "../../lib/mq/attempts.ts";
 import { type Declaration, declare, type QueueContext } from "../../lib/mq/consumer.ts";
-import { DeliveryLeases, Hold, NO_ATTEMPTS } from "../../lib/mq/delivery-lease.ts";
+import { DeliveryLeases, Hold } from "../../lib/mq/delivery-lease.ts";
 import { registerGroup } from "../../lib/mq/group.ts";
 import { acquireLease, PartitionLease } from "../../lib/mq/lease.ts";
 import { scanLetters } from "../../lib/mq/letter-scan.ts";
@@ -161,9 +162,13 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
         webhook: { url: "https://a.example", secret: "0123456789" },
       }),
   },
-  renew: { keys: ["stream"], run: ({ leases, holds }) => leases.renew(0, holds) },
+  renew: { keys: ["stream", "retries"], run: ({ leases, holds }) => leases.renew(0, holds) },
   disown: { keys: ["stream", "retries", "attempts"], run: ({ leases }) => leases.disown(0, 10) },
   "consumers-drop": { keys: ["stream"], run: ({ leases }) => leases.dropConsumers(0, 0, 10) },
+  receive: {
+    keys: ["stream", "groups", "retries", "attempts", "lease"],
+    run: ({ context }) => new DeliveryLeases(context, "t", "concurrent", 1_000, "#pull").receive(0, 10, 1_000_000),
+  },
   "seek ordered": {
     keys: ["stream", "groups", "orderedLease", "aside", "asideDue", "side", "sideOrder"],
     run: ({ t }) => t.queue.control.seek(t.topic, "ordered", "first"),
