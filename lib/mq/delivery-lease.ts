@@ -11,19 +11,11 @@ import dropLua from "../redis/lua/mq-consumers-drop.lua" with { type: "text" };
 import disownLua from "../redis/lua/mq-disown.lua" with { type: "text" };
 import renewLua from "../redis/lua/mq-renew.lua" with { type: "text" };
 import settleLua from "../redis/lua/mq-settle.lua" with { type: "text" };
+import { type Attempts, formatAttempts, parseAttempts } from "./attempts.ts";
 import type { DeliveryContext, QueueContext } from "./consumer.ts";
 import { type DeadLetter, deadLettersMax } from "./dead-letter.ts";
-import type { AttemptNote, Delivery, StreamEntry } from "./message.ts";
+import type { Delivery, StreamEntry } from "./message.ts";
 import { registrationsOf, streamGroupOf } from "./stream-group.ts";
-
-/** What a group remembers of an entry that failed or was lost. */
-export interface Attempts {
-  readonly failed: number;
-  /** Leases that ran out without an answer. */
-  readonly losses: number;
-  readonly firstFailureMs: number;
-  readonly history: readonly AttemptNote[];
-}
 
 export interface Claim {
   readonly entry: StreamEntry;
@@ -257,17 +249,4 @@ function settleArgs<D>({ delivery, count }: Hold<D>, settlement: Settlement): (s
     case "bury":
       return [...head, 0, "", ...settlement.letter.values];
   }
-}
-
-function formatAttempts({ failed, losses, firstFailureMs, history }: Attempts): string {
-  return `${failed} ${losses} ${firstFailureMs} ${JSON.stringify(history)}`;
-}
-
-export const NO_ATTEMPTS: Attempts = { failed: 0, losses: 0, firstFailureMs: 0, history: [] };
-
-function parseAttempts(text: string): Attempts {
-  const match = /^(\d+) (\d+) (\d+) (.*)$/s.exec(text);
-  if (!match) return NO_ATTEMPTS;
-  const history = match[4] === "" ? [] : (JSON.parse(match[4]!) as AttemptNote[]);
-  return { failed: Number(match[1]), losses: Number(match[2]), firstFailureMs: Number(match[3]), history };
 }

@@ -1,6 +1,7 @@
 import { expect, test } from "bun:test";
 import { systemClock } from "../../lib/clock.ts";
-import { DeliveryLeases, Hold, NO_ATTEMPTS } from "../../lib/mq/delivery-lease.ts";
+import { NO_ATTEMPTS } from "../../lib/mq/attempts.ts";
+import { DeliveryLeases, Hold } from "../../lib/mq/delivery-lease.ts";
 import { Bury, type ConsumeOptions, Later, type Message } from "../../lib/mq/index.ts";
 import { Delivery } from "../../lib/mq/message.ts";
 import { silentLog } from "../../lib/observability/index.ts";

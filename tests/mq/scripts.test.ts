@@ -2,8 +2,9 @@
 
 import { describe, expect, test } from "bun:test";
 import { systemClock } from "../../lib/clock.ts";
+import { NO_ATTEMPTS } from "../../lib/mq/attempts.ts";
 import { type Declaration, declare, type QueueContext } from "../../lib/mq/consumer.ts";
-import { DeliveryLeases, Hold, NO_ATTEMPTS } from "../../lib/mq/delivery-lease.ts";
+import { DeliveryLeases, Hold } from "../../lib/mq/delivery-lease.ts";
 import { registerGroup } from "../../lib/mq/group.ts";
 import { acquireLease, PartitionLease } from "../../lib/mq/lease.ts";
 import { scanLetters } from "../../lib/mq/letter-scan.ts";
@@ -119,8 +120,8 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
         askedAt: performance.now(),
       };
       const lease = new PartitionLease(site, grant, () => undefined);
-      lease.follow(() => ({ checkpoint: "9999999999999-0", read: 5, open: [] }));
-      lease.bury(letterOf("5-0"));
+      lease.follow({ progress: () => ({ checkpoint: "9999999999999-0", read: 5, open: [] }) });
+      lease.changes.bury(letterOf("5-0"));
       if (!(await lease.commit())) throw new Error("not committed");
     },
   },
