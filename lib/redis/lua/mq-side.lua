@@ -44,18 +44,27 @@ local function mq_side_set(queue, key, record, due_ms)
   end
 end
 
+local function mq_side_fresh(now_ms)
+  return { state = 'r', since = string.format('%.0f', now_ms), failed = 0, losses = 0, first = '0', token = '0', until_ms = 0,
+    history = '[]' }
+end
+
 local function mq_side_member(key, entry)
   local ms, count = string.match(entry, '^(%d+)-(%d+)$')
   return key .. ' ' .. string.format('%015.0f%010.0f', tonumber(ms), tonumber(count))
+end
+
+-- The key and the entry of a member of `order`.
+local function mq_side_of(member)
+  return string.sub(member, 1, -27),
+    string.format('%.0f-%.0f', tonumber(string.sub(member, -25, -11)), tonumber(string.sub(member, -10)))
 end
 
 -- Adds a message behind the others of its key; a key without a record gets one, ready now. Again has no effect while it is there.
 local function mq_side_put(queue, key, entry, header, data, now_ms)
   if redis.call('HSETNX', queue.side, entry, #header .. ' ' .. header .. data) == 0 then return end
   redis.call('ZADD', queue.order, 0, mq_side_member(key, entry))
-  if redis.call('HEXISTS', queue.aside, key) == 1 then return end
-  mq_side_set(queue, key, { state = 'r', since = string.format('%.0f', now_ms), failed = 0, losses = 0, first = '0', token = '0',
-    until_ms = 0, history = '[]' }, now_ms)
+  if redis.call('HEXISTS', queue.aside, key) == 0 then mq_side_set(queue, key, mq_side_fresh(now_ms), now_ms) end
 end
 
 -- The first messages of a key, behind the entry `after` unless that is nil: a list of { entry, header, data } of at most `count`,
@@ -64,7 +73,7 @@ local function mq_side_first(queue, key, after, count, bytes_max)
   local from = after and '(' .. mq_side_member(key, after) or '[' .. key .. ' '
   local found, bytes = {}, 0
   for _, member in ipairs(redis.call('ZRANGEBYLEX', queue.order, from, '(' .. key .. '!', 'LIMIT', 0, count)) do
-    local entry = string.format('%.0f-%.0f', tonumber(string.sub(member, -25, -11)), tonumber(string.sub(member, -10)))
+    local _, entry = mq_side_of(member)
     local text = redis.call('HGET', queue.side, entry)
     if #found > 0 and bytes + #text > bytes_max then break end
     bytes = bytes + #text
