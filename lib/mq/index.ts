@@ -26,6 +26,7 @@ import { AppError } from "../errors.ts";
 import type { Log, Metrics } from "../observability/index.ts";
 import type { Keys, RedisConnections } from "../redis/index.ts";
 import type { Service } from "../service.ts";
+import { type Aside, createAside } from "./aside.ts";
 import { createBroadcastConsumer } from "./broadcast.ts";
 import { type Catalog, createCatalog } from "./catalog.ts";
 import { createConcurrentConsumer } from "./concurrent.ts";
@@ -41,6 +42,7 @@ import { makeRoom, trimTopic } from "./retention.ts";
 import type { AnyTopic, Topic } from "./topic.ts";
 import { type OwnKey, ownKey, type Write } from "./writes.ts";
 
+export type { Aside, KeyAside } from "./aside.ts";
 export { type Catalog, type DeclaredGroup, type DeclaredTopic, declarationOf, type Webhook } from "./catalog.ts";
 export { cloudEventOf } from "./cloud-event.ts";
 export { type ConnectedQueue, type ConnectOptions, connectQueue } from "./connect.ts";
@@ -135,6 +137,8 @@ export interface Queue {
   readonly control: Control;
   /** What the groups gave up on: list, inspect, redrive. */
   readonly deadLetters: DeadLetters;
+  /** Keys of ordered groups that stand aside: list, unpark. */
+  readonly aside: Aside;
   /** Whether this process does a periodic chore now: true for one of all that ask within `forMs`. */
   claim(chore: string, forMs: number): Promise<boolean>;
   /** Topics and groups that services declared, for all processes. */
@@ -182,6 +186,7 @@ export function openQueue({ may, topics = [], tokenSecret, ...context }: QueueOp
     control: createControl(context),
     pull: createPull(context, tokenSecret),
     deadLetters: createDeadLetters(context),
+    aside: createAside(context),
     async claim(chore, forMs) {
       const { redis, keys, member } = context;
       return (await redis.commands.set(keys.chore(chore), member, "PX", forMs, "NX")) === "OK";

@@ -124,8 +124,8 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
         askedAt: performance.now(),
       };
       const lease = new PartitionLease(site, grant, () => undefined);
-      lease.follow(() => ({ checkpoint: "9999999999999-0", read: 5, open: [] }));
-      lease.bury(letterOf("5-0"));
+      lease.follow({ progress: () => ({ checkpoint: "9999999999999-0", read: 5, open: [] }) });
+      lease.changes.bury(letterOf("5-0"));
       if (!(await lease.commit())) throw new Error("not committed");
     },
   },

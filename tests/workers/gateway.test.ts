@@ -244,6 +244,11 @@ describe("operators", () => {
     expect(api.openapi).toBe("3.1.0");
     expect(Object.keys(api.paths)).toContain("/v1/conversations/{conversation}/messages");
     expect(Object.keys(api.paths["/v1/conversations/{conversation}/messages"]!)).toEqual(["post", "get"]);
+    const docs = await fetch(`${chat.url}/docs`);
+    expect(docs.headers.get("content-type")).toStartWith("text/html");
+    expect(docs.headers.get("content-security-policy")).toContain("connect-src 'self'");
+    // It works without a network: nothing of it lies elsewhere.
+    expect(await docs.text()).not.toMatch(/(?:src|href)="https?:/);
     await chat.stopLogic();
     const red = await fetch(`${chat.url}/readyz`);
     expect(red.status).toBe(503);

@@ -25,6 +25,7 @@ import {
 import type { UserId } from "../../lib/id.ts";
 import { UserIdSchema } from "../../lib/im/index.ts";
 import { type Check, type Log, type Metrics, readiness } from "../../lib/observability/index.ts";
+import { serveDocs } from "./docs.ts";
 import { type Logic, type Method, methods } from "./methods.ts";
 import type { ServiceRoute, Verb } from "./service-route.ts";
 import { mountServiceRoutes } from "./service-routes.ts";
@@ -157,6 +158,8 @@ export function createRoutes(parts: RoutesParts): App {
     if (!isLoopback(c.env.address)) requireScope(await auth.authenticate(c.req.raw.headers), "admin");
     return c.text(await metrics.registry.metrics(), 200, { "content-type": metrics.registry.contentType });
   });
+
+  serveDocs(app);
 
   let document: Promise<object> | undefined;
   app.get("/openapi.json", async (c) => {
