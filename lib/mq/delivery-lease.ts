@@ -9,6 +9,7 @@ import buryLua from "../redis/lua/mq-bury.lua" with { type: "text" };
 import claimLua from "../redis/lua/mq-claim.lua" with { type: "text" };
 import dropLua from "../redis/lua/mq-consumers-drop.lua" with { type: "text" };
 import disownLua from "../redis/lua/mq-disown.lua" with { type: "text" };
+import lostLua from "../redis/lua/mq-lost.lua" with { type: "text" };
 import receiveLua from "../redis/lua/mq-receive.lua" with { type: "text" };
 import redeliverLua from "../redis/lua/mq-redeliver.lua" with { type: "text" };
 import renewLua from "../redis/lua/mq-renew.lua" with { type: "text" };
@@ -52,7 +53,7 @@ function claimsOf(reply: ClaimReply): Claim[] {
 
 const claimScript = defineScript({
   name: "mqClaim",
-  lua: [redeliverLua, claimLua],
+  lua: [lostLua, redeliverLua, claimLua],
   keys: ["stream", "retries", "attempts", "lease"],
   args: ["group", "member", "leaseMs", "limit"],
   decode: (reply) => {
@@ -66,7 +67,7 @@ type ReceiveReply = [] | [generation: string, ClaimReply, deleted: number, until
 
 const receiveScript = defineScript({
   name: "mqReceive",
-  lua: [redeliverLua, receiveLua],
+  lua: [lostLua, redeliverLua, receiveLua],
   keys: ["stream", "groups", "retries", "attempts", "lease"],
   args: ["group", "leaseMs", "limit", "bytesMax"],
   decode: (reply) => {

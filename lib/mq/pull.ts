@@ -19,10 +19,12 @@ import { LEASE_MS_MAX, LEASE_MS_MIN, type QueueContext } from "./consumer.ts";
 import type { Message } from "./message.ts";
 import { ConcurrentOutlet } from "./pull-concurrent.ts";
 import { type Look, PullLine, type Where } from "./pull-line.ts";
+import { OrderedOutlet } from "./pull-ordered.ts";
 import type { Handed, Outlet, PullGroup, PullOutcome } from "./pull-outlet.ts";
 import { runRound } from "./pull-round.ts";
+import { PullShare } from "./pull-share.ts";
 import { type PullRef, PullTokens } from "./pull-token.ts";
-import type { Topic } from "./topic.ts";
+import type { AnyTopic, Topic } from "./topic.ts";
 import { type OnEntries, TopicWatch } from "./topic-watch.ts";
 
 /** protocol.md. */
@@ -34,6 +36,8 @@ const TOKENS_MAX = 1_000;
 const RETRY_AFTER_MS_MAX = LEASE_MS_MAX;
 /** Dead letters keep as much of an error. */
 const REASON_LENGTH_MAX = 1_000;
+/** Ordered groups that this process remembers its partitions of. */
+const SHARES_MAX = 1_000;
 /** Receives that wait in this process. Each is a connection of some client. */
 const WAITING_MAX = 10_000;
 
@@ -105,6 +109,7 @@ class PullService implements Pull {
   readonly #tokens: PullTokens;
   readonly #watches = new Map<string, TopicWatch>();
   readonly #lines = new Map<string, PullLine>();
+  readonly #shares = new Map<string, PullShare>();
   readonly #disposing = new AbortController();
   #waiting = 0;
 
@@ -189,7 +194,17 @@ class PullService implements Pull {
 
   #outletOf<D>(topic: Topic<D>, group: PullGroup): Outlet<D> {
     if (group.mode === "concurrent") return new ConcurrentOutlet(this.#context, topic, group);
+    if (group.mode === "ordered") return new OrderedOutlet(this.#context, topic, group, this.#shareOf(topic, group));
     throw new AppError("INVALID", `group ${group.group} is ${group.mode}: it cannot be pulled from`);
+  }
+
+  #shareOf({ name }: AnyTopic, { group }: PullGroup): PullShare {
+    const share = this.#shares.get(`${name}/${group}`) ?? new PullShare(this.#context, name, group);
+    // The longest unused goes first: with its next use it only looks anew.
+    this.#shares.delete(`${name}/${group}`);
+    this.#shares.set(`${name}/${group}`, share);
+    if (this.#shares.size > SHARES_MAX) this.#shares.delete(this.#shares.keys().next().value!);
+    return share;
   }
 
   async #find<D>(

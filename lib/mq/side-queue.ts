@@ -23,9 +23,9 @@ import { sideKeys } from "./side.ts";
 import type { Topic } from "./topic.ts";
 
 /** Per partition and group. Beyond, reading of the partition stops until keys go on: 10 000 parked keys are no accident of one message. */
-const KEYS_MAX = 10_000;
-const MESSAGES_MAX = 100_000;
-const BYTES_MAX = 64 * 1024 * 1024;
+export const SIDE_KEYS_MAX = 10_000;
+export const SIDE_MESSAGES_MAX = 100_000;
+export const SIDE_BYTES_MAX = 64 * 1024 * 1024;
 /** Keys in hand at a time, and taken per call. */
 const HANDS_MAX = 100;
 /** Messages that come with a key, and per further read of it: a key with thousands aside is a read per hundred. */
@@ -121,7 +121,7 @@ export class SideQueue<D> {
 
   get isFull(): boolean {
     const { keys, messages, bytes } = this.#standing;
-    return keys >= KEYS_MAX || messages >= MESSAGES_MAX || bytes >= BYTES_MAX;
+    return keys >= SIDE_KEYS_MAX || messages >= SIDE_MESSAGES_MAX || bytes >= SIDE_BYTES_MAX;
   }
 
   has(key: string): boolean {

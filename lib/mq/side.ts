@@ -51,3 +51,11 @@ export function parseAside(text: string): AsideRecord | undefined {
 export function orderKeyOf<D>(delivery: Delivery<D>): string {
   return delivery.key || delivery.entry;
 }
+
+/** Header and data of a message as the side queue keeps it: `<length of the header in bytes> <header><data>`. */
+export function parseSideMessage(text: string): [header: string, data: string] {
+  const bytes = Buffer.from(text);
+  const begin = bytes.indexOf(" ") + 1;
+  const end = begin + Number.parseInt(text, 10);
+  return [bytes.toString("utf8", begin, end), bytes.toString("utf8", end)];
+}

@@ -170,7 +170,7 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
     run: ({ context }) => new DeliveryLeases(context, "t", "concurrent", 1_000, "#pull").receive(0, 10, 1_000_000),
   },
   "seek ordered": {
-    keys: ["stream", "groups", "orderedLease", "aside", "asideDue", "side", "sideOrder"],
+    keys: ["stream", "groups", "orderedLease", "orderedAttempts", "aside", "asideDue", "side", "sideOrder"],
     run: ({ t }) => t.queue.control.seek(t.topic, "ordered", "first"),
   },
   "seek concurrent": {

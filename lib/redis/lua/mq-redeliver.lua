@@ -3,23 +3,14 @@
 -- their lease run out, and the group's place, for the day when the group itself is lost.
 --
 -- `of` is { stream = , retries = , attempts = , group = the name in the stream, now_ms = }. The caller has read from all keys
--- before, so nothing here fails for a key's type.
-local MQ_LOST = 'the lease ran out without an answer'
-local MQ_LOSSES_NOTED = 16
+-- before, so nothing here fails for a key's type. Needs mq-lost.lua before it.
 
--- The attempts record of an entry that was lost once more. An outside service (#pull) has no other way to fail than to be silent,
--- so of it a loss is a failed attempt too, with its note in the history.
-local function mq_lost(of, record, holder)
-  local failed, losses, first, history = string.match(record or '0 0 0 ', '^(%d+) (%d+) (%d+) (.*)$')
-  losses = tonumber(losses) + 1
-  if holder == '#pull' then
-    failed = tonumber(failed) + 1
-    if first == '0' then first = string.format('%.0f', of.now_ms) end
-    local note = string.format('[%.0f,"#pull","%s"]', of.now_ms, MQ_LOST)
-    if history == '' or history == '[]' then history = '[' .. note .. ']'
-    elseif losses <= MQ_LOSSES_NOTED then history = string.sub(history, 1, -2) .. ',' .. note .. ']' end
-  end
-  return failed .. ' ' .. losses .. ' ' .. first .. ' ' .. history
+-- The attempts record of an entry that was lost once more.
+local function mq_lost(text, holder, now_ms)
+  local failed, losses, first, history = string.match(text or '0 0 0 ', '^(%d+) (%d+) (%d+) (.*)$')
+  local record = { failed = tonumber(failed), losses = tonumber(losses), first = first, history = history }
+  mq_count_loss(record, holder, now_ms)
+  return string.format('%.0f %.0f %s ', record.failed, record.losses, record.first) .. record.history
 end
 
 -- Gives at most `limit` entries to `consumer`, of those that are due and of those that are idle for `lease_ms`. Each counts as handed
@@ -38,7 +29,7 @@ local function mq_redeliver(of, consumer, lease_ms, limit)
     end
     local record = redis.call('HGET', of.attempts, entry)
     if is_idle or pending[2] == '#pull' then
-      record = mq_lost(of, record, pending[2])
+      record = mq_lost(record, pending[2], of.now_ms)
       redis.call('HSET', of.attempts, entry, record)
     end
     claims[#claims + 1] = { entry, claimed[2], pending[4] + 1, record or '' }
