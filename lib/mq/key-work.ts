@@ -101,7 +101,7 @@ export class KeyWork<D> implements Work<D> {
       }
       const key = orderKeyOf(delivery);
       if (side.size > 0 && side.has(key)) this.#acceptBehindAside(key, delivery);
-      else this.#acceptInWindow(key, delivery);
+      else if (this.#keep(key, delivery)) this.#ready.push(key);
     }
     if (this.#open.size > OPEN_CROWDED) this.#shed();
   }
@@ -163,28 +163,19 @@ export class KeyWork<D> implements Work<D> {
     this.run();
   }
 
-  #acceptInWindow(key: string, delivery: Delivery<D>): void {
-    this.#open.set(delivery.entry, delivery);
-    const waiting = this.#keys.get(key);
-    if (waiting) waiting.push(delivery);
-    else {
-      this.#keys.set(key, [delivery]);
-      this.#ready.push(key);
-    }
-  }
-
   /** Behind a key in hand it waits in the window, which the key will soon be back in; behind one that is away it goes aside. */
   #acceptBehindAside(key: string, delivery: Delivery<D>): void {
-    const { side } = this.#site;
-    if (!side.isInHand(key)) {
-      side.put(key, [delivery]);
-      this.#finish(delivery);
-      return;
-    }
+    this.#keep(key, delivery);
+    if (!this.#site.side.isInHand(key)) this.#putAside(key);
+  }
+
+  /** Returns whether it is the first of its key in the window. */
+  #keep(key: string, delivery: Delivery<D>): boolean {
     this.#open.set(delivery.entry, delivery);
     const waiting = this.#keys.get(key);
     if (waiting) waiting.push(delivery);
     else this.#keys.set(key, [delivery]);
+    return waiting === undefined;
   }
 
   /** Makes room in a window that fills up behind keys that do not go on. */

@@ -31,7 +31,8 @@ const HANDS_MAX = 100;
 /** Messages that come with a key, and per further read of it: a key with thousands aside is a read per hundred. */
 const FIRST_MAX = 10;
 const READ_MAX = 100;
-const READ_BYTES_MAX = 1024 * 1024;
+/** Of one reply, beyond its first message: what all hands together hold stays below that of a full in-flight window. */
+const READ_BYTES_MAX = 256 * 1024;
 
 type AsideMessage = [entry: string, header: string, data: string];
 type TakenKey = [key: string, failed: number, losses: number, first: string, history: string, messages: AsideMessage[]];
