@@ -60,7 +60,7 @@ const seekConcurrentScript = defineScript({
 const seekOrderedScript = defineScript({
   name: "mqSeekOrdered",
   lua: [placeLua, sideLua, seekOrderedLua],
-  keys: ["stream", "groups", "lease", "aside", "asideDue", "side", "sideOrder"],
+  keys: ["stream", "groups", "lease", "attempts", "aside", "asideDue", "side", "sideOrder"],
   args: ["group", "start", "read", "seek", "leaseMs", "cursor", "limit"],
   decode: (reply) => {
     const [refusal, cursor = ""] = reply as [SeekReply, string?];

@@ -26,6 +26,7 @@ import { AppError } from "../errors.ts";
 import type { Log, Metrics } from "../observability/index.ts";
 import type { Keys, RedisConnections } from "../redis/index.ts";
 import type { Service } from "../service.ts";
+import { type Aside, createAside } from "./aside.ts";
 import { createBroadcastConsumer } from "./broadcast.ts";
 import { type Catalog, createCatalog } from "./catalog.ts";
 import { createConcurrentConsumer } from "./concurrent.ts";
@@ -37,14 +38,16 @@ import type { HalfTimes } from "./half.ts";
 import { createOrderedConsumer } from "./ordered.ts";
 import { Producer, type PublishInput, type PublishResult } from "./producer.ts";
 import { publishWith } from "./publish-with.ts";
+import { createPull, type Pull } from "./pull.ts";
 import { makeRoom, trimTopic } from "./retention.ts";
 import type { AnyTopic, Topic } from "./topic.ts";
 import { type Trace, traceMessage } from "./trace.ts";
 import { createTransactions, type Transactions } from "./transaction.ts";
 import { type OwnKey, ownKey, type Write } from "./writes.ts";
 
+export type { Aside, KeyAside } from "./aside.ts";
 export { type Catalog, type DeclaredGroup, type DeclaredTopic, declarationOf, type Webhook } from "./catalog.ts";
-export type { Check, CheckAnswer, CheckHandler, ReceiveOptions } from "./checks.ts";
+export type { Check, CheckAnswer, CheckHandler, ReceiveChecksOptions } from "./checks.ts";
 export { cloudEventOf } from "./cloud-event.ts";
 export { type ConnectedQueue, type ConnectOptions, connectQueue } from "./connect.ts";
 export {
@@ -66,6 +69,16 @@ export type { HalfExpiry } from "./half-expiry.ts";
 export type { HalfListOptions, HalfPage } from "./half-list.ts";
 export { Bury, InvalidMessage, Later, type Message } from "./message.ts";
 export type { PublishInput, PublishResult } from "./producer.ts";
+export type {
+  NackKind,
+  NackOptions,
+  Pull,
+  PulledDelivery,
+  ReceiveOptions,
+  RenewResult,
+  TokenResult,
+} from "./pull.ts";
+export type { PullGroup } from "./pull-outlet.ts";
 export type { RedriveOptions, RedriveReply } from "./redrive.ts";
 export type { RedriveFilter, RedriveResult } from "./redrive-letters.ts";
 export type { RedriveSelection, RedriveState, RedriveStatus } from "./redrive-runner.ts";
@@ -97,6 +110,8 @@ export interface QueueOptions {
   readonly topics?: readonly Topic<unknown>[];
   /** When half messages are checked and expire, where the defaults (HalfTimes) do not suit; the same in all processes. */
   readonly halfTimes?: Partial<HalfTimes>;
+  /** Seals the tokens of pulls: at least 32 bytes, the same in all processes that serve the same clients. Default: this process's own. */
+  readonly tokenSecret?: Uint8Array;
   /** The layer rules of this role: throw LAYER_VIOLATION for what they forbid. Without it everything is allowed. */
   readonly may?: {
     publish(topic: string): void;
@@ -128,6 +143,8 @@ export interface Queue {
   makeRoom(topic: AnyTopic, partition: number): Promise<void>;
   /** Where the groups stand. Cost: a few commands per partition and group. */
   describe(topic: AnyTopic): Promise<TopicDescription>;
+  /** Consume without being a member: for services outside. */
+  readonly pull: Pull;
   /** Pause, resume, seek and drop groups. */
   readonly control: Control;
   /** What the groups gave up on: list, inspect, redrive. */
@@ -139,6 +156,8 @@ export interface Queue {
   trace(id: string): Promise<Trace>;
   /** Half messages: kept unseen until their producer has decided. */
   readonly transactions: Transactions;
+  /** Keys of ordered groups that stand aside: list, unpark. */
+  readonly aside: Aside;
   /** Whether this process does a periodic chore now: true for one of all that ask within `forMs`. */
   claim(chore: string, forMs: number): Promise<boolean>;
   /** Topics and groups that services declared, for all processes. */
@@ -154,7 +173,7 @@ const CREATE = {
 } as const;
 
 /** Opens the queue over connections that the caller owns. Consumers open their own blocking connections. */
-export function openQueue({ may, topics = [], halfTimes, ...context }: QueueOptions): Queue {
+export function openQueue({ may, topics = [], halfTimes, tokenSecret, ...context }: QueueOptions): Queue {
   const producer = new Producer(context);
   const consuming = new Set<string>();
   const catalog = createCatalog(context, topics);
@@ -189,6 +208,8 @@ export function openQueue({ may, topics = [], halfTimes, ...context }: QueueOpti
     deadLetters,
     trace: (id) => traceMessage(context, { catalog, deadLetters, records: [] }, id),
     transactions: createTransactions(context, (topic) => may?.publish(topic), halfTimes),
+    pull: createPull(context, tokenSecret),
+    aside: createAside(context),
     async claim(chore, forMs) {
       const { redis, keys, member } = context;
       return (await redis.commands.set(keys.chore(chore), member, "PX", forMs, "NX")) === "OK";

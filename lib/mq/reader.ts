@@ -150,6 +150,8 @@ export class Reader {
   /** Sends one read of all targets with room, or waits until there is one. */
   async #read(): Promise<unknown> {
     this.#readNumber += 1;
+    // First, for a read that could not be ended would leave out whoever comes meanwhile.
+    this.#clientId ??= await this.#connection.client("ID");
     const ready = [...this.#targets.values()].filter(
       (target) => target.hasRoom() && !this.#quarantine.has(target.stream),
     );
@@ -164,7 +166,6 @@ export class Reader {
     this.#reading = new Set(ready);
     const count = this.#count();
     this.#asked = count;
-    this.#clientId ??= await this.#connection.client("ID");
     const streams = ready.map((target) => target.stream);
     const positions = ready.map((target) => target.position);
     return this.#connection.xread(

@@ -10,8 +10,8 @@
  * last commit is `unread` though its holder may have it in hand. Broadcast groups keep nothing at all and are not told of.
  */
 
+import { type Attempts, NO_ATTEMPTS, parseAttempts } from "./attempts.ts";
 import type { GroupMode, QueueContext } from "./consumer.ts";
-import { type Attempts, NO_ATTEMPTS, parseAttempts } from "./delivery-lease.ts";
 import type { RegisteredGroup } from "./retention.ts";
 import { parseAside } from "./side.ts";
 import { compareEntries } from "./stream.ts";

@@ -85,11 +85,11 @@ export function createKeys(prefix: string, partitions: number) {
     published: (topic: string, partition: number, parity: "even" | "odd") =>
       `${at(partition)}:topic:${topic}:#published:${parity}`,
     /**
-     * hash, a group's place in a partition. `checkpoint` entry up to which all is finished except `open` (entries, each
-     * with its attempts and first failure when it failed), `floor` first unfinished entry, `read` number of entries ever
-     * added up to the checkpoint. Of an ordered group also its lease: `owner` ("" when released), `session` of the owner's
-     * process, `token` fencing token, `until` ms by Redis TIME, `losses` of the lease while the floor stood still,
-     * `suspect` entry handed out alone after too many of them, `sought` the last seek. `redriven` ms of its last redrive. No expiry.
+     * hash, a group's place in a partition. `checkpoint` entry up to which all is finished except the entries in `open`, `floor` first
+     * unfinished entry, `read` number of entries ever added up to the checkpoint. Of an ordered group also its lease: `owner` (""
+     * when released), `session` of the owner's process, `token` fencing token, `commit` number of the last commit under it, `until`
+     * ms by Redis TIME, `losses` of the lease while the floor stood still, `suspect` entry handed out alone after too many of them,
+     * `blame` holders lost over it, `sought` the last seek. `redriven` ms of its last redrive. No expiry.
      */
     lease: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:lease`,
     /** hash member -> ms by Redis TIME until which it counts as alive. Expires with its members. One per group. */
@@ -122,7 +122,7 @@ export function createKeys(prefix: string, partitions: number) {
     aside: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:aside`,
     /** zset key by due ms: keys aside whose first message may be handed out then; parked ones are not in it. */
     asideDue: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:aside-due`,
-    /** hash entry id -> `<header>\n<data>`: the messages aside. */
+    /** hash entry id -> `<bytes of the header> <header><data>`: the messages aside. */
     side: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:side`,
     /** zset, all scores 0, `<key> <entry id, ms 15 and count 10 digits>`: the order of each key's messages aside, by ZRANGEBYLEX. */
     sideOrder: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:side-order`,

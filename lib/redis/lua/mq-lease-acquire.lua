@@ -34,6 +34,6 @@ losses = is_owned and not is_idle and tonumber(losses or 0) + 1 or 0
 blame = tonumber(blame or 0)
 if is_owned and (suspect or '') ~= '' then blame = blame + 1 end
 redis.call('HSET', lease, 'owner', member, 'session', session, 'token', token,
-  'until', string.format('%.0f', now_ms + lease_ms), 'losses', losses, 'blame', blame)
+  'until', string.format('%.0f', now_ms + lease_ms), 'losses', losses, 'blame', blame, 'commit', 0)
 local previous = (is_owned and not is_own) and owner or ''
 return { 'granted', token, checkpoint, read or '0', open or '', losses, suspect or '', blame, previous }
