@@ -178,6 +178,7 @@ export function openQueue({ may, topics = [], halfTimes, tokenSecret, ...context
   const consuming = new Set<string>();
   const catalog = createCatalog(context, topics);
   const deadLetters = createDeadLetters(context);
+  const transactions = createTransactions(context, (topic) => may?.publish(topic), halfTimes);
   return {
     async publish(topic, input) {
       may?.publish(topic.name);
@@ -206,8 +207,8 @@ export function openQueue({ may, topics = [], halfTimes, tokenSecret, ...context
     describe: (topic) => describeTopic(context, topic),
     control: createControl(context),
     deadLetters,
-    trace: (id) => traceMessage(context, { catalog, deadLetters, records: [] }, id),
-    transactions: createTransactions(context, (topic) => may?.publish(topic), halfTimes),
+    transactions,
+    trace: (id) => traceMessage(context, { catalog, deadLetters, transactions }, id),
     pull: createPull(context, tokenSecret),
     aside: createAside(context),
     async claim(chore, forMs) {

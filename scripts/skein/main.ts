@@ -6,6 +6,7 @@ import { chat } from "./chat.ts";
 import { deadLetters } from "./dead-letters.ts";
 import { doctor } from "./doctor.ts";
 import { groups } from "./groups.ts";
+import { half } from "./half.ts";
 import { layers } from "./layers.ts";
 import { replay } from "./replay.ts";
 import { Failure } from "./running.ts";
@@ -23,6 +24,7 @@ async function main(): Promise<void> {
         topics: withPlainFailures(topics),
         groups: withPlainFailures(groups),
         "dead-letters": withPlainFailures(deadLetters),
+        half: withPlainFailures(half),
         trace: withPlainFailures(trace),
         doctor: withPlainFailures(doctor),
         chat: withPlainFailures(chat),

@@ -208,3 +208,22 @@ describe("the search", () => {
     }
   });
 });
+
+test("a half message is told of before, and found at once behind its commit", async () => {
+  await using t = await openTraced();
+  const { transactions } = t.queue;
+  const { id } = await transactions.prepare(
+    t.topic,
+    { type: "numbered", key: "k", data: { n: 1 } },
+    { producerGroup: "shop" },
+  );
+  expect(await t.queue.trace(id)).toMatchObject({
+    ...{ verdict: "found", commits: [], deliveries: [] },
+    records: [{ kind: "half", record: { id, state: "prepared", producerGroup: "shop" } }],
+  });
+  await t.publish("k", 1, 1_000);
+  const { entry } = await transactions.commit(id);
+  const trace = await t.queue.trace(id);
+  expect(trace).toMatchObject({ commits: [{ entry }], records: [{ record: { state: "committed" } }] });
+  expect(trace.entriesLookedAt).toBe(1);
+});

@@ -77,11 +77,14 @@ async function bury(...numbers: number[]): Promise<string[]> {
   return results.map(({ id }) => id);
 }
 
-test.each(["groups", "dead-letters", "trace", "groups seek", "dead-letters redrive"])("%s has --help", async (line) => {
-  const { out, code } = await run(...line.split(" "), "--help");
-  expect(out).toContain(line);
-  expect(code).toBe(0);
-});
+test.each(["groups", "dead-letters", "half", "trace", "groups seek", "dead-letters redrive"])(
+  "%s has --help",
+  async (line) => {
+    const { out, code } = await run(...line.split(" "), "--help");
+    expect(out).toContain(line);
+    expect(code).toBe(0);
+  },
+);
 
 test("topics and groups tell of the product's and of the services' own", async () => {
   const { out } = await run("topics");
@@ -175,6 +178,34 @@ test("a group is paused, resumed, set to another place, and dropped when its mem
   );
   expect(await failure("groups", "resume", ...billing)).toContain("no group");
 }, 60_000);
+
+test("half messages are listed, and decided by an operator", async () => {
+  const prepare = (n: number) =>
+    queue.transactions.prepare(
+      shop,
+      { type: "order.placed", key: "customer-7", data: { n } },
+      { producerGroup: "tills" },
+    );
+  const [kept, dropped] = [await prepare(21), await prepare(22)];
+  expect((await run("half", "--state", "prepared")).out).toMatch(new RegExp(`${kept.id} +prepared +shop +tills`));
+  expect((await json("half")).halves).toEqual([]);
+  const first = await json("half", "list", "--state", "prepared", "--limit", "1");
+  const second = await json("half", "list", "--state", "prepared", "--limit", "1", "--cursor", first.next);
+  const listed = [...first.halves, ...second.halves].map(({ id }: { id: string }) => id);
+  expect(listed.toSorted()).toEqual([kept.id, dropped.id].toSorted());
+  expect((await run("half", "inspect", kept.id)).out).toContain('{"n":21}');
+  expect((await run("half", "resume", kept.id)).out).toContain("tills is asked again");
+
+  expect(await failure("half", "commit", kept.id)).toContain("add --yes");
+  expect((await run("half", "commit", kept.id, "--yes")).out).toContain("is committed as entry");
+  expect((await run("half", "rollback", dropped.id, "--yes")).out).toContain("is rolled_back");
+  expect(await failure("half", "commit", dropped.id, "--yes")).toContain("rolled back");
+  expect(await failure("half", "inspect", "nobody's")).toContain("nobody's");
+  expect(await failure("half", "--state", "lost")).toContain("--state lost");
+  const traced = await run("trace", kept.id);
+  expect(traced.out).toContain("half");
+  expect(traced.out).toContain("committed");
+});
 
 test("trace tells the life of a message, and of none that there is none", async () => {
   const late = defineTopic("late", { schema: v.unknown() });
