@@ -313,8 +313,12 @@ function attributesOf({ tag, expireAt }: PublishInput<unknown>): Attributes {
   return { ...(tag ? { t: tag } : {}), ...(expireAt === undefined ? {} : { x: String(expireAt) }) };
 }
 
-function checkAttributes(topic: string, { id, tag, expireAt }: PublishInput<unknown>): void {
+function checkAttributes(topic: string, input: PublishInput<unknown>): void {
+  const { id, tag, expireAt, deliverAt, condition } = input;
   const issues: Issue[] = [];
+  if (condition !== undefined && deliverAt === undefined) {
+    issues.push({ path: "condition", message: "needs a deliverAt, the time when it is judged" });
+  }
   if (id?.startsWith("@")) issues.push({ path: "id", message: "must not begin with @" });
   if (tag !== undefined && !ID_PATTERN.test(tag))
     issues.push({ path: "tag", message: "must be 1..64 of [A-Za-z0-9_.-]" });
