@@ -97,13 +97,16 @@ class Timekeeper {
 
   async stop(signal: AbortSignal): Promise<void> {
     this.#stopping.abort();
-    await this.#relay?.stop(signal);
-    await this.#watching;
-    const closing = this.#timers?.close().catch((error: unknown) => {
+    const late = AbortSignal.any([signal, AbortSignal.timeout(CLOSE_MS)]);
+    const close = async () => {
+      await this.#relay?.stop(signal);
+      await this.#watching;
+      await this.#timers?.close();
+    };
+    const closing = close().catch((error: unknown) => {
       this.#parts.context.log.debug({ error }, "the timers did not close cleanly; what was in hand is taken up again");
     });
-    const late = AbortSignal.any([signal, AbortSignal.timeout(CLOSE_MS)]);
-    await Promise.race([closing, new Promise<void>((resolve) => aborted(late, resolve))]);
+    await Promise.race([closing, new Promise<void>((resolve) => whenAborted(late, resolve))]);
     this.#disconnect();
   }
 
@@ -188,7 +191,7 @@ class RedisClock implements Pick<Clock, "now"> {
   }
 }
 
-function aborted(signal: AbortSignal, then: () => void): void {
+function whenAborted(signal: AbortSignal, then: () => void): void {
   if (signal.aborted) then();
   else signal.addEventListener("abort", then, { once: true });
 }
