@@ -43,8 +43,12 @@ test("one of a hundred keys that always fails: the others go on, and its 3 000 s
   for (const n of range(1, 99)) await t.publish(`k${n}`, 1, 20);
   await eventually(() => expect(seen.length).toBe(99 * 20));
   expect(byKey(seen)).toEqual(Object.fromEntries(range(1, 99).map((n) => [`k${n}`, range(1, 20)])));
-  await eventually(async () => expect(await standing(t)).toMatchObject({ sideMessages: 3_000, parkedKeys: 0, lag: 3_000 }));
-  expect(await t.queue.trim({ name: "t", retentionMs: 1, lengthMax: 1, dedupMs: 1, backlogMax: 10 })).toBeGreaterThan(4_000);
+  await eventually(async () =>
+    expect(await standing(t)).toMatchObject({ sideMessages: 3_000, parkedKeys: 0, lag: 3_000 }),
+  );
+  expect(await t.queue.trim({ name: "t", retentionMs: 1, lengthMax: 1, dedupMs: 1, backlogMax: 10 })).toBeGreaterThan(
+    4_000,
+  );
   failing.delete("bad");
   await eventually(() => expect(byKey(seen)["bad"]).toEqual(range(1, 3_000)), 15_000);
   await t.publish("bad", 3_001, 3_010);
@@ -225,7 +229,9 @@ test("a hand-over of keys in hand costs no attempt and loses no time", async () 
     if (data.n === 2) await gate.promise;
   };
   failing.add("k");
-  const first = await t.run(t.queue.consume(t.topic, options({ onPoison: "park", maxAttempts: 1, leaseMs: 60_000, handle })));
+  const first = await t.run(
+    t.queue.consume(t.topic, options({ onPoison: "park", maxAttempts: 1, leaseMs: 60_000, handle })),
+  );
   await t.publish("k", 1, 4);
   await eventually(async () => expect(await standing(t)).toMatchObject({ parkedKeys: 1 }));
   failing.clear();
