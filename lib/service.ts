@@ -44,6 +44,12 @@ export function createService(
   };
 }
 
+/** Resolves when `signal` aborts. Each call leaves a listener: not for loops. */
+export function whenAborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+}
+
 export interface RunningServices {
   /** Stops all in reverse order; errors of one do not keep the others from stopping and are thrown together at the end. */
   stop(options?: { shutdownMs?: number }): Promise<void>;

@@ -21,8 +21,10 @@ const HOSTS_MAX = 2_000;
 interface Host {
   underWay: number;
   waiting: (() => void)[];
-  /** In a row, without an answer. */
+  /** In a row, without an answer; of a dark host no more are counted. */
   failures: number;
+  /** How often in a row it was tried while dark, in vain. */
+  probes: number;
   openUntil: number;
   isProbing: boolean;
 }
@@ -38,7 +40,8 @@ export class Circuits {
   /** Resolves when the call may begin; to a number: not now, again after so many ms. Rejects when `signal` aborts while it waits. */
   async enter(name: string, signal: AbortSignal): Promise<Slot | number> {
     const host = this.#host(name);
-    if (isDark(host)) {
+    const isProbe = isDark(host);
+    if (isProbe) {
       if (performance.now() < host.openUntil) return untilOpen(host);
       if (host.isProbing || host.underWay >= UNDER_WAY_MAX) return PROBE_LOOK_MS;
       host.isProbing = true;
@@ -52,7 +55,7 @@ export class Circuits {
         return untilOpen(host);
       }
     }
-    return { release: (isAnswered) => release(host, isAnswered) };
+    return { release: (isAnswered) => release(host, isAnswered, isProbe) };
   }
 
   #host(name: string): Host {
@@ -63,7 +66,7 @@ export class Circuits {
       return known;
     }
     if (this.#hosts.size >= HOSTS_MAX) this.#forgetOne();
-    const host: Host = { underWay: 0, waiting: [], failures: 0, openUntil: 0, isProbing: false };
+    const host: Host = { underWay: 0, waiting: [], failures: 0, probes: 0, openUntil: 0, isProbing: false };
     this.#hosts.set(name, host);
     return host;
   }
@@ -102,14 +105,17 @@ function turn(host: Host, signal: AbortSignal): Promise<void> {
   });
 }
 
-function release(host: Host, isAnswered: boolean): void {
-  host.isProbing = false;
-  if (isAnswered) host.failures = 0;
-  else {
-    host.failures += 1;
-    const times = host.failures - FAILURES_MAX;
-    if (times >= 0)
-      host.openUntil = performance.now() + Math.min(OPEN_MAX_MS, OPEN_FIRST_MS * 2 ** Math.min(times, 10));
+function release(host: Host, isAnswered: boolean, isProbe: boolean): void {
+  if (isProbe) host.isProbing = false;
+  if (isAnswered) {
+    host.failures = 0;
+    host.probes = 0;
+  } else if (isProbe || !isDark(host)) {
+    host.failures = Math.min(FAILURES_MAX, host.failures + 1);
+    if (isProbe) host.probes += 1;
+    if (isDark(host)) {
+      host.openUntil = performance.now() + Math.min(OPEN_MAX_MS, OPEN_FIRST_MS * 2 ** Math.min(host.probes, 10));
+    }
   }
   next(host);
 }

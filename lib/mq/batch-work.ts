@@ -14,6 +14,7 @@ import { LOSSES_MAX } from "./lease.ts";
 import { type Delivery, InvalidMessage, Later } from "./message.ts";
 import type { Progress } from "./progress.ts";
 import { orderKeyOf } from "./side.ts";
+import { compareEntries } from "./stream.ts";
 import { invalidityOf, type Work, type WorkSite } from "./work.ts";
 
 /** A store that was away for a moment is back by then; what fails on is most likely one message's fault. */
@@ -70,7 +71,8 @@ export class BatchWork<D> implements Work<D> {
   }
 
   mayTake(): boolean {
-    return this.#careful === 0;
+    const { last } = this.#site.lease.grant;
+    return this.#careful === 0 || compareEntries(this.#progress.checkpoint, last) >= 0;
   }
 
   onReady(key: string, losses: number): void {
@@ -172,7 +174,8 @@ export class BatchWork<D> implements Work<D> {
     const { lease } = this.#site;
     for (const delivery of batch) {
       if (!this.#site.mayHandOut()) return false;
-      if (lease.isPoison(delivery.entry)) {
+      // A group that would rather wait than give up goes on with it.
+      if (lease.isPoison(delivery.entry) && Number.isFinite(this.#site.declaration.maxAttempts)) {
         this.#site.bury(delivery, "poison", `${lease.grant.blame} holders were lost over it, alone, without an answer`);
       } else {
         await lease.mark(delivery.entry);

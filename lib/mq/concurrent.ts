@@ -72,7 +72,7 @@ class ConcurrentConsumer<D> {
     this.#declaration = declaration;
     this.#partitions = Array.from({ length: context.keys.partitions }, (_, partition) => partition);
     const { name } = topic;
-    const { group, leaseMs, batchMax } = declaration;
+    const { group, leaseMs, batchMax, inFlightMax } = declaration;
     this.#leases = new DeliveryLeases(context, name, group, leaseMs);
     this.#membership = new Membership(context, name, group, leaseMs);
     const { delivered, acked, retried, expired } = context.metrics;
@@ -91,7 +91,7 @@ class ConcurrentConsumer<D> {
       onRetry: (waitMs) => this.#sweepWithin(waitMs),
     });
     this.#reader = new GroupReader({
-      ...{ context, topic: name, group, batchMax },
+      ...{ context, topic: name, group, batchMax, inFlightMax },
       room: () => this.#work.room,
       generation: (partition) => this.#leases.generation(partition),
       onEntries: (partition, entries, generation) => this.#take(partition, entries, generation),

@@ -5,6 +5,7 @@
  */
 
 import { defineScript, type RedisClient } from "../redis/index.ts";
+import ackLua from "../redis/lua/mq-ack.lua" with { type: "text" };
 import buryLua from "../redis/lua/mq-bury.lua" with { type: "text" };
 import claimLua from "../redis/lua/mq-claim.lua" with { type: "text" };
 import dropLua from "../redis/lua/mq-consumers-drop.lua" with { type: "text" };
@@ -82,6 +83,16 @@ const receiveScript = defineScript({
       nextDueMs: due === "" ? undefined : Number(due),
     };
   },
+});
+
+const ackScript = defineScript({
+  name: "mqAck",
+  lua: ackLua,
+  keys: ["stream", "attempts"],
+  args: ["group", "member", "token"],
+  hasRest: true,
+  decode: (reply): SettleOutcome | readonly SettleOutcome[] =>
+    reply === "" ? "settled" : (reply as number[]).map((outcome) => OUTCOMES[outcome]!),
 });
 
 const settleScript = defineScript({
@@ -216,6 +227,18 @@ export class DeliveryLeases {
       limit,
     });
     return { ...reply, generation };
+  }
+
+  /** Acks deliveries of one generation and count, in the partition's order. Resolves to the outcome of each, or of all. */
+  ack<D>(partition: number, holds: readonly Hold<D>[]): Promise<SettleOutcome | readonly SettleOutcome[]> {
+    const { stream, attempts } = this.#keys(partition);
+    return ackScript(this.#commands, {
+      stream,
+      attempts,
+      ...this.#names(partition),
+      token: holds[0]!.count,
+      restArgs: holds.map(({ delivery }) => delivery.entry),
+    });
   }
 
   /** At most `limit` deliveries for a service outside, due and new ones, of whatever generation the group is; undefined when it is not registered. */

@@ -15,6 +15,7 @@ import type { GroupCounters } from "./work.ts";
 
 /** As for ordered groups: three losses without an answer make a suspect (design.md §6). */
 const LOSSES_MAX = 3;
+const ACK: Settlement = { kind: "ack" };
 
 export interface DeliveryWorkParts<D> {
   readonly context: QueueContext;
@@ -33,29 +34,37 @@ export class DeliveryWork<D> {
   readonly #settler: Settler<D>;
   /** All that is leased: with handlers, waiting for their turn, or settled without an answer from Redis yet. */
   readonly #inHand = new Set<Hold<D>>();
-  readonly #running = new Set<Hold<D>>();
+  /** With handlers. */
+  #running = 0;
   /** Batches (of one, for single handlers) that wait for a handler: a read may bring a little more than there is room for. */
   #waiting: (readonly Hold<D>[])[] = [];
   /** They wait until nothing else is with a handler, and nothing else starts before them. */
   #suspects: Hold<D>[] = [];
   #alone: Hold<D> | undefined;
   readonly #idlers: (() => void)[] = [];
+  /** Settled without an answer from Redis yet. */
+  #settling = 0;
+  /** Since the last answer, for the counter: a look-up per message is not cheap. */
+  #acked = 0;
 
   constructor(parts: DeliveryWorkParts<D>) {
     this.#parts = parts;
     const { context, leases, topic, declaration } = parts;
-    this.#settler = new Settler(
-      context,
-      leases,
-      (hold, settlement, outcome) => this.#settled(hold, settlement, outcome),
-      (evicted) => context.metrics.deadLettersEvicted.inc({ topic, group: declaration.group }, evicted),
-    );
+    this.#settler = new Settler(context, leases, {
+      onSettled: (hold, settlement, outcome) => this.#settled(hold, settlement, outcome),
+      onAnswered: () => this.#answered(),
+      onEvicted: (count) => context.metrics.deadLettersEvicted.inc({ topic, group: declaration.group }, count),
+    });
   }
 
-  /** How many deliveries may be taken. None while a suspect is about. */
+  /**
+   * How many deliveries may be taken. None while a suspect is about. What handlers are done with no longer counts, so that the next
+   * read need not wait for the answer to the acks; but no more than as many again may be without one.
+   */
   get room(): number {
     if (this.#suspects.length > 0 || this.#alone) return 0;
-    return Math.max(0, this.#parts.declaration.inFlightMax - this.#inHand.size);
+    const { inFlightMax } = this.#parts.declaration;
+    return Math.max(0, Math.min(inFlightMax - this.#inHand.size + this.#settling, 2 * inFlightMax - this.#inHand.size));
   }
 
   get holds(): ReadonlySet<Hold<D>> {
@@ -86,7 +95,7 @@ export class DeliveryWork<D> {
   release(holds: readonly Hold<D>[]): void {
     for (const hold of holds) {
       this.#inHand.add(hold);
-      this.#settler.settle(hold, { kind: "retry", waitMs: 0 });
+      this.#settle(hold, { kind: "retry", waitMs: 0 });
     }
   }
 
@@ -118,12 +127,12 @@ export class DeliveryWork<D> {
     const { declaration, counters } = this.#parts;
     if (!isSelected(hold.delivery, declaration, now)) {
       if (isExpired(hold.delivery, now)) counters.expired.inc(1);
-      this.#settler.settle(hold, { kind: "pass" });
+      this.#settle(hold, { kind: "pass" });
       return true;
     }
     if (hold.attempts.losses > LOSSES_MAX) {
       const reason = `${hold.attempts.losses} holders were lost over it without an answer`;
-      this.#settler.settle(hold, { kind: "bury", letter: deadLetterOf(hold.delivery, "poison", reason) });
+      this.#settle(hold, { kind: "bury", letter: deadLetterOf(hold.delivery, "poison", reason) });
       return true;
     }
     if (declaration.validate) {
@@ -131,7 +140,7 @@ export class DeliveryWork<D> {
         void hold.delivery.data;
       } catch (error) {
         if (!(error instanceof InvalidMessage)) throw error;
-        this.#settler.settle(hold, { kind: "bury", letter: deadLetterOf(hold.delivery, "invalid", error) });
+        this.#settle(hold, { kind: "bury", letter: deadLetterOf(hold.delivery, "invalid", error) });
         return true;
       }
     }
@@ -146,13 +155,13 @@ export class DeliveryWork<D> {
     for (;;) {
       if (this.#alone) return;
       if (this.#suspects.length > 0) {
-        if (this.#running.size > 0) return;
+        if (this.#running > 0 || this.#settling > 0) return;
         this.#alone = this.#suspects.shift()!;
         void this.#run([this.#alone]);
         return;
       }
       const next = this.#waiting[0];
-      if (!next || (this.#running.size > 0 && this.#running.size + next.length > inFlightMax)) return;
+      if (!next || (this.#running > 0 && this.#running + next.length > inFlightMax)) return;
       this.#waiting.shift();
       void this.#run(next);
     }
@@ -160,14 +169,16 @@ export class DeliveryWork<D> {
 
   async #run(holds: readonly Hold<D>[]): Promise<void> {
     const { counters, declaration } = this.#parts;
-    for (const hold of holds) this.#running.add(hold);
+    this.#running += holds.length;
     counters.delivered.inc(holds.length);
     try {
       await this.#handle(holds, declaration);
-      for (const hold of holds) this.#settler.settle(hold, { kind: "ack" });
+      for (const hold of holds) this.#settle(hold, ACK);
     } catch (error) {
-      for (const hold of holds) this.#settler.settle(hold, this.#settlementOf(hold, error, holds.length === 1));
+      for (const hold of holds) this.#settle(hold, this.#settlementOf(hold, error, holds.length === 1));
     }
+    this.#running -= holds.length;
+    this.#pump();
   }
 
   #handle(holds: readonly Hold<D>[], { handle, handleBatch }: Declaration<D>): unknown {
@@ -201,14 +212,24 @@ export class DeliveryWork<D> {
     return { kind: "retry", waitMs, record };
   }
 
+  #settle(hold: Hold<D>, settlement: Settlement): void {
+    this.#settling += 1;
+    this.#settler.settle(hold, settlement);
+  }
+
   #settled(hold: Hold<D>, settlement: Settlement, outcome: SettleOutcome): void {
-    const { context, topic, declaration, counters } = this.#parts;
+    const { context, topic, declaration } = this.#parts;
+    this.#settling -= 1;
     this.#inHand.delete(hold);
-    this.#running.delete(hold);
     if (outcome === "settled") this.#count(hold, settlement);
     else if (outcome === "stale" && !hold.isLost) context.metrics.leasesLost.inc({ topic, group: declaration.group });
-    if (settlement.kind === "ack" && outcome !== "stale") counters.acked.inc(1);
+    if (settlement.kind === "ack" && outcome !== "stale") this.#acked += 1;
     if (this.#alone === hold) this.#alone = undefined;
+  }
+
+  #answered(): void {
+    this.#parts.counters.acked.inc(this.#acked);
+    this.#acked = 0;
     this.#pump();
     this.#parts.onRoom();
     this.#resolveIdlers();

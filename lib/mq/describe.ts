@@ -24,6 +24,8 @@ export interface GroupDescription {
   readonly sideMessages: number;
   /** By partition, the member that holds its lease; undefined in concurrent groups and where nobody does. */
   readonly owners: readonly (string | undefined)[];
+  /** What an operator ordered: no member takes anything since then. */
+  readonly paused: { readonly at: number; readonly reason: string } | undefined;
 }
 
 export interface TopicDescription {
@@ -69,7 +71,11 @@ export async function describeTopic(context: QueueContext, topic: AnyTopic): Pro
     }),
   );
   const names = [...new Set(partitions.flatMap(({ standings }) => standings.map(({ group }) => group)))].sort();
-  const groups = names.map((group) => {
+  const orders = await Promise.all(
+    names.map((group) => context.redis.commands.hmget(keys.groupControl(topic.name, group), "paused", "reason")),
+  );
+  const groups = names.map((group, i) => {
+    const [pausedAt, reason] = orders[i]!;
     const ofPartitions = partitions.map(({ standings }) => standings.find((standing) => standing.group === group));
     const present = ofPartitions.filter((standing) => standing !== undefined);
     const sum = (of: (standing: Standing) => number) => present.reduce((total, standing) => total + of(standing), 0);
@@ -83,9 +89,11 @@ export async function describeTopic(context: QueueContext, topic: AnyTopic): Pro
       parkedKeys: sum(({ parkedKeys }) => parkedKeys),
       sideMessages: sum(({ sideMessages }) => sideMessages),
       owners: ofPartitions.map((standing) => standing?.owner),
+      paused: pausedAt ? { at: Number(pausedAt), reason: reason ?? "" } : undefined,
     };
     const labels = { topic: topic.name, group };
     metrics.lag.set(labels, description.lag);
+    metrics.oldestPendingSeconds.set(labels, description.oldestMs / 1_000);
     metrics.parkedKeys.set(labels, description.parkedKeys);
     metrics.sideMessages.set(labels, description.sideMessages);
     return description;

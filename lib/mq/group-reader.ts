@@ -15,6 +15,8 @@ import { streamGroupOf } from "./stream-group.ts";
 const CLUSTER_BLOCK_MS = 1_000;
 /** While a seek has reached only some partitions the two consumer groups are read in turn, each blocking for so long. */
 const TURN_BLOCK_MS = 100;
+/** Reads of a few entries cost Redis and us several times as much per entry: this share of the hands may rest meanwhile. */
+const ROOM_SHARE_MIN = 0.05;
 const FAILURE_BACKOFF = { firstMs: 50, maxMs: 1_000, jitter: 0.2 };
 /** UNBLOCK may overtake the read that it is to end, so a stop repeats it; failing so often, Redis is away. */
 const UNBLOCK_AGAIN_MS = 2;
@@ -25,6 +27,7 @@ export interface GroupReaderParts {
   readonly topic: string;
   readonly group: string;
   readonly batchMax: number;
+  readonly inFlightMax: number;
   /** How many deliveries may be taken now. */
   room(): number;
   /** The generation of the group in a partition (stream-group.ts). */
@@ -124,19 +127,22 @@ export class GroupReader {
   }
 
   async #read(partitions: readonly number[]): Promise<void> {
-    const { context, topic, group, room, onFailure } = this.#parts;
+    const { context, topic, group, inFlightMax, room, onFailure } = this.#parts;
+    const roomMin = Math.max(1, Math.floor(inFlightMax * ROOM_SHARE_MIN));
     const { redis, clock, log, metrics } = context;
     const connection = redis.blocking(`${topic}/${group}${partitions.length === 1 ? `/${partitions[0]}` : ""}`);
     this.#connections.push(connection);
     connection.on("close", () => this.#clientIds.delete(connection));
     for (let failures = 0; !this.#isStopping; ) {
       try {
-        if (this.#isPaused || room() === 0) {
+        if (this.#isPaused || room() < roomMin) {
           await new Promise<void>((resolve) => this.#waiting.push(resolve));
           continue;
         }
         await this.#readOnce(connection, partitions);
         failures = 0;
+        // Handlers that are done at once make room for a whole read.
+        await nextTurn();
       } catch (error) {
         if (this.#isStopping) return;
         failures += 1;
@@ -179,4 +185,8 @@ export class GroupReader {
       if (partition !== undefined) this.#parts.onEntries(partition, entries, generation);
     }
   }
+}
+
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
 }

@@ -34,16 +34,20 @@ import { type ConsumeOptions, declare } from "./consumer.ts";
 import { type Control, createControl } from "./control.ts";
 import { createDeadLetters, type DeadLetters } from "./dead-letters.ts";
 import { describeTopic, type TopicDescription } from "./describe.ts";
+import type { HalfTimes } from "./half.ts";
 import { createOrderedConsumer } from "./ordered.ts";
 import { Producer, type PublishInput, type PublishResult } from "./producer.ts";
 import { publishWith } from "./publish-with.ts";
 import { createPull, type Pull } from "./pull.ts";
 import { makeRoom, trimTopic } from "./retention.ts";
 import type { AnyTopic, Topic } from "./topic.ts";
+import { type Trace, traceMessage } from "./trace.ts";
+import { createTransactions, type Transactions } from "./transaction.ts";
 import { type OwnKey, ownKey, type Write } from "./writes.ts";
 
 export type { Aside, KeyAside } from "./aside.ts";
 export { type Catalog, type DeclaredGroup, type DeclaredTopic, declarationOf, type Webhook } from "./catalog.ts";
+export type { Check, CheckAnswer, CheckHandler, ReceiveChecksOptions } from "./checks.ts";
 export { cloudEventOf } from "./cloud-event.ts";
 export { type ConnectedQueue, type ConnectOptions, connectQueue } from "./connect.ts";
 export {
@@ -60,6 +64,9 @@ export {
 export type { Control } from "./control.ts";
 export type { DeadLetterPage, DeadLetterQuery, DeadLetters, StoredDeadLetter } from "./dead-letters.ts";
 export type { GroupDescription, TopicDescription } from "./describe.ts";
+export type { Half, HalfDetails, HalfMessage, HalfState, HalfTimes } from "./half.ts";
+export type { HalfExpiry } from "./half-expiry.ts";
+export type { HalfListOptions, HalfPage } from "./half-list.ts";
 export { Bury, InvalidMessage, Later, type Message } from "./message.ts";
 export type { PublishInput, PublishResult } from "./producer.ts";
 export type {
@@ -86,6 +93,9 @@ export {
   toStartPoint,
 } from "./settings.ts";
 export { type AnyTopic, backlogOfPartition, defineTopic, type Topic, type TopicOptions } from "./topic.ts";
+export type { Trace, TracedCommit, TracedRecord } from "./trace.ts";
+export type { TracedDelivery, TracedState } from "./trace-delivery.ts";
+export type { PrepareOptions, Transactions } from "./transaction.ts";
 export type { OwnKey, Write } from "./writes.ts";
 
 export interface QueueOptions {
@@ -98,6 +108,8 @@ export interface QueueOptions {
   readonly member: string;
   /** The topics that the program declares itself: the catalog knows them beside those that services declare. */
   readonly topics?: readonly Topic<unknown>[];
+  /** When half messages are checked and expire, where the defaults (HalfTimes) do not suit; the same in all processes. */
+  readonly halfTimes?: Partial<HalfTimes>;
   /** Seals the tokens of pulls: at least 32 bytes, the same in all processes that serve the same clients. Default: this process's own. */
   readonly tokenSecret?: Uint8Array;
   /** The layer rules of this role: throw LAYER_VIOLATION for what they forbid. Without it everything is allowed. */
@@ -137,6 +149,13 @@ export interface Queue {
   readonly control: Control;
   /** What the groups gave up on: list, inspect, redrive. */
   readonly deadLetters: DeadLetters;
+  /**
+   * The life of one message: its commits, deliveries, dead letters. For operators: mostly a few ms of Redis, up to half a second for an
+   * id that tells no time. Throws INVALID, OVERLOADED.
+   */
+  trace(id: string): Promise<Trace>;
+  /** Half messages: kept unseen until their producer has decided. */
+  readonly transactions: Transactions;
   /** Keys of ordered groups that stand aside: list, unpark. */
   readonly aside: Aside;
   /** Whether this process does a periodic chore now: true for one of all that ask within `forMs`. */
@@ -154,9 +173,12 @@ const CREATE = {
 } as const;
 
 /** Opens the queue over connections that the caller owns. Consumers open their own blocking connections. */
-export function openQueue({ may, topics = [], tokenSecret, ...context }: QueueOptions): Queue {
+export function openQueue({ may, topics = [], halfTimes, tokenSecret, ...context }: QueueOptions): Queue {
   const producer = new Producer(context);
   const consuming = new Set<string>();
+  const catalog = createCatalog(context, topics);
+  const deadLetters = createDeadLetters(context);
+  const transactions = createTransactions(context, (topic) => may?.publish(topic), halfTimes);
   return {
     async publish(topic, input) {
       may?.publish(topic.name);
@@ -184,14 +206,16 @@ export function openQueue({ may, topics = [], tokenSecret, ...context }: QueueOp
     makeRoom: (topic, partition) => makeRoom(context, topic, partition),
     describe: (topic) => describeTopic(context, topic),
     control: createControl(context),
+    deadLetters,
+    transactions,
+    trace: (id) => traceMessage(context, { catalog, deadLetters, transactions }, id),
     pull: createPull(context, tokenSecret),
-    deadLetters: createDeadLetters(context),
     aside: createAside(context),
     async claim(chore, forMs) {
       const { redis, keys, member } = context;
       return (await redis.commands.set(keys.chore(chore), member, "PX", forMs, "NX")) === "OK";
     },
-    catalog: createCatalog(context, topics),
+    catalog,
     report: (error, message) => context.log.warn({ error }, message),
   };
 }

@@ -14,6 +14,7 @@ import { LOSSES_MAX } from "./lease.ts";
 import type { Delivery } from "./message.ts";
 import type { Progress } from "./progress.ts";
 import { orderKeyOf } from "./side.ts";
+import { compareEntries } from "./stream.ts";
 import type { Outcome, Work, WorkSite } from "./work.ts";
 
 /** Unfinished entries that a partition reads ahead of a key that fails. Each is committed by its id, some 20 bytes. */
@@ -108,7 +109,7 @@ export class KeyWork<D> implements Work<D> {
 
   run(): void {
     if (!this.#site.mayHandOut()) return;
-    if (this.#careful > 0) {
+    if (this.#isCareful()) {
       if (this.#running === 0 && this.#ready.length > 0) void this.#runCarefully();
       return;
     }
@@ -141,15 +142,14 @@ export class KeyWork<D> implements Work<D> {
   }
 
   mayTake(): boolean {
-    return this.#careful === 0;
+    return !this.#isCareful();
   }
 
   onReady(key: string, losses: number): void {
     const { side, declaration } = this.#site;
     const [delivery] = side.queueOf(key) as [Delivery<D>];
-    if (losses > LOSSES_MAX && Number.isFinite(declaration.maxAttempts)) {
-      this.#giveUp(key, delivery, "poison", `${losses} holders were lost over it without an answer`);
-    } else if (losses >= LOSSES_MAX) {
+    if (losses > LOSSES_MAX && Number.isFinite(declaration.maxAttempts)) this.#poisoned(key, delivery, losses);
+    else if (losses >= LOSSES_MAX) {
       this.#suspects.push(key);
       // Nothing else may be with a handler then, and who waits for a retry counts as if it were.
       this.#endRetries();
@@ -245,6 +245,17 @@ export class KeyWork<D> implements Work<D> {
     else this.#bury(key, delivery, reason, error);
   }
 
+  /** A group that would rather wait than give up tries it again later, from aside, where it does not stand before the others. */
+  #poisoned(key: string, delivery: Delivery<D>, losses: number): void {
+    const { declaration } = this.#site;
+    if (Number.isFinite(declaration.maxAttempts) || !isCopyable(delivery)) {
+      this.#giveUp(key, delivery, "poison", `${losses} holders were lost over it without an answer`);
+    } else {
+      const turn = this.#site.retry(delivery, declaration.retryMs(delivery.attempt));
+      this.#goAside(key, delivery, { ...turn, losses });
+    }
+  }
+
   #bury(key: string, delivery: Delivery<D>, reason: BuryReason, error: unknown): void {
     const isAside = this.#site.side.holds(key, delivery);
     this.#site.bury(delivery, reason, error);
@@ -306,18 +317,29 @@ export class KeyWork<D> implements Work<D> {
     if (this.#running === 0) for (const resolve of this.#idlers.splice(0)) resolve();
   }
 
+  /** Whether the first entries are suspects: as many as a holder may have in hand, and none that came after the last holder. */
+  #isCareful(): boolean {
+    if (this.#careful === 0) return false;
+    const { last } = this.#site.lease.grant;
+    const [first] = this.#open.values();
+    const isPast = first ? compareEntries(first.entry, last) > 0 : compareEntries(this.#checkpoint, last) >= 0;
+    if (!isPast) return true;
+    this.#careful = 0;
+    void this.#site.lease.mark("");
+    return false;
+  }
+
   /** The lease was lost over these entries again and again: each alone, known to the next holder before it is tried. */
   async #runCarefully(): Promise<void> {
     const { lease } = this.#site;
     this.#running += 1;
-    while (this.#careful > 0 && this.#site.mayHandOut()) {
+    while (this.#isCareful() && this.#site.mayHandOut()) {
       const [delivery] = this.#open.values();
       if (delivery === undefined) break;
       const key = orderKeyOf(delivery);
       this.#ready.splice(this.#ready.indexOf(key), 1);
       if (lease.isPoison(delivery.entry)) {
-        const error = `${lease.grant.blame} holders were lost over it, alone, without an answer`;
-        this.#giveUp(key, delivery, "poison", error);
+        this.#poisoned(key, delivery, lease.grant.blame);
       } else {
         await lease.mark(delivery.entry);
         await this.#runAlone(key, delivery);

@@ -40,6 +40,8 @@ export interface Grant {
   readonly blame: number;
   /** Whose lease ran out, or "" when it was free or our own. */
   readonly previousOwner: string;
+  /** The last entry of the partition: no holder before can have had a later one in hand. */
+  readonly last: string;
   /** performance.now() before the call: the lease runs at least from here. */
   readonly askedAt: number;
 }
@@ -47,7 +49,7 @@ export interface Grant {
 type AcquireReply =
   | [
       ...["granted", token: string, checkpoint: string, read: string, open: string],
-      ...[losses: number, suspect: string, blame: number, previousOwner: string],
+      ...[losses: number, suspect: string, blame: number, previousOwner: string, last: string],
     ]
   | ["held", owner: string, leftMs: number]
   | ["unregistered"];
@@ -102,7 +104,7 @@ export async function acquireLease(site: LeaseSite): Promise<Grant | "held" | "u
     leaseMs: declaration.leaseMs,
   });
   if (reply[0] !== "granted") return reply[0];
-  const [, token, checkpoint, read, open, losses, suspect, blame, previousOwner] = reply;
+  const [, token, checkpoint, read, open, losses, suspect, blame, previousOwner, last] = reply;
   return {
     token: Number(token),
     progress: { checkpoint, read: Number(read), open: parseOpen(open) },
@@ -110,6 +112,7 @@ export async function acquireLease(site: LeaseSite): Promise<Grant | "held" | "u
     suspect,
     blame,
     previousOwner,
+    last,
     askedAt,
   };
 }
@@ -173,13 +176,10 @@ export class PartitionLease {
     return this.grant.losses >= LOSSES_MAX || this.grant.suspect !== "";
   }
 
-  /**
-   * Whether this entry killed so many holders while it was alone in hand that it is buried untried. Never in a group that would
-   * rather wait than give up.
-   */
+  /** Whether this entry killed so many holders while it was alone in hand that it must not be handed out again as if nothing were. */
   isPoison(entry: string): boolean {
     const { suspect, blame } = this.grant;
-    return entry === suspect && blame >= LOSSES_MAX && Number.isFinite(this.#site.declaration.maxAttempts);
+    return entry === suspect && blame >= LOSSES_MAX;
   }
 
   /** Whether the last commit failed: take no more work, for its results could not be kept. */

@@ -100,11 +100,12 @@ export interface Attributes {
   readonly o?: string;
 }
 
-const NO_ATTRIBUTES: Attributes = Object.freeze({});
+export const NO_ATTRIBUTES: Attributes = Object.freeze({});
 const AT_SIGN = 0x40;
 
 /** As mq_append takes them; "" for none. */
 export function formatAttributes(attributes: Attributes): string {
+  if (attributes === NO_ATTRIBUTES) return "";
   return Object.entries(attributes)
     .filter(([, value]) => value !== undefined && value !== "")
     .map(([name, value]) => `${name}=${value}`)

@@ -7,11 +7,10 @@ import * as v from "valibot";
 import { AppError, type Issue } from "../errors.ts";
 import { ID_PATTERN, newId } from "../id.ts";
 import { defineScript, toAppError } from "../redis/index.ts";
-import appendLua from "../redis/lua/mq-append.lua" with { type: "text" };
 import dedupeLua from "../redis/lua/mq-dedupe.lua" with { type: "text" };
 import publishLua from "../redis/lua/mq-publish.lua" with { type: "text" };
 import type { QueueContext } from "./consumer.ts";
-import { type Attributes, formatAttributes, issuesOf } from "./message.ts";
+import { type Attributes, formatAttributes, issuesOf, NO_ATTRIBUTES } from "./message.ts";
 import { makeRoom, topicIsFull } from "./retention.ts";
 import { type AnyTopic, backlogOfPartition, type Topic } from "./topic.ts";
 
@@ -61,9 +60,9 @@ type PublishReply = (string | [id: string, entry: string] | 0)[];
 
 const publishScript = defineScript({
   name: "mqPublish",
-  lua: [appendLua, dedupeLua, publishLua],
+  lua: [dedupeLua, publishLua],
   keys: ["stream", "even", "odd", "groups"],
-  args: ["windowMs", "backlogMax"],
+  args: ["windowMs", "backlogMax", "count"],
   hasRest: true,
   decode: (reply) => reply as PublishReply,
 });
@@ -182,7 +181,8 @@ export class Producer {
       groups: keys.groups(topic.name, partition),
       windowMs: topic.dedupMs,
       backlogMax: backlogOfPartition(topic, keys.partitions),
-      restArgs: chunk.flatMap((item) => item.values),
+      count: chunk.length,
+      restArgs: argsOf(chunk),
     });
     const refused: Pending[] = [];
     let appended = 0;
@@ -223,6 +223,21 @@ export function valuesOf<D>(topic: Topic<D>, input: PublishInput<D>, id: string)
 
 const AT_DATA = 4;
 const AT_PROPERTIES = 5;
+const AT_DEDUP_ID = 7;
+
+/** Headers with their data, then the dedupe ids when there are any. */
+function argsOf(chunk: readonly Pending[]): string[] {
+  const args: string[] = [];
+  let hasDedupes = false;
+  for (const { values } of chunk) {
+    const [id, type, key, sequence, data, properties, attributes, dedupId] = values;
+    const header = `${id} ${type} ${key} ${sequence} ${properties}`;
+    args.push(attributes === "" ? header : `@${attributes} ${header}`, data!);
+    hasDedupes ||= dedupId !== "";
+  }
+  if (hasDedupes) for (const { values } of chunk) args.push(values[AT_DEDUP_ID]!);
+  return args;
+}
 
 function textOf<D>(topic: Topic<D>, { data, raw }: PublishInput<D>): string {
   if ((data === undefined) === (raw === undefined)) {
@@ -235,6 +250,7 @@ function textOf<D>(topic: Topic<D>, { data, raw }: PublishInput<D>): string {
 }
 
 function attributesOf({ tag, expireAt }: PublishInput<unknown>): Attributes {
+  if (tag === undefined && expireAt === undefined) return NO_ATTRIBUTES;
   return { ...(tag ? { t: tag } : {}), ...(expireAt === undefined ? {} : { x: String(expireAt) }) };
 }
 

@@ -5,27 +5,30 @@
 
 import { AppError } from "../errors.ts";
 import { newId } from "../id.ts";
-import { defineScript, toAppError } from "../redis/index.ts";
+import { defineScript } from "../redis/index.ts";
 import appendLua from "../redis/lua/mq-append.lua" with { type: "text" };
 import dedupeLua from "../redis/lua/mq-dedupe.lua" with { type: "text" };
 import publishWithLua from "../redis/lua/mq-publish-with.lua" with { type: "text" };
 import writesLua from "../redis/lua/mq-writes.lua" with { type: "text" };
 import type { QueueContext } from "./consumer.ts";
 import { type PublishInput, type PublishResult, valuesOf } from "./producer.ts";
-import type { Topic } from "./topic.ts";
+import { withRoom } from "./retention.ts";
+import { backlogOfPartition, type Topic } from "./topic.ts";
 import { formatWrites, refusedByState, type Write } from "./writes.ts";
 
 type Reply =
   | [kind: "appended", entry: string]
   | [kind: "duplicate", id: string, entry: string]
-  | [kind: "refused", number: number, why: string];
+  | [kind: "refused", number: number, why: string]
+  | [kind: "full"];
 
 const publishWithScript = defineScript({
   name: "mqPublishWith",
   lua: [appendLua, dedupeLua, writesLua, publishWithLua],
-  keys: ["stream", "even", "odd"],
+  keys: ["stream", "even", "odd", "groups"],
   args: [
-    ...(["windowMs", "id", "messageType", "key", "sequence", "data", "properties", "attributes", "dedupeId"] as const),
+    ...(["windowMs", "backlogMax", "id", "messageType", "key", "sequence"] as const),
+    ...(["data", "properties", "attributes", "dedupeId"] as const),
   ],
   hasRest: true,
   decode: (reply) => reply as Reply,
@@ -52,20 +55,19 @@ export async function publishWith<D>(
   const [id, messageType, key, sequence, data, properties, attributes, dedupeId] = values as Values;
   const partition = keys.partitionOf(key);
   const formatted = formatWrites(keys, partition, writes);
-  let reply: Reply;
-  try {
-    reply = await publishWithScript(redis.commands, {
+  const send = () =>
+    publishWithScript(redis.commands, {
       stream: keys.topic(topic.name, partition),
       even: keys.published(topic.name, partition, "even"),
       odd: keys.published(topic.name, partition, "odd"),
+      groups: keys.groups(topic.name, partition),
       windowMs: topic.dedupMs,
+      backlogMax: backlogOfPartition(topic, keys.partitions),
       ...{ id, messageType, key, sequence, data, properties, attributes, dedupeId },
       restKeys: formatted.keys,
       restArgs: formatted.args,
     });
-  } catch (error) {
-    throw toAppError(error);
-  }
+  const reply = await withRoom(context, topic, partition, send);
   if (reply[0] === "refused") throw refusedByState(reply[1], reply[2]);
   if (reply[0] === "duplicate") return { id: reply[1], partition, entry: reply[2], duplicate: true };
   metrics.published.inc({ topic: topic.name });

@@ -34,7 +34,7 @@ export interface RedriveFilter {
 const redriveScript = defineScript({
   name: "mqRedrive",
   lua: [appendLua, redriveLua],
-  keys: ["stream", "dead"],
+  keys: ["stream", "dead", "lease"],
   args: ["group", "redrivesMax", "bytesMax", "isDry"],
   hasRest: true,
   decode: (reply) => reply as RedriveResult[],
@@ -85,6 +85,7 @@ async function redriveChunk(
   const outcomes = await redriveScript(redis.commands, {
     stream: keys.topic(topic, partition),
     dead: keys.deadLetters(topic, partition, group),
+    lease: keys.lease(topic, partition, group),
     group,
     redrivesMax: REDRIVES_MAX,
     bytesMax: CHUNK_BYTES_MAX,

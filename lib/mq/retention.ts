@@ -6,7 +6,7 @@
  */
 
 import { AppError } from "../errors.ts";
-import { defineScript } from "../redis/index.ts";
+import { defineScript, toAppError } from "../redis/index.ts";
 import trimLua from "../redis/lua/mq-trim.lua" with { type: "text" };
 import { createService, type Service } from "../service.ts";
 import type { QueueContext } from "./consumer.ts";
@@ -77,6 +77,30 @@ export function makeRoom(context: QueueContext, topic: AnyTopic, partition: numb
     .finally(() => running.delete(name));
   running.set(name, trimming);
   return trimming;
+}
+
+/**
+ * Sends something that a full topic refuses (`["full"]`), once more when room was made. Throws AppError: RATE_LIMITED when it is still
+ * full, and for Redis errors.
+ */
+export async function withRoom<R extends readonly unknown[]>(
+  context: QueueContext,
+  topic: AnyTopic,
+  partition: number,
+  send: () => Promise<R>,
+): Promise<Exclude<R, readonly ["full"]>> {
+  const isTaken = (reply: R): reply is Exclude<R, readonly ["full"]> => reply[0] !== "full";
+  try {
+    const first = await send();
+    if (isTaken(first)) return first;
+    await makeRoom(context, topic, partition);
+    const second = await send();
+    if (isTaken(second)) return second;
+  } catch (error) {
+    throw toAppError(error);
+  }
+  context.metrics.publishRefused.inc({ topic: topic.name });
+  throw topicIsFull(topic);
 }
 
 /** What a producer is told. */

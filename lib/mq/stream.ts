@@ -14,8 +14,10 @@ const countScript = defineScript({
   },
 });
 
-/** Orders stream entry ids. */
+/** Orders stream entry ids: below 0 when `a` comes first. */
 export function compareEntries(a: string, b: string): number {
+  // Numbers of as many digits compare as texts do, and nearly all ids have as many: no parts need be cut out.
+  if (a.length === b.length && a.indexOf("-") === b.indexOf("-")) return a < b ? -1 : a > b ? 1 : 0;
   const [aMs = "0", aCount = "0"] = a.split("-");
   const [bMs = "0", bCount = "0"] = b.split("-");
   return Number(aMs) - Number(bMs) || Number(aCount) - Number(bCount);

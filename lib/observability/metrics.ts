@@ -100,9 +100,11 @@ export function createMetrics(): Metrics {
     delayed: counter("im_mq_delayed_total", "Delayed messages by outcome: fired, cancelled, dropped, moved.", [
       "outcome",
     ]),
-    halves: counter("im_mq_halves_total", "Half messages by outcome: prepared, committed, rolled_back, expired.", [
-      "outcome",
-    ]),
+    halves: counter(
+      "im_mq_halves_total",
+      "Half messages by outcome: prepared, committed, rolled_back, expired, resumed, dropped.",
+      ["outcome"],
+    ),
     checks: counter("im_mq_checks_total", "Checks of half messages by answer: commit, rollback, unknown, none.", [
       "answer",
     ]),

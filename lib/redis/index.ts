@@ -28,3 +28,4 @@ export {
 export { createKeys, type Keys } from "./keys.ts";
 export { outcomeOf, type RedisOutcome, toAppError } from "./outcome.ts";
 export { defineScript, type Script } from "./script.ts";
+export { redisTimeMs } from "./time.ts";

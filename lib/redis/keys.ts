@@ -33,16 +33,24 @@ export function createKeys(prefix: string, partitions: number) {
     conversation,
     /**
      * hash, what every send reads and writes, in one place (two hashes cost a commit two more commands). No expiry.
-     *   `#`    -> `<head> <messages> <active ms> <last message's seq> <epoch>`, ` d` behind it when dissolved; the first field
+     *   `#`    -> `<head> <messages> <active ms> <last message's seq> <epoch>`, the first field; behind it flags, if any:
+     *             `c` it is a channel, `d` it is dissolved
      *   user   -> `<role o|a|m> <joined seq> <muted until ms> <read seq> <messages up to it>`
      */
     members: (id: string) => `${conversation(id)}:members`,
     /**
      * stream, the hot window of the timeline. Entry id `<seq>-<messages up to and with this entry>`; one field, named by kind
-     * (`m` message, `member`, `settings`), holds the entry's record as JSON bytes (of `m`: the whole message).
+     * (`m` message, `edit`, `recall`, `reaction`, `member`, `settings`), holds the entry's record as JSON bytes (of `m`: the whole message).
      * Trimmed behind the archive, to the last 1 000 messages or 7 days.
      */
     log: (id: string) => `${conversation(id)}:log`,
+    /**
+     * hash, what later entries made of messages (lib/im/fold.ts): `<seq>c` -> its content, `<seq>r` -> its reactions, and `#` -> how
+     * many trims have taken fields away. Of messages in the hot window, and of older ones until the archive has the change.
+     */
+    folds: (id: string) => `${conversation(id)}:folds`,
+    /** hash user -> `"👍","🎉"`, what the user has on one message (nothing: taken back). Lives as long as the message's reactions above. */
+    reactors: (id: string, seq: number) => `${conversation(id)}:reactors:${seq}`,
     /**
      * hash `<sender>/<conversation>/<clientId>` -> `<seq> <message id> <payload digest>`: the dedupe records of one day.
      * Expires after two generations. One key per day and partition, for a key with a TTL per message costs 30 % of a commit.
@@ -55,6 +63,8 @@ export function createKeys(prefix: string, partitions: number) {
     routes: (id: string) => `${user(id)}:routes`,
     /** zset conversation by the time in ms of its last activity: the conversation list. No expiry. */
     inbox: (id: string) => `${user(id)}:inbox`,
+    /** set of `<conversation>/<seq>`: messages that the user has deleted for himself, at most 10 000. No expiry. */
+    hidden: (id: string) => `${user(id)}:hidden`,
 
     // Topics. Owner: lib/mq.
 
@@ -79,7 +89,7 @@ export function createKeys(prefix: string, partitions: number) {
      * unfinished entry, `read` number of entries ever added up to the checkpoint. Of an ordered group also its lease: `owner` (""
      * when released), `session` of the owner's process, `token` fencing token, `commit` number of the last commit under it, `until`
      * ms by Redis TIME, `losses` of the lease while the floor stood still, `suspect` entry handed out alone after too many of them,
-     * `blame` holders lost over it, `sought` the last seek and `sought_at` its token. No expiry.
+     * `blame` holders lost over it, `sought` the last seek and `sought_at` its token, `redriven` ms of its last redrive. No expiry.
      */
     lease: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:lease`,
     /** hash member -> ms by Redis TIME until which it counts as alive. Expires with its members. One per group. */
@@ -125,12 +135,18 @@ export function createKeys(prefix: string, partitions: number) {
     delayedDue: (partition: number) => `${at(partition)}:delayed:due`,
     /** zset record id by the ms when it ended. */
     delayedEnded: (partition: number) => `${at(partition)}:delayed:ended`,
-    /** hash transaction id -> record of a half message (lib/mq/transaction.ts); ended ones stay 24 h, EXPIRED ones 7 days. */
+    /**
+     * hash transaction id -> head of a half message, and `<id>/message` -> its message while it may still be committed: both as
+     * mq-half.lua draws them. Removed with the end of the last state.
+     */
     half: (partition: number) => `${at(partition)}:half`,
-    /** zset transaction id by the ms of its next check; one per producer group, `#http` for those with a check URL. */
+    /** zset transaction id by the ms of its next check: prepared ones, one zset per producer group, `#http` for those with a check URL. */
     halfDue: (partition: number, producerGroup: string) => `${at(partition)}:half:due:${producerGroup}`,
-    /** zset transaction id by the ms when its present state ends by itself: of PREPARED the budget, of others the record. */
-    halfEnd: (partition: number) => `${at(partition)}:half:end`,
+    /**
+     * zset transaction id by the ms when it leaves this state by itself, one per state: `prepared` (then expired), `expired` (7 days,
+     * then dropped and counted), `ended`: committed and rolled back ones (24 h or the latest 20 000, for a true answer to whoever asks again).
+     */
+    halfIn: (partition: number, state: "prepared" | "expired" | "ended") => `${at(partition)}:half:${state}`,
     /** A key of the user's own, of the type the user gives it: written together with messages of the partition. No expiry. */
     own: (partition: number, name: string) => `${at(partition)}:own:${name}`,
 

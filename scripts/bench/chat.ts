@@ -6,7 +6,7 @@
 import { startLoadProcess } from "../load/index.ts";
 import { benchCeiling, benchYardstick } from "./commit-sections.ts";
 import { FULL, QUICK } from "./goals.ts";
-import { type Hardware, readHardware } from "./hardware.ts";
+import { type Hardware, printHardware, readHardware } from "./hardware.ts";
 import { printProfiles } from "./profile.ts";
 import { createReport, type Figure } from "./report.ts";
 import { createSkeinLoad } from "./skein-load.ts";
@@ -35,8 +35,6 @@ export interface ChatBench {
 
 /** Fan-out and idle connections do not depend on the ack level: measured at the first one only. */
 const ONCE: readonly Section[] = ["group", "idle"];
-/** Above this the machine is not ours. */
-const BUSY_MAX = 0.05;
 
 export async function benchChat(options: ChatBenchOptions): Promise<ChatBench> {
   const { sections, levels, print } = options;
@@ -65,10 +63,3 @@ export async function benchChat(options: ChatBenchOptions): Promise<ChatBench> {
 }
 
 const PARTS = { pairs: benchPairs, latency: benchLatency, group: benchGroup, idle: benchIdle };
-
-function printHardware({ cpu, cores, memoryGb, platform, bun, redis, busy }: Hardware, print: (line: string) => void) {
-  print(`${cores} cores, ${cpu}, ${memoryGb} GB, ${platform}; Bun ${bun}, Redis ${redis}`);
-  if (busy > BUSY_MAX) {
-    print(`others use ${Math.round(busy * 100)} % of the CPU: read the ratios, not the figures`);
-  }
-}

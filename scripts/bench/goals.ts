@@ -9,6 +9,19 @@ export const GOALS = {
   idleConnectionBytes: 6 * 1_024,
 } as const;
 
+/** Of the queue: rates end to end, as shares of the bare commands' and of BullMQ's. */
+export const MQ_GOALS = {
+  concurrentOfRaw: 0.6,
+  orderedOfRaw: 0.4,
+  ofBullmq: 8,
+  /** Of what the first group costs, publishing included. */
+  extraGroupOfFirst: 0.15,
+  /** A long backlog drains at the rate of a short one. */
+  backlogOfShort: 0.9,
+  /** What a key that always fails leaves to the others. */
+  besidePoison: 0.9,
+} as const;
+
 export interface Scale {
   readonly yardstickRuns: number;
   readonly yardstickCommits: number;
@@ -35,4 +48,35 @@ export const QUICK: Scale = {
   warmMs: 2_000,
   measureMs: 4_000,
   idleConnections: 1_000,
+};
+
+export interface MqScale {
+  /** Median of so many. */
+  readonly runs: number;
+  readonly warm: number;
+  readonly messages: number;
+  readonly backlogShort: number;
+  readonly backlog: number;
+  readonly bullmqWarm: number;
+  readonly bullmqMessages: number;
+}
+
+export const MQ_FULL: MqScale = {
+  runs: 3,
+  warm: 50_000,
+  messages: 300_000,
+  backlogShort: 10_000,
+  backlog: 1_000_000,
+  bullmqWarm: 5_000,
+  bullmqMessages: 40_000,
+};
+
+export const MQ_QUICK: MqScale = {
+  runs: 1,
+  warm: 30_000,
+  messages: 100_000,
+  backlogShort: 10_000,
+  backlog: 300_000,
+  bullmqWarm: 3_000,
+  bullmqMessages: 10_000,
 };

@@ -15,6 +15,8 @@ export interface Hardware {
 }
 
 const BUSY_SAMPLE_MS = 500;
+/** Above this the machine is not ours. */
+const BUSY_MAX = 0.05;
 
 export async function readHardware(): Promise<Hardware> {
   const binary = Bun.which("redis-server") ?? Bun.which("valkey-server") ?? "redis-server";
@@ -29,6 +31,14 @@ export async function readHardware(): Promise<Hardware> {
     redis: /v=(\S+)/.exec(version)?.[1] ?? "unknown",
     busy: await sampleBusy(),
   };
+}
+
+export function printHardware(hardware: Hardware, print: (line: string) => void): void {
+  const { cpu, cores, memoryGb, platform, bun, redis, busy } = hardware;
+  print(`${cores} cores, ${cpu}, ${memoryGb} GB, ${platform}; Bun ${bun}, Redis ${redis}`);
+  if (busy > BUSY_MAX) {
+    print(`others use ${Math.round(busy * 100)} % of the CPU: read the ratios, not the figures`);
+  }
 }
 
 async function sampleBusy(): Promise<number> {

@@ -9,6 +9,7 @@ import { createInterface } from "node:readline";
 import { defineCommand } from "citty";
 import { type Client, ClientError, connect, type Message } from "../../lib/client/index.ts";
 import { Failure, findRunning, socketUrl } from "./running.ts";
+import { printable } from "./table.ts";
 import { mintToken } from "./token.ts";
 
 /** Earlier messages shown at the start. */
@@ -93,11 +94,7 @@ async function talk(client: Client, user: string, conversation: string): Promise
   await Promise.all(sends);
 }
 
-function describe({ from, body, sentAt }: Message): string {
-  return `${new Date(sentAt).toTimeString().slice(0, 5)} ${from}: ${printable(body.text)}`;
-}
-
-function printable(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what it is about
-  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, "\uFFFD").replaceAll("\n", "\n      ");
+function describe({ from, type, body, sentAt, recalledAt }: Message): string {
+  const text = recalledAt === undefined ? (body.text ?? `(${type})`) : "(recalled)";
+  return `${new Date(sentAt).toTimeString().slice(0, 5)} ${from}: ${printable(text).replaceAll("\n", "\n      ")}`;
 }

@@ -3,12 +3,16 @@
 import { type ArgsDef, type CommandDef, defineCommand, runMain } from "citty";
 import { AppError } from "../../lib/errors.ts";
 import { chat } from "./chat.ts";
+import { deadLetters } from "./dead-letters.ts";
 import { doctor } from "./doctor.ts";
+import { groups } from "./groups.ts";
+import { half } from "./half.ts";
 import { layers } from "./layers.ts";
 import { replay } from "./replay.ts";
 import { Failure } from "./running.ts";
 import { token } from "./token.ts";
 import { topics } from "./topics.ts";
+import { trace } from "./trace.ts";
 
 async function main(): Promise<void> {
   await runMain(
@@ -18,6 +22,10 @@ async function main(): Promise<void> {
         token: withPlainFailures(token),
         layers: withPlainFailures(layers),
         topics: withPlainFailures(topics),
+        groups: withPlainFailures(groups),
+        "dead-letters": withPlainFailures(deadLetters),
+        half: withPlainFailures(half),
+        trace: withPlainFailures(trace),
         doctor: withPlainFailures(doctor),
         chat: withPlainFailures(chat),
         replay: withPlainFailures(replay),
@@ -27,17 +35,29 @@ async function main(): Promise<void> {
 }
 
 function withPlainFailures<A extends ArgsDef>(command: CommandDef<A>): CommandDef<A> {
+  const { run, subCommands } = command;
   return {
     ...command,
-    async run(context) {
-      try {
-        await command.run?.(context);
-      } catch (error) {
-        if (!(error instanceof Failure || error instanceof AppError)) throw error;
-        console.error(error.message);
-        process.exitCode = 1;
-      }
-    },
+    ...(run && {
+      async run(context) {
+        try {
+          await run(context);
+        } catch (error) {
+          if (!(error instanceof Failure || error instanceof AppError)) throw error;
+          console.error(error.message);
+          process.exitCode = 1;
+        }
+      },
+    }),
+    ...(subCommands && {
+      subCommands: Object.fromEntries(
+        Object.entries(subCommands as Record<string, CommandDef>).map(([name, each]) => [
+          name,
+          withPlainFailures(each),
+        ]),
+      ),
+    }),
   };
 }
+
 await main();

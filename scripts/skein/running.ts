@@ -1,7 +1,12 @@
 /** The Skein that runs on the data dir of the settings: what its supervisor wrote there (lib/data-dir.ts), and the service key. */
 
+import { systemClock } from "../../lib/clock.ts";
 import { type Config, readConfig } from "../../lib/config.ts";
 import { type Run, readRun } from "../../lib/data-dir.ts";
+import { imTopics } from "../../lib/im/index.ts";
+import { openQueue, type Queue } from "../../lib/mq/index.ts";
+import { createMetrics, silentLog } from "../../lib/observability/index.ts";
+import { createKeys, openRedis } from "../../lib/redis/index.ts";
 import { loadSecrets } from "../../lib/secrets.ts";
 
 export interface RunningSkein extends Run {
@@ -24,6 +29,20 @@ export function findRunning(config: Config = readConfig()): RunningSkein {
   }
   if (!run.ready) throw new Failure(`Skein is starting on ${config.dataDir}: try again in a moment`);
   return { ...run, config, serviceKey: loadSecrets(config).serviceKey };
+}
+
+export interface RunningQueue extends AsyncDisposable {
+  readonly queue: Queue;
+}
+
+/** The queue of the running Skein, over a connection of its own. Throws Failure as findRunning. */
+export async function openRunningQueue(): Promise<RunningQueue> {
+  const { config, redisUrl } = findRunning();
+  const member = `skein.${process.pid}`;
+  const redis = await openRedis(redisUrl, member, silentLog);
+  const keys = createKeys(config.prefix, config.partitions);
+  const context = { redis, keys, clock: systemClock, log: silentLog, metrics: createMetrics(), member };
+  return { queue: openQueue({ ...context, topics: imTopics }), [Symbol.asyncDispose]: redis.close };
 }
 
 /** The WebSocket address of a gateway given by its http(s) URL. */

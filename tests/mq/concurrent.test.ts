@@ -193,7 +193,11 @@ test("a stale token can neither ack, put off, bury nor renew, and nothing change
   const { claims } = await leasesOf("b").claim(0, 10);
   expect(claims).toMatchObject([{ count: 2, attempts: { losses: 1 } }]);
   const letter = letterOf(entry[0]);
-  const settlements = [{ kind: "ack" }, { kind: "retry", waitMs: 0 }, { kind: "bury", letter }] as const;
+  const settlements = [
+    { kind: "retry", waitMs: 0 },
+    { kind: "bury", letter },
+  ] as const;
+  expect(await leasesOf("a").ack(0, [first])).toEqual(["stale"]);
   for (const settlement of settlements) {
     const { outcomes } = await leasesOf("a").settle(0, [{ hold: first, settlement }]);
     expect(outcomes).toEqual(["stale"]);
@@ -205,6 +209,7 @@ test("a stale token can neither ack, put off, bury nor renew, and nothing change
     const settling = leasesOf("b").settle(0, [{ hold: second, settlement: { kind: "bury", letter } }]);
     expect((await settling).outcomes).toEqual([expected as "settled"]);
   }
+  expect(await leasesOf("b").ack(0, [second])).toEqual(["gone"]);
   expect(await t.deadLetters("g")).toHaveLength(1);
 });
 

@@ -2,15 +2,7 @@ import { expect, test } from "bun:test";
 import { AppError } from "../../lib/errors.ts";
 import { defineTopic } from "../../lib/mq/index.ts";
 import { Numbered, openTestQueue } from "../support/queue.ts";
-
-async function refusal(publishing: Promise<unknown>): Promise<AppError> {
-  const error = await publishing.then(
-    () => undefined,
-    (thrown: unknown) => thrown,
-  );
-  expect(error).toBeInstanceOf(AppError);
-  return error as AppError;
-}
+import { refusal } from "../support/refusal.ts";
 
 test("a published message lies in the partition of its key with its facts and data", async () => {
   await using t = await openTestQueue("mq-producer");

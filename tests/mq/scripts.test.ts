@@ -5,7 +5,9 @@ import { systemClock } from "../../lib/clock.ts";
 import { NO_ATTEMPTS } from "../../lib/mq/attempts.ts";
 import { type Declaration, declare, type QueueContext } from "../../lib/mq/consumer.ts";
 import { DeliveryLeases, Hold } from "../../lib/mq/delivery-lease.ts";
+import { searchEntries } from "../../lib/mq/entry-search.ts";
 import { registerGroup } from "../../lib/mq/group.ts";
+import type { Queue } from "../../lib/mq/index.ts";
 import { acquireLease, type Grant, PartitionLease } from "../../lib/mq/lease.ts";
 import { scanLetters } from "../../lib/mq/letter-scan.ts";
 import { Membership } from "../../lib/mq/membership.ts";
@@ -16,6 +18,7 @@ import { PullShare, releasePartition } from "../../lib/mq/pull-share.ts";
 import type { PullRef } from "../../lib/mq/pull-token.ts";
 import { cancelRedrive, runRedrives, startRedrive } from "../../lib/mq/redrive-runner.ts";
 import { SideQueue } from "../../lib/mq/side-queue.ts";
+import { createTransactions } from "../../lib/mq/transaction.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import { eventually } from "../support/eventually.ts";
 import { pullGroup } from "../support/pull.ts";
@@ -29,6 +32,8 @@ interface Stage {
   readonly leases: DeliveryLeases;
   /** Deliveries 1 and 2 of the concurrent group, held by this member. */
   readonly holds: readonly Hold<unknown>[];
+  /** Half messages: one whose check is due, one whose budget is over, one that expired. */
+  readonly halves: { readonly due: string; readonly over: string; readonly expired: string };
   /** Of the ordered group, with key `long` in hand from aside, and `due` and `parked` there. */
   readonly lease: PartitionLease;
   readonly side: SideQueue<unknown>;
@@ -37,7 +42,7 @@ interface Stage {
   readonly out: PullRef;
 }
 
-/** One partition with both kinds of group, deliveries in hand, a retry that is due, a dead letter, and keys aside. */
+/** One partition with both kinds of group, deliveries in hand, a retry that is due, a dead letter, half messages, and keys aside. */
 async function setStage(): Promise<Stage> {
   const t = await openTestQueue("mq-scripts", { partitions: 1 });
   const { redis, keys, metrics } = t.store;
@@ -63,8 +68,9 @@ async function setStage(): Promise<Stage> {
     { hold: holds[3]!, settlement: { kind: "bury", letter } },
   ]);
   await startRedrive(context, "running", redriveAll);
+  const halves = await prepareHalves(t, context);
   const pulled = await pullOne(t, context);
-  return { t, context, ordered, concurrent, leases, holds: holds.slice(0, 2), lease, side, ...pulled };
+  return { t, context, ordered, concurrent, leases, holds: holds.slice(0, 2), halves, lease, side, ...pulled };
 }
 
 async function pullOne(t: TestQueue, context: QueueContext) {
@@ -74,6 +80,17 @@ async function pullOne(t: TestQueue, context: QueueContext) {
   await outlet.open();
   const [{ delivery, fence }] = (await outlet.take(0, 1, 1)).handed as [Handed<unknown>];
   return { outlet, out: { partition: 0, entry: delivery.entry, fence, key: delivery.key } };
+}
+
+async function prepareHalves(t: TestQueue, context: QueueContext): Promise<Stage["halves"]> {
+  const brief = createTransactions(context, () => undefined, { budgetMs: 0 });
+  const prepare = async ({ transactions }: Pick<Queue, "transactions">) => {
+    const input = { type: "a", key: "k", data: { n: 1 } };
+    return (await transactions.prepare(t.topic, input, { producerGroup: "shop", firstCheckMs: 0 })).id;
+  };
+  const expired = await prepare({ transactions: brief });
+  await brief.expire();
+  return { expired, over: await prepare({ transactions: brief }), due: await prepare(t.queue) };
 }
 
 /** A message of a key as it would lie in the stream. */
@@ -128,6 +145,11 @@ const key = {
   webhooks: ({ t }: Stage) => t.store.keys.webhooks(),
   members: ({ t }: Stage) => t.store.keys.groupMembers("t", "ordered"),
   control: ({ t }: Stage) => t.store.keys.groupControl("t", "ordered"),
+  half: ({ t }: Stage) => t.store.keys.half(0),
+  halfDue: ({ t }: Stage) => t.store.keys.halfDue(0, "shop"),
+  halfPrepared: ({ t }: Stage) => t.store.keys.halfIn(0, "prepared"),
+  halfExpired: ({ t }: Stage) => t.store.keys.halfIn(0, "expired"),
+  halfEnded: ({ t }: Stage) => t.store.keys.halfIn(0, "ended"),
   own: ({ t }: Stage) => t.store.keys.own(0, "state"),
   redrives: ({ t }: Stage) => t.store.keys.redrives(),
   runningRedrive: ({ t }: Stage) => t.store.keys.redrive("running"),
@@ -140,12 +162,34 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
     run: ({ t }) => t.queue.publish(t.topic, { type: "a", key: "k", data: { n: 1 }, dedupId: "new" }),
   },
   "publish-with": {
-    keys: ["stream", "even", "odd", "own"],
+    keys: ["stream", "even", "odd", "groups", "own"],
     run: ({ t }) => {
       const input = { type: "a", key: "k", data: { n: 1 }, dedupId: "new" };
       return t.queue.publishWith(t.topic, input, [["HSET", "state", "n", 1]]);
     },
   },
+  "half-prepare": {
+    keys: ["half", "halfDue", "halfPrepared", "stream", "groups"],
+    run: ({ t }) =>
+      t.queue.transactions.prepare(t.topic, { type: "a", key: "k", data: { n: 1 } }, { producerGroup: "shop" }),
+  },
+  "half-decide": {
+    keys: ["half", "halfDue", "halfPrepared", "halfExpired", "halfEnded", "stream", "even", "odd"],
+    run: ({ t, halves }) => t.queue.transactions.commit(halves.due),
+  },
+  "half-resume": {
+    keys: ["half", "halfDue", "halfPrepared", "halfExpired"],
+    run: ({ t, halves }) => t.queue.transactions.resume(halves.expired),
+  },
+  "half-claim": {
+    keys: ["half", "halfDue", "halfPrepared"],
+    run: ({ t }) => t.queue.transactions.receiveChecks("shop", { max: 10, waitMs: 0 }),
+  },
+  "half-expire": {
+    keys: ["half", "halfDue", "halfPrepared", "halfExpired", "halfEnded"],
+    run: ({ t }) => t.queue.transactions.expire(),
+  },
+  "half-read": { keys: ["half", "halfDue"], run: ({ t, halves }) => t.queue.transactions.get(halves.due) },
   "group-register ordered": {
     keys: ["groups", "stream"],
     run: ({ context, ordered }) => registerGroup(context, "t", { ...ordered, group: "new" }, 0, "latest"),
@@ -201,6 +245,7 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
       await leases.claim(0, 10);
     },
   },
+  ack: { keys: ["stream", "attempts"], run: ({ leases, holds }) => leases.ack(0, holds) },
   settle: {
     keys: ["stream", "retries", "attempts", "dead"],
     run({ leases, holds }) {
@@ -263,8 +308,9 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
         ...{ newestFirst: false, conditions: {}, wanted: 1 },
       }),
   },
+  find: { keys: ["stream"], run: ({ context }) => searchEntries(context, "id", ["t"]) },
   redrive: {
-    keys: ["stream", "dead"],
+    keys: ["stream", "dead", "lease"],
     async run({ t }) {
       const [letter] = (await t.queue.deadLetters.list("t", "concurrent").catch(() => ({ letters: [] }))).letters;
       return t.queue.deadLetters.redrive("t", "concurrent", { ids: [letter?.id ?? "0-1-0"] });

@@ -7,6 +7,7 @@ import { AppError } from "../../lib/errors.ts";
 import { openQueue, type Write } from "../../lib/mq/index.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import { digestOf, openTestQueue, type TestQueue } from "../support/queue.ts";
+import { refusal } from "../support/refusal.ts";
 
 const KEY = "customer-7";
 const input = (n: number, more: { dedupId?: string; id?: string } = {}) => ({
@@ -15,15 +16,6 @@ const input = (n: number, more: { dedupId?: string; id?: string } = {}) => ({
   data: { n },
   ...more,
 });
-
-async function refusal(publishing: Promise<unknown>): Promise<AppError> {
-  const error = await publishing.then(
-    () => undefined,
-    (thrown: unknown) => thrown,
-  );
-  expect(error).toBeInstanceOf(AppError);
-  return error as AppError;
-}
 
 const at = (t: TestQueue, name: string) => t.queue.own(KEY, name).key;
 const length = (t: TestQueue) => t.store.redis.commands.xlen(t.store.keys.topic("t", t.store.keys.partitionOf(KEY)));

@@ -36,6 +36,8 @@ export interface TestChat extends AsyncDisposable {
   readonly serviceKey: string;
   readonly jwtSecret: string;
   startGateway(options?: ChatOptions): Promise<TestGateway>;
+  /** Any other role, under an instance name of its own; stopped at the end. */
+  startRole(worker: Worker, name: string): Promise<RunningServices>;
   stopLogic(): Promise<void>;
   token(user: string, ttlSeconds?: number): Promise<string>;
   /** A connection with an open session. */
@@ -125,6 +127,8 @@ export async function openTestChat(
   }
   for (let i = 0; i < count; i++) await startGateway();
 
+  const others: RunningServices[] = [];
+
   const first = gateways[0]!;
   const asService = { authorization: `Bearer ${secrets.serviceKey}`, "content-type": "application/json" };
   const dial = (on: TestGateway = first, headers: Record<string, string> = {}) =>
@@ -136,6 +140,11 @@ export async function openTestChat(
     serviceKey: secrets.serviceKey,
     jwtSecret: secrets.jwtSecret,
     startGateway,
+    async startRole(worker, name) {
+      const services = await start(worker, contextFor(worker.role, name, options));
+      others.push(services);
+      return services;
+    },
     stopLogic: () => logicRunning.stop(),
     async token(user, ttlSeconds = 3_600) {
       const body = JSON.stringify({ user, ttlSeconds });
@@ -158,6 +167,7 @@ export async function openTestChat(
     },
     async [Symbol.asyncDispose]() {
       for (const started of gateways) await started.stop();
+      for (const started of others) await started.stop();
       await logicRunning.stop();
       await archiveRunning.stop();
       rmSync(directory, { recursive: true, force: true });

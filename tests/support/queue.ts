@@ -3,7 +3,7 @@
 import * as v from "valibot";
 import { type Clock, systemClock } from "../../lib/clock.ts";
 import type { DeadLetter } from "../../lib/mq/dead-letter.ts";
-import { defineTopic, type Message, openQueue, type Queue, type Topic } from "../../lib/mq/index.ts";
+import { defineTopic, type HalfTimes, type Message, openQueue, type Queue, type Topic } from "../../lib/mq/index.ts";
 import { type Log, silentLog } from "../../lib/observability/index.ts";
 import type { Service } from "../../lib/service.ts";
 import { openTestStore, type TestStore } from "./redis.ts";
@@ -34,14 +34,15 @@ export interface TestQueueOptions {
   readonly clock?: Clock;
   readonly log?: Log;
   readonly topic?: Topic<Numbered>;
+  readonly halfTimes?: Partial<HalfTimes>;
 }
 
 export async function openTestQueue(name: string, options: TestQueueOptions = {}): Promise<TestQueue> {
-  const { partitions = 4, url, clock = systemClock, log = silentLog } = options;
+  const { partitions = 4, url, clock = systemClock, log = silentLog, halfTimes = {} } = options;
   const store = await openTestStore(name, { partitions, ...(url === undefined ? {} : { url }) });
   const { redis, keys, metrics } = store;
   const topic = options.topic ?? defineTopic("t", { schema: Numbered });
-  const member = (of: string) => openQueue({ redis, keys, clock, log, metrics, member: of });
+  const member = (of: string) => openQueue({ redis, keys, clock, log, metrics, halfTimes, member: of });
   const queue = member("m");
   const running: Service[] = [];
   return {

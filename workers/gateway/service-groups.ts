@@ -1,10 +1,18 @@
-/** Routes of groups: declare. */
+/** Routes of groups: declare, and what an operator orders of them. */
 
 import * as v from "valibot";
 import { AppError } from "../../lib/errors.ts";
+import { invalid } from "../../lib/http/index.ts";
 import { checkOutboundUrl } from "../../lib/http/outbound.ts";
-import { type DeclaredGroup, GroupSettingsSchema, type Queue } from "../../lib/mq/index.ts";
-import { assertMayOwn, Name } from "./service-inputs.ts";
+import {
+  type DeclaredGroup,
+  GroupSettingsSchema,
+  type Queue,
+  type StartPoint,
+  StartSchema,
+  toStartPoint,
+} from "../../lib/mq/index.ts";
+import { assertMayOperate, assertMayOwn, Name, Time } from "./service-inputs.ts";
 import { consumerOrAdmin, type ServiceRoute, serviceRoute } from "./service-route.ts";
 
 export interface GroupParts {
@@ -20,6 +28,21 @@ const GroupReply = v.strictObject({
   ...openSettings,
   webhook: v.optional(v.strictObject({ url: v.string() })),
   created: v.number(),
+});
+
+const OfGroup = { topic: Name, group: Name };
+const Done = v.strictObject({ result: v.literal("ok") });
+const SEEK_MESSAGE =
+  "must be first, latest, time (with time), id (with id), a time in Unix ms, an entry id, {time} or {id}";
+const SeekParams = v.strictObject({
+  ...OfGroup,
+  to: v.union([v.picklist(["time", "id"]), StartSchema], SEEK_MESSAGE),
+  time: v.optional(Time),
+  id: v.optional(v.string()),
+});
+const PauseParams = v.strictObject({
+  ...OfGroup,
+  reason: v.optional(v.pipe(v.string(), v.maxLength(200, "must be at most 200 characters"))),
 });
 
 export function groupRoutes({ queue, allowPrivate }: GroupParts): readonly ServiceRoute[] {
@@ -41,7 +64,71 @@ export function groupRoutes({ queue, allowPrivate }: GroupParts): readonly Servi
         return c.json(showGroup(declared), declared.isNew ? 201 : 200);
       },
     ),
+    serviceRoute(
+      "post",
+      `${one}/seek`,
+      {
+        summary: "Set a group to another place: it is given again what lies behind, and not what lies before",
+        scopes: consumerOrAdmin,
+        input: SeekParams,
+        replies: { 200: Done },
+      },
+      async ({ c, caller, params }) => {
+        assertMayOperate(caller, params.topic, params.group);
+        const to = placeOf(params);
+        await queue.control.seek(await queue.catalog.topicOf(params.topic), params.group, to);
+        return c.json({ result: "ok" });
+      },
+    ),
+    serviceRoute(
+      "post",
+      `${one}/pause`,
+      {
+        summary: "Pause a group: nothing more is handed out within a second",
+        scopes: consumerOrAdmin,
+        input: PauseParams,
+        mayLackBody: true,
+        replies: { 200: Done },
+      },
+      async ({ c, caller, params: { topic, group, reason } }) => {
+        assertMayOperate(caller, topic, group);
+        await queue.control.pause(await queue.catalog.topicOf(topic), group, reason);
+        return c.json({ result: "ok" });
+      },
+    ),
+    serviceRoute(
+      "post",
+      `${one}/resume`,
+      {
+        summary: "Let a paused group go on",
+        scopes: consumerOrAdmin,
+        input: v.strictObject(OfGroup),
+        mayLackBody: true,
+        replies: { 200: Done },
+      },
+      async ({ c, caller, params: { topic, group } }) => {
+        assertMayOperate(caller, topic, group);
+        await queue.control.resume(await queue.catalog.topicOf(topic), group);
+        return c.json({ result: "ok" });
+      },
+    ),
   ];
+}
+
+/** Throws INVALID when `to` names a field that is missing, or one is given that it does not name. */
+function placeOf({ to, time, id }: v.InferOutput<typeof SeekParams>): StartPoint {
+  if (to !== "time" && time !== undefined) throw invalid("time", "is of to: time only");
+  if (to !== "id" && id !== undefined) throw invalid("id", "is of to: id only");
+  if (to === "time") {
+    if (time === undefined) throw invalid("time", "is required");
+    return { time };
+  }
+  if (to === "id") {
+    const entry = v.safeParse(StartSchema, { id });
+    if (!entry.success) throw invalid("id", "must be an entry id, <ms>-<count>");
+    return toStartPoint(entry.output);
+  }
+  return toStartPoint(to);
 }
 
 /** Without the secret. */

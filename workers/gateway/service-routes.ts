@@ -8,6 +8,7 @@ import { serviceKeyRoutes } from "./service-keys.ts";
 import { publishRoutes } from "./service-publish.ts";
 import type { ServiceRoute } from "./service-route.ts";
 import { topicRoutes } from "./service-topics.ts";
+import { traceRoutes } from "./service-trace.ts";
 
 export interface ServiceParts extends GroupParts {
   readonly serviceKeys: ServiceKeyStore;
@@ -20,6 +21,7 @@ export function createServiceRoutes(parts: ServiceParts): readonly ServiceRoute[
     ...publishRoutes(queue),
     ...groupRoutes(parts),
     ...deadLetterRoutes(queue),
+    ...traceRoutes(queue),
     ...serviceKeyRoutes(serviceKeys),
   ];
 }

@@ -19,6 +19,7 @@ const GroupState = v.strictObject({
   open: v.number(),
   oldestPendingMs: v.number(),
   deadLetters: v.number(),
+  paused: v.optional(v.strictObject({ at: v.number(), reason: v.string() })),
 });
 const TopicState = v.strictObject({
   ...TopicReply.entries,
@@ -90,6 +91,6 @@ function showTopic({ name, retentionMs, lengthMax }: Topic<unknown>, created: nu
   return { topic: name, retentionMs, maxLength: lengthMax, ...(created === undefined ? {} : { created }) };
 }
 
-function showGroup({ group, mode, lag, open, oldestMs, deadLetters }: GroupDescription) {
-  return { group, mode, lag, open, oldestPendingMs: oldestMs, deadLetters };
+function showGroup({ group, mode, lag, open, oldestMs, deadLetters, paused }: GroupDescription) {
+  return { group, mode, lag, open, oldestPendingMs: oldestMs, deadLetters, ...(paused ? { paused } : {}) };
 }

@@ -1,0 +1,219 @@
+/** Webhooks end to end: HTTP declares and publishes, extlogic posts, a receiver answers. */
+
+import { afterAll, beforeAll, beforeEach, expect, test } from "bun:test";
+import { worker as extlogic } from "../../workers/extlogic/main.ts";
+import { eventually } from "../support/eventually.ts";
+import { openReceiver } from "../support/receiver.ts";
+import { openTestServices, type TestServices } from "../support/services.ts";
+
+const SECRET = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+/** A look-up of the declarations takes a second at most, and so does a lease of another process to be seen. */
+const SOON_MS = 10_000;
+
+let services: TestServices;
+let topic: string;
+let count = 0;
+beforeAll(async () => {
+  services = await openTestServices("webhooks", { env: { SKEIN_OUTBOUND_PRIVATE: "1" } });
+  await services.chat.startRole(extlogic, "extlogic");
+});
+afterAll(() => services[Symbol.asyncDispose]());
+beforeEach(() => {
+  count += 1;
+  topic = `hooked.${count}`;
+});
+
+async function declare(group: string, settings: object) {
+  const { status, body } = await services.call("PUT", `/v1/topics/${topic}/groups/${group}`, {
+    start: "first",
+    ...settings,
+  });
+  if (status >= 300) throw new Error(`${status} ${JSON.stringify(body)}`);
+  return body;
+}
+async function publish(...messages: object[]): Promise<string[]> {
+  const { body } = await services.call("POST", `/v1/topics/${topic}/messages`, { messages });
+  return body.results.map(({ id }: { id: string }) => id);
+}
+const deadLetters = async (group: string) =>
+  (await services.call("GET", `/v1/topics/${topic}/groups/${group}/dead-letters`)).body.deadLetters;
+
+test("each message is posted once as a signed CloudEvent, in the order of its key", async () => {
+  await using receiver = openReceiver({ secrets: [SECRET] });
+  const declared = await declare("g", { mode: "ordered", webhook: { url: receiver.url, secret: SECRET } });
+  expect(declared.webhook).toEqual({ url: receiver.url });
+  expect(JSON.stringify(declared)).not.toContain(SECRET);
+  const ids = await publish(...Array.from({ length: 20 }, (_, n) => ({ data: { n }, key: "k" })));
+  await eventually(() => expect(receiver.calls).toHaveLength(20), SOON_MS);
+  expect(receiver.calls.map(({ event }) => event.data)).toEqual(Array.from({ length: 20 }, (_, n) => ({ n })));
+  expect(receiver.calls.map(({ id }) => id)).toEqual(ids);
+  for (const { headers, signedBy, event } of receiver.calls) {
+    expect(headers.get("content-type")).toBe("application/cloudevents+json");
+    expect(signedBy).toEqual([SECRET]);
+    expect(event).toMatchObject({ specversion: "1.0", source: `/topics/${topic}`, partitionkey: "k" });
+  }
+});
+
+test("a failure is tried again under the same id by the group's ladder, then it is a dead letter", async () => {
+  await using receiver = openReceiver({ secrets: [SECRET], answer: () => new Response(null, { status: 500 }) });
+  const webhook = { url: receiver.url, secret: SECRET };
+  await declare("g", { mode: "concurrent", webhook, maxAttempts: 3, backoff: [50] });
+  const [id] = await publish({ data: 1 });
+  const [letter] = await eventually(async () => {
+    const letters = await deadLetters("g");
+    expect(letters).toHaveLength(1);
+    return letters;
+  }, SOON_MS);
+  expect(letter).toMatchObject({ messageId: id, data: 1, lastError: expect.stringContaining("answered 500") });
+  expect(receiver.calls.map((call) => call.id)).toEqual([id!, id!, id!]);
+});
+
+test("a redirect is a failure and is not followed", async () => {
+  await using target = openReceiver({ secrets: [SECRET] });
+  await using receiver = openReceiver({ secrets: [SECRET], answer: () => Response.redirect(target.url, 307) });
+  await declare("g", { mode: "concurrent", webhook: { url: receiver.url, secret: SECRET }, maxAttempts: 1 });
+  await publish({ data: 1 });
+  await eventually(async () => expect(await deadLetters("g")).toHaveLength(1), SOON_MS);
+  expect(target.calls).toHaveLength(0);
+});
+
+test("a receiver that asks for time is given it, and no attempt is counted", async () => {
+  await using receiver = openReceiver({
+    secrets: [SECRET],
+    answer: (_, calls) =>
+      new Response(null, calls < 4 ? { status: 429, headers: { "retry-after": "1" } } : { status: 200 }),
+  });
+  await declare("g", { mode: "concurrent", webhook: { url: receiver.url, secret: SECRET }, maxAttempts: 1 });
+  await publish({ data: 1 });
+  await eventually(() => expect(receiver.calls).toHaveLength(4), 20_000);
+  const [first, second] = receiver.calls;
+  expect(second!.atMs - first!.atMs).toBeGreaterThanOrEqual(990);
+  expect(await deadLetters("g")).toEqual([]);
+});
+
+test("410 pauses the group with its reason; resumed, it goes on where it was", async () => {
+  let isGone = true;
+  await using receiver = openReceiver({
+    secrets: [SECRET],
+    answer: () => new Response(null, { status: isGone ? 410 : 200 }),
+  });
+  await declare("g", { mode: "ordered", webhook: { url: receiver.url, secret: SECRET }, maxAttempts: 1 });
+  await publish({ data: 1, key: "k" }, { data: 2, key: "k" });
+  await eventually(async () => {
+    const { body } = await services.call("GET", `/v1/topics/${topic}`);
+    expect(body.groups[0].paused).toEqual({ at: expect.any(Number), reason: "the webhook answered 410 Gone" });
+  }, SOON_MS);
+  const calls = receiver.calls.length;
+  await publish({ data: 3, key: "other" });
+  await Bun.sleep(2_000);
+  expect(receiver.calls.length).toBe(calls);
+  isGone = false;
+  expect((await services.call("POST", `/v1/topics/${topic}/groups/g/resume`)).body).toEqual({ result: "ok" });
+  await eventually(() => {
+    const answered = receiver.calls.slice(calls).map(({ event }) => event.data);
+    expect(answered.sort()).toEqual([1, 2, 3]);
+  }, SOON_MS);
+  expect(await deadLetters("g")).toEqual([]);
+});
+
+test("both secrets sign while one replaces the other, and the change takes effect while messages flow", async () => {
+  const old = "the-plain-old-secret";
+  await using receiver = openReceiver({ secrets: [old, SECRET] });
+  const declareWith = (secret: string | string[]) =>
+    declare("g", { mode: "ordered", webhook: { url: receiver.url, secret } });
+  await declareWith(old);
+  await publish({ data: 0, key: "k" });
+  await eventually(() => expect(receiver.calls).toHaveLength(1), SOON_MS);
+  expect(receiver.calls[0]!.signedBy).toEqual([old]);
+  await declareWith([old, SECRET]);
+  let n = 0;
+  await eventually(async () => {
+    n += 1;
+    await publish({ data: n, key: "k" });
+    expect(receiver.calls.at(-1)!.signedBy).toEqual([old, SECRET]);
+  }, SOON_MS);
+  // A call that the change cut off comes again, under its id.
+  const once = () => [...new Map(receiver.calls.map(({ id, event }) => [id, event.data])).values()];
+  await eventually(() => expect(once()).toEqual(Array.from({ length: n + 1 }, (_, i) => i)), SOON_MS);
+});
+
+test("only messages with the group's tags are posted", async () => {
+  await using receiver = openReceiver({ secrets: [SECRET] });
+  await declare("g", { mode: "ordered", tags: ["vip"], webhook: { url: receiver.url, secret: SECRET } });
+  await publish(
+    { data: 1, key: "k" },
+    { data: 2, key: "k", tag: "vip" },
+    { data: 3, key: "k", tag: "other" },
+    { data: 4, key: "k", tag: "vip" },
+  );
+  await eventually(() => expect(receiver.calls.map(({ event }) => event.data)).toEqual([2, 4]), SOON_MS);
+});
+
+test("a webhook that is taken away gets no more, and the group goes on from its place when it is back", async () => {
+  await using receiver = openReceiver({ secrets: [SECRET] });
+  const webhook = { url: receiver.url, secret: SECRET };
+  await declare("g", { mode: "ordered", webhook });
+  await publish({ data: 1, key: "k" });
+  await eventually(() => expect(receiver.calls).toHaveLength(1), SOON_MS);
+  await declare("g", { mode: "ordered" });
+  await eventually(async () => {
+    const members = await services.store.redis.commands.hkeys(services.store.keys.groupMembers(topic, "g"));
+    expect(members).toEqual([]);
+  }, SOON_MS);
+  await publish({ data: 2, key: "k" });
+  await declare("g", { mode: "ordered", webhook });
+  await eventually(() => expect(receiver.calls.map(({ event }) => event.data)).toEqual([1, 2]), SOON_MS);
+});
+
+test("a receiver that is away costs a few attempts and no dead letters; when it is back everything comes", async () => {
+  const first = openReceiver({ secrets: [SECRET] });
+  const { port, url } = first;
+  await first[Symbol.asyncDispose]();
+  await declare("g", { mode: "concurrent", webhook: { url, secret: SECRET }, maxAttempts: 12, backoff: [100] });
+  await publish(...Array.from({ length: 30 }, (_, n) => ({ data: n })));
+  await Bun.sleep(2_500);
+  await using receiver = openReceiver({ secrets: [SECRET], port });
+  await eventually(() => expect(new Set(receiver.calls.map(({ event }) => event.data)).size).toBe(30), 20_000);
+  expect(await deadLetters("g")).toEqual([]);
+});
+
+test("one hanging receiver does not hold up the others", async () => {
+  await using hanging = openReceiver({ secrets: [SECRET], answer: () => new Promise<never>(() => undefined) });
+  await using quick = openReceiver({ secrets: [SECRET] });
+  await declare("slow", { mode: "concurrent", webhook: { url: hanging.url, secret: SECRET } });
+  await declare("quick", { mode: "concurrent", webhook: { url: quick.url, secret: SECRET } });
+  await publish(...Array.from({ length: 50 }, (_, n) => ({ data: n })));
+  await eventually(() => expect(quick.calls).toHaveLength(50), SOON_MS);
+  expect(hanging.calls.length).toBeLessThanOrEqual(16);
+});
+
+test.each<[string, object, string]>([
+  ["a mail address", { url: "mailto:a@b", secret: SECRET }, "webhook.url"],
+  ["a user name", { url: "https://user@example.com/", secret: SECRET }, "webhook.url"],
+  ["no secret", { url: "https://example.com/" }, "webhook.secret"],
+])("a webhook with %s is refused by name", async (_, webhook, path) => {
+  const { status, body } = await services.call("PUT", `/v1/topics/${topic}/groups/g`, { mode: "ordered", webhook });
+  expect([status, body.issues?.[0]?.path]).toEqual([400, path]);
+});
+
+test("without the operator's setting a webhook must be public", async () => {
+  const strict = await services.chat.startGateway({ env: { SKEIN_OUTBOUND_PRIVATE: "0" } });
+  const put = async (url: string) =>
+    fetch(`${strict.url}/v1/topics/${topic}/groups/g`, {
+      method: "PUT",
+      headers: { authorization: `Bearer ${services.chat.serviceKey}`, "content-type": "application/json" },
+      body: JSON.stringify({ mode: "ordered", webhook: { url, secret: SECRET } }),
+    });
+  for (const url of [
+    "http://example.com/",
+    "https://127.0.0.1/",
+    "https://2130706433/",
+    "https://[::1]/",
+    "https://example.com:6379/",
+  ]) {
+    const response = await put(url);
+    expect([url, response.status]).toEqual([url, 400]);
+    expect(((await response.json()) as { issues: { path: string }[] }).issues[0]!.path).toBe("webhook.url");
+  }
+  expect((await put("https://example.com/hook")).status).toBe(201);
+});

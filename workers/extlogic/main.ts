@@ -1,0 +1,21 @@
+/** Extlogic: the heavy and outward work behind the queue, at its own pace. Webhooks of declared groups. */
+
+import { createOutbound } from "../../lib/http/outbound.ts";
+import { createService } from "../../lib/service.ts";
+import type { Worker } from "../context.ts";
+import { createWebhooks } from "./webhooks.ts";
+
+export const worker: Worker = {
+  role: "extlogic",
+  async build({ config, clock, log, metrics, queue }) {
+    const outbound = createOutbound({ allowPrivate: config.outboundPrivate });
+    return [
+      createService(
+        "outbound",
+        async () => undefined,
+        async () => outbound.close(),
+      ),
+      createWebhooks({ queue, outbound, clock, log, metrics }),
+    ];
+  },
+};
