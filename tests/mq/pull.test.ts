@@ -167,6 +167,25 @@ test("a receive that is repeated under its attempt id is given the same again, a
   expect(rest.every(({ attempt }) => attempt === 1)).toBe(true);
 });
 
+test("a process that dies between hand-out and answer costs a lease, and no message", async () => {
+  await using t = await openTestQueue("mq-pull", { partitions: 1 });
+  const { redis } = t.store;
+  await t.publish("k", 1, 2);
+  const commands = new Proxy(redis.commands, {
+    get(target, name) {
+      if (name === "set") return () => Promise.reject(new Error("Connection is closed."));
+      const value: unknown = Reflect.get(target, name);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+  await using dying = openPuller({ ...t, store: { ...t.store, redis: { ...redis, commands } } }, pullGroup());
+  const lost = dying.receive({ max: 10, attemptId: "one" });
+  expect(await lost.catch((error: unknown) => error)).toMatchObject({ code: "UNKNOWN_OUTCOME" });
+  await using client = openPuller(t, pullGroup());
+  const received = await client.receive({ max: 10, waitMs: 5_000, attemptId: "one" });
+  expect(shown(received)).toEqual(["1 attempt 2", "2 attempt 2"]);
+});
+
 test("a waiting receive is woken by a message, by a release, and by whoever waits before it, within moments", async () => {
   await using t = await openTestQueue("mq-pull");
   await using client = openPuller(t, pullGroup({ leaseMs: 30_000 }));
