@@ -10,7 +10,7 @@
 
 import { systemClock } from "../clock.ts";
 import { newId } from "../id.ts";
-import { createService, type Service } from "../service.ts";
+import { createService, type Service, whenAborted } from "../service.ts";
 import type { Declaration, QueueContext } from "./consumer.ts";
 import { registerEverywhere, registerGroup } from "./group.ts";
 import { findLegacy, HeldPartition, type Legacy } from "./held-partition.ts";
@@ -241,9 +241,4 @@ class OrderedConsumer<D> {
       .finally(() => this.#leaving.delete(partition));
     this.#leaving.set(partition, leaving);
   }
-}
-
-function whenAborted(signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return Promise.resolve();
-  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
 }

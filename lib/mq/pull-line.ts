@@ -35,10 +35,6 @@ export class PullLine {
     this.#now = now;
   }
 
-  get isEmpty(): boolean {
-    return !this.#isTaken && this.#waiting.length === 0;
-  }
-
   /** There may be something to hand out in these partitions. */
   nudge(partitions: readonly number[]): void {
     for (const partition of partitions) this.#touched.add(partition);

@@ -60,7 +60,7 @@ const receiveScript = defineScript({
 const answerScript = defineScript({
   name: "mqAnswerOrdered",
   lua: [buryLua, sideLua, answerLua],
-  keys: ["dead", "aside", "asideDue", "side", "sideOrder"],
+  keys: ["lease", "dead", "aside", "asideDue", "side", "sideOrder"],
   args: ["deadMax"],
   hasRest: true,
   decode: (reply) => {

@@ -93,7 +93,8 @@ export function judge<D>(
     return { reason: "invalid", error };
   }
   if (failed >= maxAttempts) return { reason: "attempts", error: delivery.history.at(-1)?.[2] ?? "" };
-  if (!Number.isFinite(maxAttempts) || losses < LOSSES_MAX) return "hand";
-  if (losses === LOSSES_MAX) return "suspect";
+  if (losses < LOSSES_MAX) return "hand";
+  // A group that would rather wait than give up goes on with it.
+  if (losses === LOSSES_MAX || !Number.isFinite(maxAttempts)) return "suspect";
   return { reason: "poison", error: `${losses} holders were lost over it without an answer` };
 }

@@ -63,7 +63,7 @@ export class PullShare {
     const held = leases.flatMap((_, partition) => (owners[partition] === PULL_MEMBER ? [partition] : []));
     // The same ones in every process.
     const surplus = held.splice(quota);
-    await Promise.all(surplus.map((partition) => releaseScript(redis.commands, { lease: leases[partition]! })));
+    await Promise.all(surplus.map((partition) => releasePartition(this.#context, this.#topic, group.group, partition)));
     // Free ones first; the lease of others may have run out.
     const others = leases.flatMap((_, partition) => (owners[partition] === PULL_MEMBER ? [] : [partition]));
     others.sort((a, b) => Number(Boolean(owners[a])) - Number(Boolean(owners[b])));
@@ -92,4 +92,14 @@ export class PullShare {
     if (grant.previousOwner !== "") context.metrics.takeovers.inc(labels);
     return true;
   }
+}
+
+/** Frees a partition for members, whatever services have in hand of it. Throws Redis errors. */
+export function releasePartition(
+  { keys, redis }: QueueContext,
+  topic: string,
+  group: string,
+  partition: number,
+): Promise<number> {
+  return releaseScript(redis.commands, { lease: keys.lease(topic, partition, group) });
 }

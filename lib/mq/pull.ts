@@ -18,14 +18,14 @@ import { toAppError } from "../redis/index.ts";
 import { LEASE_MS_MAX, LEASE_MS_MIN, type QueueContext } from "./consumer.ts";
 import type { Message } from "./message.ts";
 import { ConcurrentOutlet } from "./pull-concurrent.ts";
-import { type Look, PullLine, type Where } from "./pull-line.ts";
+import type { Look, Where } from "./pull-line.ts";
+import { PullLines } from "./pull-lines.ts";
 import { OrderedOutlet } from "./pull-ordered.ts";
 import type { Handed, Outlet, PullGroup, PullOutcome } from "./pull-outlet.ts";
 import { runRound } from "./pull-round.ts";
 import { PullShare } from "./pull-share.ts";
 import { type PullRef, PullTokens } from "./pull-token.ts";
 import type { AnyTopic, Topic } from "./topic.ts";
-import { type OnEntries, TopicWatch } from "./topic-watch.ts";
 
 /** protocol.md. */
 const RECEIVE_MAX = 100;
@@ -38,9 +38,6 @@ const RETRY_AFTER_MS_MAX = LEASE_MS_MAX;
 const REASON_LENGTH_MAX = 1_000;
 /** Ordered groups that this process remembers its partitions of. */
 const SHARES_MAX = 1_000;
-/** Receives that wait in this process. Each is a connection of some client. */
-const WAITING_MAX = 10_000;
-
 export interface ReceiveOptions {
   /** 1..100; default 1. */
   readonly max?: number;
@@ -107,15 +104,13 @@ export function createPull(
 class PullService implements Pull {
   readonly #context: QueueContext;
   readonly #tokens: PullTokens;
-  readonly #watches = new Map<string, TopicWatch>();
-  readonly #lines = new Map<string, PullLine>();
+  readonly #lines: PullLines;
   readonly #shares = new Map<string, PullShare>();
-  readonly #disposing = new AbortController();
-  #waiting = 0;
 
   constructor(context: QueueContext, tokens: PullTokens) {
     this.#context = context;
     this.#tokens = tokens;
+    this.#lines = new PullLines(context);
   }
 
   async receive<D>(
@@ -187,9 +182,8 @@ class PullService implements Pull {
     });
   }
 
-  async dispose(): Promise<void> {
-    this.#disposing.abort();
-    await Promise.all([...this.#watches.values()].map((watch) => watch.close()));
+  dispose(): Promise<void> {
+    return this.#lines.dispose();
   }
 
   #outletOf<D>(topic: Topic<D>, group: PullGroup): Outlet<D> {
@@ -218,25 +212,7 @@ class PullService implements Pull {
     const look = (where: Where) => this.#look(outlet, topic, group, max, where);
     const { found } = await look(undefined);
     if (found || waitMs === 0) return found ?? [];
-    if (this.#waiting >= WAITING_MAX) {
-      throw new AppError("OVERLOADED", `more than ${WAITING_MAX} receives wait here`, { retryAfterMs: 1_000 });
-    }
-    const over = AbortSignal.any([AbortSignal.timeout(waitMs), this.#disposing.signal, ...(signal ? [signal] : [])]);
-    const name = `${topic}/${group.group}`;
-    const line = this.#lines.get(name) ?? new PullLine(() => this.#context.clock.now());
-    this.#lines.set(name, line);
-    const watch = this.#watches.get(topic) ?? new TopicWatch(this.#context, topic);
-    this.#watches.set(topic, watch);
-    const onEntries: OnEntries = (partitions) => line.nudge(partitions);
-    this.#waiting += 1;
-    try {
-      await Promise.race([watch.add(onEntries), aborted(over)]);
-      return (await line.wait(look, over)) ?? [];
-    } finally {
-      this.#waiting -= 1;
-      watch.remove(onEntries);
-      if (line.isEmpty) this.#lines.delete(name);
-    }
+    return (await this.#lines.wait({ topic, group: group.group, waitMs, signal, look })) ?? [];
   }
 
   async #look<D>(
@@ -259,7 +235,7 @@ class PullService implements Pull {
       max,
       log,
     );
-    if (more.length > 0) this.#lines.get(`${topic}/${group.group}`)?.nudge(more);
+    if (more.length > 0) this.#lines.nudge(topic, group.group, more);
     const suspect = handed.find(({ isSuspect }) => isSuspect);
     if (suspect && handed.length > 1) {
       const others = handed.filter((one) => one !== suspect);
@@ -273,7 +249,7 @@ class PullService implements Pull {
   async #giveBack<D>(outlet: Outlet<D>, topic: string, group: PullGroup, handed: readonly Handed<D>[]): Promise<void> {
     const byPartition = Map.groupBy(handed.map(refOf), ({ partition }) => partition);
     await Promise.all([...byPartition.values()].map((refs) => outlet.release(refs, 0)));
-    this.#lines.get(`${topic}/${group.group}`)?.nudge([...byPartition.keys()]);
+    this.#lines.nudge(topic, group.group, [...byPartition.keys()]);
   }
 
   #show<D>(topic: Topic<D>, { group }: PullGroup, handed: Handed<D>): PulledDelivery<D> {
@@ -343,7 +319,7 @@ class PullService implements Pull {
       throw toAppError(error);
     }
     // What went back, and what a key's next message waited for, may be wanted here.
-    this.#lines.get(`${topic}/${group}`)?.nudge([...byPartition.keys()]);
+    this.#lines.nudge(topic, group, [...byPartition.keys()]);
     return results;
   }
 
@@ -368,9 +344,4 @@ function check(isValid: boolean, path: string, message: string): void {
 
 function isWhole(value: number, min: number, max: number): boolean {
   return Number.isInteger(value) && value >= min && value <= max;
-}
-
-function aborted(signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return Promise.resolve();
-  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
 }

@@ -11,6 +11,7 @@
  */
 
 import { defineScript } from "../redis/index.ts";
+import lostLua from "../redis/lua/mq-lost.lua" with { type: "text" };
 import sideLua from "../redis/lua/mq-side.lua" with { type: "text" };
 import readLua from "../redis/lua/mq-side-read.lua" with { type: "text" };
 import takeLua from "../redis/lua/mq-side-take.lua" with { type: "text" };
@@ -39,7 +40,7 @@ type TakenKey = [key: string, failed: number, losses: number, first: string, his
 
 const takeScript = defineScript({
   name: "mqSideTake",
-  lua: [sideLua, takeLua],
+  lua: [lostLua, sideLua, takeLua],
   keys: ["lease", "aside", "asideDue", "side", "sideOrder"],
   args: ["member", "token", "leaseMs", "limit", "count", "bytesMax"],
   decode: (reply) => reply as [isHolder: 0] | [isHolder: 1, keys: TakenKey[], isMore: 0 | 1],

@@ -167,6 +167,25 @@ test("a receive that is repeated under its attempt id is given the same again, a
   expect(rest.every(({ attempt }) => attempt === 1)).toBe(true);
 });
 
+test("a process that dies between hand-out and answer costs a lease, and no message", async () => {
+  await using t = await openTestQueue("mq-pull", { partitions: 1 });
+  const { redis } = t.store;
+  await t.publish("k", 1, 2);
+  const commands = new Proxy(redis.commands, {
+    get(target, name) {
+      if (name === "set") return () => Promise.reject(new Error("Connection is closed."));
+      const value: unknown = Reflect.get(target, name);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+  await using dying = openPuller({ ...t, store: { ...t.store, redis: { ...redis, commands } } }, pullGroup());
+  const lost = dying.receive({ max: 10, attemptId: "one" });
+  expect(await lost.catch((error: unknown) => error)).toMatchObject({ code: "UNKNOWN_OUTCOME" });
+  await using client = openPuller(t, pullGroup());
+  const received = await client.receive({ max: 10, waitMs: 5_000, attemptId: "one" });
+  expect(shown(received)).toEqual(["1 attempt 2", "2 attempt 2"]);
+});
+
 test("a waiting receive is woken by a message, by a release, and by whoever waits before it, within moments", async () => {
   await using t = await openTestQueue("mq-pull");
   await using client = openPuller(t, pullGroup({ leaseMs: 30_000 }));
@@ -279,8 +298,8 @@ test("members in process and services share a group: each message is handled onc
   const pulling = (async () => {
     for (let i = 0; !isOver; i++) {
       const received = await client.receive({ max: 10, waitMs: 200 });
-      // Some are left to the end of their lease: a member or a service has them then.
-      const kept = received.filter((_, j) => (i + j) % 5 !== 0);
+      // Some are left to the end of their first lease: a member or a service has them then.
+      const kept = received.filter(({ attempt }, j) => attempt > 1 || (i + j) % 5 !== 0);
       const outcomes = await client.ack(...kept.map(({ token }) => token));
       for (const [j, outcome] of outcomes.entries()) if (outcome === "ok") seen.push(kept[j]!.message.data.n);
     }

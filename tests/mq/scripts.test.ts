@@ -12,11 +12,16 @@ import { acquireLease, type Grant, PartitionLease } from "../../lib/mq/lease.ts"
 import { scanLetters } from "../../lib/mq/letter-scan.ts";
 import { Membership } from "../../lib/mq/membership.ts";
 import { Delivery, type StreamEntry } from "../../lib/mq/message.ts";
+import { OrderedOutlet } from "../../lib/mq/pull-ordered.ts";
+import type { Handed } from "../../lib/mq/pull-outlet.ts";
+import { PullShare, releasePartition } from "../../lib/mq/pull-share.ts";
+import type { PullRef } from "../../lib/mq/pull-token.ts";
 import { cancelRedrive, runRedrives, startRedrive } from "../../lib/mq/redrive-runner.ts";
 import { SideQueue } from "../../lib/mq/side-queue.ts";
 import { createTransactions } from "../../lib/mq/transaction.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import { eventually } from "../support/eventually.ts";
+import { pullGroup } from "../support/pull.ts";
 import { digestOf, letterOf, openTestQueue, type TestQueue } from "../support/queue.ts";
 
 interface Stage {
@@ -32,6 +37,9 @@ interface Stage {
   /** Of the ordered group, with key `long` in hand from aside, and `due` and `parked` there. */
   readonly lease: PartitionLease;
   readonly side: SideQueue<unknown>;
+  /** Of an ordered group whose partition services hold, with its first message out. */
+  readonly outlet: OrderedOutlet<unknown>;
+  readonly out: PullRef;
 }
 
 /** One partition with both kinds of group, deliveries in hand, a retry that is due, a dead letter, half messages, and keys aside. */
@@ -61,7 +69,17 @@ async function setStage(): Promise<Stage> {
   ]);
   await startRedrive(context, "running", redriveAll);
   const halves = await prepareHalves(t, context);
-  return { t, context, ordered, concurrent, leases, holds: holds.slice(0, 2), halves, lease, side };
+  const pulled = await pullOne(t, context);
+  return { t, context, ordered, concurrent, leases, holds: holds.slice(0, 2), halves, lease, side, ...pulled };
+}
+
+async function pullOne(t: TestQueue, context: QueueContext) {
+  const group = pullGroup({ group: "pulled", mode: "ordered" });
+  await registerGroup(context, "t", group, 0, "first");
+  const outlet = new OrderedOutlet<unknown>(context, t.topic, group, new PullShare(context, "t", "pulled"));
+  await outlet.open();
+  const [{ delivery, fence }] = (await outlet.take(0, 1, 1)).handed as [Handed<unknown>];
+  return { outlet, out: { partition: 0, entry: delivery.entry, fence, key: delivery.key } };
 }
 
 async function prepareHalves(t: TestQueue, context: QueueContext): Promise<Stage["halves"]> {
@@ -115,6 +133,13 @@ const key = {
   retries: ({ t }: Stage) => t.store.keys.retries("t", 0, "concurrent"),
   attempts: ({ t }: Stage) => t.store.keys.attempts("t", 0, "concurrent"),
   dead: ({ t }: Stage) => t.store.keys.deadLetters("t", 0, "concurrent"),
+  pulledLease: ({ t }: Stage) => t.store.keys.lease("t", 0, "pulled"),
+  pulledDead: ({ t }: Stage) => t.store.keys.deadLetters("t", 0, "pulled"),
+  pulledAttempts: ({ t }: Stage) => t.store.keys.attempts("t", 0, "pulled"),
+  pulledAside: ({ t }: Stage) => t.store.keys.aside("t", 0, "pulled"),
+  pulledDue: ({ t }: Stage) => t.store.keys.asideDue("t", 0, "pulled"),
+  pulledSide: ({ t }: Stage) => t.store.keys.side("t", 0, "pulled"),
+  pulledOrder: ({ t }: Stage) => t.store.keys.sideOrder("t", 0, "pulled"),
   topics: ({ t }: Stage) => t.store.keys.topics(),
   groupSettings: ({ t }: Stage) => t.store.keys.groupSettings("t"),
   webhooks: ({ t }: Stage) => t.store.keys.webhooks(),
@@ -250,6 +275,15 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
     keys: ["stream", "groups", "retries", "attempts", "lease"],
     run: ({ context }) => new DeliveryLeases(context, "t", "concurrent", 1_000, "#pull").receive(0, 10, 1_000_000),
   },
+  "receive-ordered": {
+    keys: ["stream", "pulledLease", "pulledAttempts", "pulledAside", "pulledDue", "pulledSide", "pulledOrder"],
+    run: ({ outlet }) => outlet.take(0, 10, 1_000_000),
+  },
+  "answer-ordered": {
+    keys: ["pulledLease", "pulledDead", "pulledAside", "pulledDue", "pulledSide", "pulledOrder"],
+    run: ({ outlet, out }) => outlet.ack([out]),
+  },
+  "pull-release": { keys: ["pulledLease"], run: ({ context }) => releasePartition(context, "t", "pulled", 0) },
   "seek ordered": {
     keys: ["stream", "groups", "orderedLease", "orderedAttempts", "aside", "asideDue", "side", "sideOrder"],
     run: ({ t }) => t.queue.control.seek(t.topic, "ordered", "first"),

@@ -9,16 +9,19 @@
 -- `renew` (lease ends after ms).
 -- Returns {outcomes, dead letters evicted}; outcomes: 1 done, 0 it is not the caller's, 2 it is finished already; of `renew` the end
 -- of the lease, ms.
-local dead = KEYS[1]
-local aside = KEYS[2]
-local aside_due = KEYS[3]
-local side = KEYS[4]
-local side_order = KEYS[5]
+local lease = KEYS[1]
+local dead = KEYS[2]
+local aside = KEYS[3]
+local aside_due = KEYS[4]
+local side = KEYS[5]
+local side_order = KEYS[6]
 local dead_max = ARGV[1]
 
 local queue = { aside = aside, due = aside_due, side = side, order = side_order }
 mq_side_check(queue)
 local length = redis.call('XLEN', dead)
+-- What was handed out before a seek may be gone without being finished.
+local sought_at = tonumber(redis.call('HGET', lease, 'sought_at') or 0)
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -38,7 +41,7 @@ while i <= #ARGV do
   local record = mq_side_get(queue, key)
   local outcome = 1
   if redis.call('HEXISTS', side, entry) == 0 then
-    outcome = 2
+    outcome = tonumber(token) > sought_at and 2 or 0
   elseif not record or record.state ~= 'o' or record.token ~= token or record.until_ms <= now_ms then
     outcome = 0
   elseif kind == 'ack' then

@@ -28,8 +28,8 @@ local memory_max = tonumber(ARGV[7])
 local STEP = 16
 local SCAN_MAX = 200
 
-local owner, checkpoint, read, open, suspect, blame =
-  unpack(redis.call('HMGET', lease, 'owner', 'checkpoint', 'read', 'open', 'suspect', 'blame'))
+local owner, held_until, checkpoint, read, open, suspect, blame =
+  unpack(redis.call('HMGET', lease, 'owner', 'until', 'checkpoint', 'read', 'open', 'suspect', 'blame'))
 redis.call('XLEN', stream)
 redis.call('HLEN', attempts)
 local queue = { aside = aside, due = aside_due, side = side, order = side_order }
@@ -115,9 +115,12 @@ if scanned > 0 and is_end then
   count = count + lost
 end
 
-redis.call('HSET', lease, 'until', string.format('%.0f', now_ms + hold_ms), 'checkpoint', checkpoint,
-  'floor', still_open[1] or checkpoint, 'open', table.concat(still_open, ' '), 'read', string.format('%.0f', count),
-  'losses', 0, 'suspect', '', 'blame', 0)
+-- A group that waits in vain writes nothing but an extension now and then.
+if adopted > 0 or scanned > 0 or tonumber(held_until) < now_ms + hold_ms / 2 then
+  redis.call('HSET', lease, 'until', string.format('%.0f', now_ms + hold_ms), 'checkpoint', checkpoint,
+    'floor', still_open[1] or checkpoint, 'open', table.concat(still_open, ' '), 'read', string.format('%.0f', count),
+    'losses', 0, 'suspect', '', 'blame', 0)
+end
 local next_due = redis.call('ZRANGE', aside_due, 0, 0, 'WITHSCORES')
 local is_more = #still_open > 0 or #claims >= limit or bytes >= bytes_max or (scanned > 0 and not is_end)
 return { 1, claims, token, string.format('%.0f', until_ms), is_more and 1 or 0, next_due[2] or '', is_full and 1 or 0, lost }

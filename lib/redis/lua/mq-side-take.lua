@@ -2,7 +2,7 @@
 -- Hand the holder of a partition the keys aside that are due, each with its first messages.
 --
 -- Atomic and fenced; all keys are of one partition. A key that is in the hand of an earlier holder, or out to a service whose lease
--- ended, counts a loss. What the holder has in hand is looked at again after another `lease_ms`. Again hands out nothing twice.
+-- ended, counts a loss (mq-lost.lua). What the holder has in hand is looked at again after another `lease_ms`. Again hands out nothing twice.
 -- Returns {1, keys, due keys left or not}, a key being {key, failed, losses, first failure ms, history, messages}, a message {entry,
 -- header, data}; or {0} when the token is stale.
 local lease = KEYS[1]
@@ -34,7 +34,7 @@ for i, key in ipairs(due) do
   else
     local messages, bytes = mq_side_first(queue, key, nil, count, bytes_max)
     bytes_max = bytes_max - bytes
-    if record.state ~= 'r' then record.losses = record.losses + 1 end
+    if record.state ~= 'r' then mq_count_loss(record, record.state == 'o' and '#pull' or '', now_ms) end
     record.state, record.token, record.until_ms = 'h', token, 0
     mq_side_set(queue, key, record, now_ms + lease_ms)
     keys[#keys + 1] = { key, record.failed, record.losses, record.first, record.history, messages }
