@@ -227,3 +227,45 @@ test("a half message is told of before, and found at once behind its commit", as
   expect(trace).toMatchObject({ commits: [{ entry }], records: [{ record: { state: "committed" } }] });
   expect(trace.entriesLookedAt).toBe(1);
 });
+
+describe("an ordered group's failing key", () => {
+  test("its message is retrying, with its attempts", async () => {
+    await using t = await openTraced();
+    await t.run(
+      t.queue.consume(t.topic, {
+        ...{ group: "g", mode: "ordered", backoff: [60_000] },
+        handle() {
+          throw new Error("not yet");
+        },
+      }),
+    );
+    const { id } = await publishOne(t);
+    await eventually(async () => {
+      const [delivery] = (await t.queue.trace(id)).deliveries;
+      expect(delivery).toMatchObject({
+        ...{ state: "retrying", attemptCount: 1 },
+        attempts: [{ member: "m", error: "Error: not yet" }],
+      });
+    });
+  });
+
+  test("parked, holds all that come for it, and the first tells why", async () => {
+    await using t = await openTraced();
+    await t.run(
+      t.queue.consume(t.topic, {
+        ...{ group: "g", mode: "ordered", backoff: [1], maxAttempts: 2, onPoison: "park" },
+        handle() {
+          throw new Error("not today");
+        },
+      }),
+    );
+    const first = await publishOne(t);
+    const second = await publishOne(t);
+    await eventually(async () => {
+      const [head] = (await t.queue.trace(first.id)).deliveries;
+      expect(head).toMatchObject({ state: "parked", attempts: [{ error: "Error: not today" }, {}] });
+      const [behind] = (await t.queue.trace(second.id)).deliveries;
+      expect(behind).toMatchObject({ state: "parked", attemptCount: 0 });
+    });
+  });
+});

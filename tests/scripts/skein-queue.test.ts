@@ -179,6 +179,37 @@ test("a group is paused, resumed, set to another place, and dropped when its mem
   expect(await failure("groups", "resume", ...billing)).toContain("no group");
 }, 60_000);
 
+test("a parked key is shown with its reason, and goes on in order when it is unparked", async () => {
+  const parking = defineTopic("parking", { schema: v.strictObject({ n: v.number() }) });
+  const seen: number[] = [];
+  let isClosed = true;
+  const group = queue.consume(parking, {
+    ...{ group: "attendant", mode: "ordered", maxAttempts: 2, backoff: [1], onPoison: "park" },
+    handle({ data }) {
+      if (isClosed) throw new Error("closed");
+      seen.push(data.n);
+    },
+  });
+  await group.start();
+  const attendant = ["--topic", "parking", "--group", "attendant"];
+  try {
+    await queue.publishMany(
+      parking,
+      [1, 2, 3].map((n) => ({ type: "car", key: "lot-5", data: { n } })),
+    );
+    await eventually(async () => expect((await queue.describe(parking)).groups[0]!.parkedKeys).toBe(1));
+    expect((await run("groups", "aside", ...attendant)).out).toMatch(/lot-5 +parked +\S+ s +\d +\d +Error: closed/);
+    expect(await json("groups", "list", "--topic", "parking")).toMatchObject([{ parkedKeys: 1 }]);
+    isClosed = false;
+    expect(await failure("groups", "unpark", ...attendant)).toContain("--key is missing");
+    expect((await run("groups", "unpark", ...attendant, "--key", "lot-5")).out).toContain("goes on");
+    await eventually(() => expect(seen).toEqual([1, 2, 3]));
+    expect(await failure("groups", "unpark", ...attendant, "--key", "lot-5")).toContain("is not parked");
+  } finally {
+    await group.stop(AbortSignal.timeout(5_000));
+  }
+});
+
 test("half messages are listed, and decided by an operator", async () => {
   const prepare = (n: number) =>
     queue.transactions.prepare(
