@@ -245,7 +245,7 @@ export function openQueue({
     control: createControl(context),
     deadLetters,
     transactions,
-    trace: (id) => traceMessage(context, { catalog, deadLetters, transactions }, id),
+    trace: (id) => traceMessage(context, { catalog, deadLetters, transactions, delayed }, id),
     pull: createPull(context, tokenSecret),
     aside: createAside(context),
     delayed,

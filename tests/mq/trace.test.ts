@@ -269,3 +269,18 @@ describe("an ordered group's failing key", () => {
     });
   });
 });
+
+test("a delayed message is told of while it waits, and found at once when it has been sent", async () => {
+  await using t = await openTraced();
+  const deliverAt = Date.now() + 3_600_000;
+  const { id } = await t.queue.publish(t.topic, { type: "numbered", key: "k", data: { n: 1 }, deliverAt });
+  expect(await t.queue.trace(id)).toMatchObject({
+    ...{ verdict: "found", commits: [] },
+    records: [{ kind: "delayed", record: { id, state: "PENDING", deliverAt } }],
+  });
+  await t.publish("k", 1, 1_000);
+  await t.queue.delayed.sendNow(id);
+  const trace = await t.queue.trace(id);
+  expect(trace).toMatchObject({ commits: [{ topic: "t", key: "k" }], records: [{ record: { state: "FIRED" } }] });
+  expect(trace.entriesLookedAt).toBe(1);
+});
