@@ -4,7 +4,7 @@ import { defineCommand } from "citty";
 import type { DelayedMessage, DelayedResult } from "../../lib/mq/index.ts";
 import { jsonArgument, required, timeOf, topicArgument, wholeNumberOf, yesArgument } from "./arguments.ts";
 import { Failure, openRunningQueue, type RunningQueue } from "./running.ts";
-import { describeMs, describeTime, renderFields, renderTable } from "./table.ts";
+import { describeMs, describeTime, print, renderFields, renderPage, renderTable } from "./table.ts";
 
 const ID = { type: "positional", description: "The message's id", required: true } as const;
 const LIMIT = { type: "string", description: "How many to print, 1..500 (default 100)", valueHint: "number" } as const;
@@ -21,11 +21,7 @@ const list = defineCommand({
       ...(args.limit === undefined ? {} : { limit: wholeNumberOf("limit", args.limit) }),
       ...(args.cursor === undefined ? {} : { cursor: args.cursor }),
     });
-    if (args.json) console.log(JSON.stringify(page, null, 2));
-    else {
-      console.log(render(page.messages));
-      if (page.next !== undefined) console.log(`\nGo on with --cursor ${page.next}`);
-    }
+    print(page, args.json, ({ messages, next }) => renderPage(render(messages), "cursor", next));
   },
 });
 
@@ -34,8 +30,7 @@ const inspect = defineCommand({
   args: { id: ID, json: jsonArgument },
   async run({ args }) {
     await using running = await openRunningQueue();
-    const message = await existing(running, args.id);
-    console.log(args.json ? JSON.stringify(message, null, 2) : renderMessage(message));
+    print(await existing(running, args.id), args.json, renderMessage);
   },
 });
 

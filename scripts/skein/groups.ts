@@ -13,7 +13,7 @@ import {
   yesArgument,
 } from "./arguments.ts";
 import { Failure, openRunningQueue } from "./running.ts";
-import { describeMs, renderTable } from "./table.ts";
+import { describeMs, print, renderTable } from "./table.ts";
 import { describeAll } from "./topics.ts";
 
 const REASON = { type: "string", description: "Shown beside the group", valueHint: "text" } as const;
@@ -29,7 +29,7 @@ const list = defineCommand({
     const described =
       args.topic === undefined ? await describeAll(queue) : [await queue.describe(await topicNamed(queue, args.topic))];
     const groups = described.flatMap(({ topic, groups: found }) => found.map((group) => ({ topic, ...group })));
-    console.log(args.json ? JSON.stringify(groups, null, 2) : render(groups));
+    print(groups, args.json, render);
   },
 });
 
@@ -62,7 +62,7 @@ const aside = defineCommand({
     await using running = await openRunningQueue();
     const { topic, group } = await groupNamed(running.queue, args);
     const keys = await running.queue.aside.list(topic, group.group);
-    console.log(args.json ? JSON.stringify(keys, null, 2) : renderAside(keys));
+    print(keys, args.json, renderAside);
   },
 });
 
