@@ -30,7 +30,7 @@ import { type Aside, createAside } from "./aside.ts";
 import { createBroadcastConsumer } from "./broadcast.ts";
 import { type Catalog, createCatalog } from "./catalog.ts";
 import { createConcurrentConsumer } from "./concurrent.ts";
-import { type ConsumeOptions, declare } from "./consumer.ts";
+import { type ConsumeOptions, declare, type StartPoint } from "./consumer.ts";
 import { type Control, createControl } from "./control.ts";
 import { createDeadLetters, type DeadLetters } from "./dead-letters.ts";
 import { describeTopic, type TopicDescription } from "./describe.ts";
@@ -40,6 +40,7 @@ import { Producer, type PublishInput, type PublishResult } from "./producer.ts";
 import { publishWith } from "./publish-with.ts";
 import { createPull, type Pull } from "./pull.ts";
 import { makeRoom, trimTopic } from "./retention.ts";
+import { openTail, type Tail } from "./tail.ts";
 import type { AnyTopic, Topic } from "./topic.ts";
 import { type Trace, traceMessage } from "./trace.ts";
 import { createTransactions, type Transactions } from "./transaction.ts";
@@ -92,6 +93,7 @@ export {
   TopicSettingsSchema,
   toStartPoint,
 } from "./settings.ts";
+export type { Tail, Tailed } from "./tail.ts";
 export { type AnyTopic, backlogOfPartition, defineTopic, type Topic, type TopicOptions } from "./topic.ts";
 export type { Trace, TracedCommit, TracedRecord } from "./trace.ts";
 export type { TracedDelivery, TracedState } from "./trace-delivery.ts";
@@ -158,6 +160,11 @@ export interface Queue {
   readonly transactions: Transactions;
   /** Keys of ordered groups that stand aside: list, unpark. */
   readonly aside: Aside;
+  /**
+   * Reads along with a topic from a start point or a cursor, without a group; to be closed. One blocking connection. Throws INVALID when
+   * the cursor is not of this topic, OVERLOADED.
+   */
+  tail(topic: Topic<unknown>, after: StartPoint | { readonly cursor: string }): Promise<Tail>;
   /** Whether this process does a periodic chore now: true for one of all that ask within `forMs`. */
   claim(chore: string, forMs: number): Promise<boolean>;
   /** Topics and groups that services declared, for all processes. */
@@ -211,6 +218,7 @@ export function openQueue({ may, topics = [], halfTimes, tokenSecret, ...context
     trace: (id) => traceMessage(context, { catalog, deadLetters, transactions }, id),
     pull: createPull(context, tokenSecret),
     aside: createAside(context),
+    tail: (topic, after) => openTail(context, topic, after),
     async claim(chore, forMs) {
       const { redis, keys, member } = context;
       return (await redis.commands.set(keys.chore(chore), member, "PX", forMs, "NX")) === "OK";

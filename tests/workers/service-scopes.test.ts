@@ -10,6 +10,7 @@ import { silentLog } from "../../lib/observability/index.ts";
 import { createServiceKeyStore } from "../../workers/gateway/service-key-store.ts";
 import type { ServiceRoute } from "../../workers/gateway/service-route.ts";
 import { createServiceRoutes } from "../../workers/gateway/service-routes.ts";
+import { createTails } from "../../workers/gateway/service-tail.ts";
 import { openTestStore } from "../support/redis.ts";
 import { openTestServices, type TestServices } from "../support/services.ts";
 
@@ -23,8 +24,10 @@ const KINDS = [
 /** The table, made of parts that are never called. */
 await using store = await openTestStore("svc-scopes-table");
 const { redis, keys, metrics } = store;
+const queue = openQueue({ redis, keys, metrics, clock: systemClock, log: silentLog, member: "m" });
 const table: readonly ServiceRoute[] = createServiceRoutes({
-  queue: openQueue({ redis, keys, metrics, clock: systemClock, log: silentLog, member: "m" }),
+  queue,
+  tails: createTails(queue, silentLog),
   serviceKeys: createServiceKeyStore({ commands: redis.commands, keys, clock: systemClock, serviceKey: "sk_root_x" }),
   allowPrivate: false,
 });

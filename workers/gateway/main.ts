@@ -9,6 +9,7 @@ import { createDeliveries } from "./deliveries.ts";
 import { createRoutes } from "./routes.ts";
 import { createServiceKeyStore } from "./service-key-store.ts";
 import { createServiceRoutes } from "./service-routes.ts";
+import { createTails } from "./service-tail.ts";
 import { Sessions } from "./sessions.ts";
 import { createServer } from "./upgrade.ts";
 
@@ -31,8 +32,10 @@ export const worker: Worker = {
     const sessions = new Sessions({ node, logic, auth, limiter, limits, clock, log, metrics });
     const deliveries = createDeliveries({ node, redis, keys, sessions, clock, log, metrics });
     const allChecks = createChecks({ checks, logic, rpc, deliveries, sessions });
-    const serviceRoutes = createServiceRoutes({ queue, serviceKeys, allowPrivate: config.outboundPrivate });
+    const tails = createTails(queue, log);
+    const serviceRoutes = createServiceRoutes({ queue, serviceKeys, tails, allowPrivate: config.outboundPrivate });
     const app = createRoutes({ logic, auth, limiter, serviceRoutes, origins, checks: allChecks, clock, log, metrics });
-    return [deliveries, rpc.announce("gateway", node), createServer({ host, port, origins, app, auth, sessions, log })];
+    const server = createServer({ host, port, origins, app, auth, sessions, log });
+    return [deliveries, rpc.announce("gateway", node), server, tails.service];
   },
 };

@@ -7,20 +7,23 @@ import type { ServiceKeyStore } from "./service-key-store.ts";
 import { serviceKeyRoutes } from "./service-keys.ts";
 import { publishRoutes } from "./service-publish.ts";
 import type { ServiceRoute } from "./service-route.ts";
+import type { Tails } from "./service-tail.ts";
 import { topicRoutes } from "./service-topics.ts";
 import { traceRoutes } from "./service-trace.ts";
 
 export interface ServiceParts extends GroupParts {
   readonly serviceKeys: ServiceKeyStore;
+  readonly tails: Tails;
 }
 
 export function createServiceRoutes(parts: ServiceParts): readonly ServiceRoute[] {
-  const { queue, serviceKeys } = parts;
+  const { queue, serviceKeys, tails } = parts;
   return [
     ...topicRoutes(queue),
     ...publishRoutes(queue),
     ...groupRoutes(parts),
     ...deadLetterRoutes(queue),
+    ...tails.routes,
     ...traceRoutes(queue),
     ...serviceKeyRoutes(serviceKeys),
   ];
