@@ -49,7 +49,7 @@ import { type OwnKey, ownKey, type Write } from "./writes.ts";
 export type { Aside, KeyAside } from "./aside.ts";
 export { type Catalog, type DeclaredGroup, type DeclaredTopic, declarationOf, type Webhook } from "./catalog.ts";
 export type { Check, CheckAnswer, CheckHandler, ReceiveChecksOptions } from "./checks.ts";
-export { cloudEventOf } from "./cloud-event.ts";
+export { cloudEventOf, halfJson } from "./cloud-event.ts";
 export { type ConnectedQueue, type ConnectOptions, connectQueue } from "./connect.ts";
 export {
   type BatchHandler,

@@ -14,7 +14,7 @@ import { createTails } from "../../workers/gateway/service-tail.ts";
 import { openTestStore } from "../support/redis.ts";
 import { openTestServices, type TestServices } from "../support/services.ts";
 
-const OWN = { topic: "matrix", group: "g", id: "01JDG3S8QK7XN4P200A1-0", key: "k" };
+const OWN = { topic: "matrix", group: "g", id: "01JDG3S8QK7XN4P200A1-0", key: "k", producerGroup: "p" };
 /** Every kind of key: one scope each. */
 const KINDS = [
   ...["chat", "broadcast", "admin", "publish:*", "consume:*"],
@@ -30,6 +30,7 @@ const table: readonly ServiceRoute[] = createServiceRoutes({
   tails: createTails(queue, silentLog),
   serviceKeys: createServiceKeyStore({ commands: redis.commands, keys, clock: systemClock, serviceKey: "sk_root_x" }),
   allowPrivate: false,
+  checkSecretOf: () => "",
 });
 
 let services: TestServices;

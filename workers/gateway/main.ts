@@ -3,6 +3,8 @@
 import { createAuthenticator, createLimiter } from "../../lib/http/index.ts";
 import { newId } from "../../lib/id.ts";
 import { LIMITS, logicContract } from "../../lib/im/index.ts";
+import { checkSecretOf } from "../../lib/secrets.ts";
+import { createService } from "../../lib/service.ts";
 import type { Worker } from "../context.ts";
 import { createChecks } from "./checks.ts";
 import { createDeliveries } from "./deliveries.ts";
@@ -33,9 +35,18 @@ export const worker: Worker = {
     const deliveries = createDeliveries({ node, redis, keys, sessions, clock, log, metrics });
     const allChecks = createChecks({ checks, logic, rpc, deliveries, sessions });
     const tails = createTails(queue, log);
-    const serviceRoutes = createServiceRoutes({ queue, serviceKeys, tails, allowPrivate: config.outboundPrivate });
+    const serviceRoutes = createServiceRoutes({
+      ...{ queue, serviceKeys, tails, allowPrivate: config.outboundPrivate },
+      checkSecretOf: (producerGroup) => checkSecretOf(secrets, producerGroup),
+    });
     const app = createRoutes({ logic, auth, limiter, serviceRoutes, origins, checks: allChecks, clock, log, metrics });
     const server = createServer({ host, port, origins, app, auth, sessions, log });
-    return [deliveries, rpc.announce("gateway", node), server, tails.service];
+    // Whoever waits for messages is let go before the server waits for its answers.
+    const pulls = createService(
+      "pulls",
+      async () => undefined,
+      () => queue.pull.dispose(),
+    );
+    return [deliveries, rpc.announce("gateway", node), server, tails.service, pulls];
   },
 };
