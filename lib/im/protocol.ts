@@ -18,6 +18,9 @@ export const LIMITS = {
   titleBytes: 256,
   membersPerRequest: 100,
   membersPerGroup: 10_000,
+  membersPerChannel: 1_000_000,
+  /** Owner and admins. */
+  staffPerChannel: 100,
   membersShown: 1_000,
   mentions: 50,
   emojiBytes: 64,
@@ -86,6 +89,9 @@ export const ConversationTypeSchema = v.picklist(
   'must be "direct", "group" or "channel"',
 );
 export const RoleSchema = v.picklist(["owner", "admin", "member"], 'must be "owner", "admin" or "member"');
+/** Whether anybody may take himself in who knows the id, or members must do it. */
+export const JoinSchema = v.picklist(["open", "invited"], 'must be "open" or "invited"');
+export type Join = v.InferOutput<typeof JoinSchema>;
 export type ConversationType = v.InferOutput<typeof ConversationTypeSchema>;
 export type Role = v.InferOutput<typeof RoleSchema>;
 
@@ -202,6 +208,7 @@ export const SettingsEntrySchema = v.strictObject({
   kind: v.literal("settings"),
   ...EntryFields,
   title: v.optional(v.string()),
+  join: v.optional(JoinSchema),
   dissolved: v.optional(v.boolean()),
 });
 export type SettingsEntry = v.InferOutput<typeof SettingsEntrySchema>;
@@ -232,7 +239,8 @@ export const ConversationSchema = v.strictObject({
   head: PositionSchema,
   created: TimeSchema,
   memberCount: PositionSchema,
-  /** At most LIMITS.membersShown of them, owners and admins first. */
+  join: JoinSchema,
+  /** At most LIMITS.membersShown of them, owners and admins first; of a channel these, and who asks. */
   members: v.array(v.strictObject({ user: UserIdSchema, role: RoleSchema, mutedUntil: v.optional(TimeSchema) })),
 });
 export type Conversation = v.InferOutput<typeof ConversationSchema>;
@@ -245,6 +253,8 @@ export const ConversationSummarySchema = v.strictObject({
   head: PositionSchema,
   read: PositionSchema,
   unread: PositionSchema,
+  /** The user wants no notice of it until then; left out when not muted. */
+  mutedUntil: v.optional(TimeSchema),
   lastMessage: v.optional(MessageSchema),
 });
 export type ConversationSummary = v.InferOutput<typeof ConversationSummarySchema>;

@@ -13,6 +13,7 @@ import {
   EntrySchema,
   IdSchema,
   integer,
+  JoinSchema,
   LIMITS,
   MessageSchema,
   MessageTypeSchema,
@@ -38,6 +39,7 @@ export const CreateConversationParams = v.strictObject({
   type: ConversationTypeSchema,
   members: Users(LIMITS.membersPerRequest),
   title: v.optional(TitleSchema),
+  join: v.optional(JoinSchema),
 });
 
 export const ListConversationsParams = v.strictObject({
@@ -49,7 +51,15 @@ export const ListConversationsParams = v.strictObject({
 });
 
 export const ConversationParams = v.strictObject({ conversation: IdSchema });
-export const UpdateConversationParams = v.strictObject({ conversation: IdSchema, title: TitleSchema });
+export const UpdateConversationParams = v.strictObject({
+  conversation: IdSchema,
+  title: v.optional(TitleSchema),
+  join: v.optional(JoinSchema),
+});
+/** 0, or any time that has passed, ends it. */
+export const MuteConversationParams = v.strictObject({ conversation: IdSchema, until: TimeSchema });
+export const BlockParams = v.strictObject({ user: UserIdSchema });
+export const NoParams = v.strictObject({});
 export const AddMembersParams = v.strictObject({
   conversation: IdSchema,
   users: v.pipe(Users(LIMITS.membersPerRequest), v.minLength(1, "must name at least 1 user")),
@@ -178,6 +188,11 @@ export const ListConversationsReply = v.strictObject({
   next: v.optional(v.string()),
 });
 export type ListConversationsReply = v.InferOutput<typeof ListConversationsReply>;
+
+export const MuteConversationReply = v.strictObject({ mutedUntil: v.optional(TimeSchema) });
+
+export const BlockReply = v.strictObject({ user: UserIdSchema, since: TimeSchema });
+export const ListBlocksReply = v.strictObject({ blocks: v.array(BlockReply) });
 
 export const ConversationReply = v.strictObject({ conversation: ConversationSchema });
 export type ConversationReply = v.InferOutput<typeof ConversationReply>;
