@@ -131,9 +131,6 @@ function isShallow(value: unknown, levels: number): boolean {
   return levels > 0 && Object.values(value).every((item) => isShallow(item, levels - 1));
 }
 
-/** What a message is of: "text", or a name that the app gives its own. */
-export const MessageTypeSchema = IdSchema;
-
 /** A pictograph, a flag or a keycap, with all that may join and modify them; or a name. */
 const EMOJI_PATTERN =
   /^(?:[A-Za-z0-9_+-]{1,32}|(?=.*(?:\p{Extended_Pictographic}|\p{Regional_Indicator}|\u20e3))[\p{Extended_Pictographic}\p{Emoji_Component}]+)$/u;
@@ -158,7 +155,8 @@ export const MessageSchema = v.strictObject({
   id: IdSchema,
   conversation: IdSchema,
   from: UserIdSchema,
-  type: MessageTypeSchema,
+  /** "text", or a name that the app gives its own. */
+  type: IdSchema,
   body: AnyBodySchema,
   sentAt: TimeSchema,
   replyTo: v.optional(SeqSchema),

@@ -16,7 +16,6 @@ import {
   JoinSchema,
   LIMITS,
   MessageSchema,
-  MessageTypeSchema,
   PositionSchema,
   RoleSchema,
   SeqSchema,
@@ -83,12 +82,12 @@ const SendText = v.strictObject({
   type: v.optional(v.literal("text"), "text"),
   body: TextBodySchema,
 });
-const SendOther = v.strictObject({ ...SendFields, type: MessageTypeSchema, body: BodySchema });
+const SendOther = v.strictObject({ ...SendFields, type: IdSchema, body: BodySchema });
 
 /** Of type "text", unless `type` says otherwise: then the body may be any object. */
 export const SendParams = Object.assign(
   v.lazy((input): typeof SendText | typeof SendOther => (isOfText(input) ? SendText : SendOther)),
-  { entries: { ...SendFields, type: v.optional(MessageTypeSchema, "text"), body: BodySchema } },
+  { entries: { ...SendFields, type: v.optional(IdSchema, "text"), body: BodySchema } },
 );
 
 function isOfText(input: unknown): boolean {
