@@ -133,12 +133,18 @@ export class KeyWork<D> implements Work<D> {
   }
 
   progress(): Progress {
+    let checkpoint = this.#checkpoint;
+    let read = this.#read;
+    // A failed entry is recorded even when nothing behind it is finished: it can be seen to be tried.
+    for (const { attempt, ordinal, entry } of this.#open.values()) {
+      if (attempt > 1 && ordinal > read) [checkpoint, read] = [entry, ordinal];
+    }
     const open: string[] = [];
     for (const { entry, ordinal } of this.#open.values()) {
-      if (ordinal > this.#read) break;
+      if (ordinal > read) break;
       open.push(entry);
     }
-    return { checkpoint: this.#checkpoint, read: this.#read, open };
+    return { checkpoint, read, open };
   }
 
   mayTake(): boolean {

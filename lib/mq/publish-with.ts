@@ -46,6 +46,10 @@ export async function publishWith<D>(
   writes: readonly Write[],
 ): Promise<PublishResult> {
   const { keys, redis, clock, metrics } = context;
+  if (input.deliverAt !== undefined) {
+    const issues = [{ path: "deliverAt", message: "cannot be given together with writes" }];
+    throw new AppError("INVALID", `topic ${topic.name}: deliverAt cannot be given together with writes`, { issues });
+  }
   if (!input.key) {
     const issues = [{ path: "key", message: "is required: the writes lie in its partition" }];
     throw new AppError("INVALID", `topic ${topic.name}: key is required`, { issues });

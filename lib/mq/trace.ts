@@ -12,6 +12,7 @@ import { toAppError } from "../redis/index.ts";
 import type { Catalog } from "./catalog.ts";
 import type { QueueContext } from "./consumer.ts";
 import type { DeadLetters, StoredDeadLetter } from "./dead-letters.ts";
+import type { Delayed, DelayedMessage } from "./delayed.ts";
 import { type FoundEntry, type KnownEntry, searchEntries, timeToldBy } from "./entry-search.ts";
 import type { HalfDetails } from "./half.ts";
 import { formatLetterId, scanLetters } from "./letter-scan.ts";
@@ -44,10 +45,9 @@ export interface TracedCommit extends TracedEntry {
 }
 
 /** What it was before it was a message, while that is remembered. */
-export interface TracedRecord {
-  readonly kind: "half";
-  readonly record: HalfDetails;
-}
+export type TracedRecord =
+  | { readonly kind: "half"; readonly record: HalfDetails }
+  | { readonly kind: "delayed"; readonly record: DelayedMessage };
 
 export interface Trace {
   readonly id: string;
@@ -68,6 +68,7 @@ export interface TraceSources {
   readonly catalog: Pick<Catalog, "topics" | "groups">;
   readonly deadLetters: Pick<DeadLetters, "get">;
   readonly transactions: Pick<Transactions, "get">;
+  readonly delayed: Pick<Delayed, "get">;
 }
 
 /** Throws AppError: INVALID, OVERLOADED. */
@@ -99,19 +100,25 @@ export async function traceMessage(context: QueueContext, sources: TraceSources,
   }
 }
 
-async function recordsOf({ transactions }: TraceSources, id: string): Promise<TracedRecord[]> {
-  try {
-    return [{ kind: "half", record: await transactions.get(id) }];
-  } catch (error) {
-    if (error instanceof AppError && error.code === "NOT_FOUND") return [];
-    throw error;
-  }
+async function recordsOf({ transactions, delayed }: TraceSources, id: string): Promise<TracedRecord[]> {
+  const [half, late] = await Promise.all([
+    transactions.get(id).catch((error: unknown) => {
+      if (error instanceof AppError && error.code === "NOT_FOUND") return undefined;
+      throw error;
+    }),
+    delayed.get(id),
+  ]);
+  return [
+    ...(half ? [{ kind: "half", record: half } as const] : []),
+    ...(late ? [{ kind: "delayed", record: late } as const] : []),
+  ];
 }
 
 /** Where the record says that the message is, under its own id. */
-function entryOf({ record }: TracedRecord): KnownEntry[] {
-  const { id, topic, entry, messageId } = record;
-  return entry === undefined || messageId !== id ? [] : [{ topic, entry }];
+function entryOf({ kind, record }: TracedRecord): KnownEntry[] {
+  const { topic, entry } = record;
+  if (entry === undefined || (kind === "half" && record.messageId !== record.id)) return [];
+  return [{ topic, entry }];
 }
 
 const anyTopic = (name: string) => defineTopic(name, { schema: v.unknown() });

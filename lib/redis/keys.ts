@@ -23,6 +23,8 @@ export function createKeys(prefix: string, partitions: number) {
     prefix,
     partitions,
     partitionOf: (id: string) => partitionOf(id, partitions),
+    /** Whether a key is one of this partition's, so that its scripts may name it. */
+    isOfPartition: (key: string, partition: number) => key.startsWith(`${at(partition)}:`),
 
     /** hash `partitions`, `created`. No expiry. Written once by the first start; a mismatch later is refused. */
     installation: () => `${prefix}:{installation}`,
@@ -129,7 +131,10 @@ export function createKeys(prefix: string, partitions: number) {
 
     // Delayed messages, half messages, and state of the users' own. Owner: lib/mq.
 
-    /** hash record id -> record of a delayed message (lib/mq/delayed.ts); ended ones stay 24 h for a true answer. */
+    /**
+     * hash record id -> record of a delayed message, and `<record id>:` -> its message while it waits (mq-delay.lua draws both). Ended
+     * ones stay 24 h for a true answer.
+     */
     delayed: (partition: number) => `${at(partition)}:delayed`,
     /** zset record id by due ms: PENDING ones. */
     delayedDue: (partition: number) => `${at(partition)}:delayed:due`,
