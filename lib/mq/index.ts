@@ -30,12 +30,13 @@ import { type Aside, createAside } from "./aside.ts";
 import { createBroadcastConsumer } from "./broadcast.ts";
 import { type Catalog, createCatalog } from "./catalog.ts";
 import { createConcurrentConsumer } from "./concurrent.ts";
-import { type ConsumeOptions, declare } from "./consumer.ts";
+import { type ConsumeOptions, declare, type StartPoint } from "./consumer.ts";
 import { type Control, createControl } from "./control.ts";
 import { createDeadLetters, type DeadLetters } from "./dead-letters.ts";
 import { createDelayed, type Delayed } from "./delayed.ts";
 import { DELAY_MS_DEFAULT, DELAY_MS_MAX } from "./delaying.ts";
 import { describeTopic, type TopicDescription } from "./describe.ts";
+import type { PublishRules } from "./effect.ts";
 import { Firing } from "./firing.ts";
 import type { HalfTimes } from "./half.ts";
 import { createOrderedConsumer } from "./ordered.ts";
@@ -44,6 +45,7 @@ import { publishWith } from "./publish-with.ts";
 import { createPull, type Pull } from "./pull.ts";
 import { imRelay } from "./relay-topic.ts";
 import { makeRoom, trimTopic } from "./retention.ts";
+import { openTail, type Tail } from "./tail.ts";
 import { createTimekeeper, type TimekeeperOptions } from "./timekeeper.ts";
 import type { AnyTopic, Topic } from "./topic.ts";
 import { type Trace, traceMessage } from "./trace.ts";
@@ -53,7 +55,7 @@ import { type OwnKey, ownKey, type Write } from "./writes.ts";
 export type { Aside, KeyAside } from "./aside.ts";
 export { type Catalog, type DeclaredGroup, type DeclaredTopic, declarationOf, type Webhook } from "./catalog.ts";
 export type { Check, CheckAnswer, CheckHandler, ReceiveChecksOptions } from "./checks.ts";
-export { cloudEventOf } from "./cloud-event.ts";
+export { cloudEventOf, halfJson } from "./cloud-event.ts";
 export type { Condition } from "./condition.ts";
 export { type ConnectedQueue, type ConnectOptions, connectQueue } from "./connect.ts";
 export {
@@ -101,6 +103,7 @@ export {
   TopicSettingsSchema,
   toStartPoint,
 } from "./settings.ts";
+export type { Tail, Tailed } from "./tail.ts";
 export type { TimekeeperOptions } from "./timekeeper.ts";
 export type { Chore } from "./timers.ts";
 export { type AnyTopic, backlogOfPartition, defineTopic, type Topic, type TopicOptions } from "./topic.ts";
@@ -178,6 +181,11 @@ export interface Queue {
    * `scheduler` does), any number may. At most one per process. Throws INVALID or LAYER_VIOLATION.
    */
   createTimers(options?: TimekeeperOptions): Service;
+  /**
+   * Reads along with a topic from a start point or a cursor, without a group; to be closed. One blocking connection. Throws INVALID when
+   * the cursor is not of this topic, OVERLOADED.
+   */
+  tail(topic: Topic<unknown>, after: StartPoint | { readonly cursor: string }): Promise<Tail>;
   /** Whether this process does a periodic chore now: true for one of all that ask within `forMs`. */
   claim(chore: string, forMs: number): Promise<boolean>;
   /** Topics and groups that services declared, for all processes. */
@@ -215,6 +223,7 @@ export function openQueue({
     may?.publish(topic);
     if (inputs.some(({ deliverAt }) => deliverAt !== undefined)) may?.publish(imRelay.name);
   };
+  const rules: PublishRules = { mayPublish, delayMsMax };
   const consume: Queue["consume"] = (topic, options) => {
     may?.consume(topic.name, options.group);
     const declaration = declare(options);
@@ -234,8 +243,7 @@ export function openQueue({
       return producer.publish(topic, inputs);
     },
     async publishWith(topic, input, writes) {
-      may?.publish(topic.name);
-      return publishWith(context, topic, input, writes);
+      return publishWith(context, topic, input, writes, rules);
     },
     own: (key, name) => ownKey(context.keys, key, name),
     consume,
@@ -254,6 +262,7 @@ export function openQueue({
         { context, firing, consume, publish: (topic, inputs) => producer.publish(topic, inputs) },
         options,
       ),
+    tail: (topic, after) => openTail(context, topic, after),
     async claim(chore, forMs) {
       const { redis, keys, member } = context;
       return (await redis.commands.set(keys.chore(chore), member, "PX", forMs, "NX")) === "OK";

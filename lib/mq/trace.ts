@@ -101,24 +101,22 @@ export async function traceMessage(context: QueueContext, sources: TraceSources,
 }
 
 async function recordsOf({ transactions, delayed }: TraceSources, id: string): Promise<TracedRecord[]> {
-  const [half, late] = await Promise.all([
-    transactions.get(id).catch((error: unknown) => {
-      if (error instanceof AppError && error.code === "NOT_FOUND") return undefined;
-      throw error;
-    }),
-    delayed.get(id),
-  ]);
+  const half = transactions.get(id).catch((error: unknown) => {
+    if (error instanceof AppError && error.code === "NOT_FOUND") return undefined;
+    throw error;
+  });
+  const [halfRecord, delayedRecord] = await Promise.all([half, delayed.get(id)]);
   return [
-    ...(half ? [{ kind: "half", record: half } as const] : []),
-    ...(late ? [{ kind: "delayed", record: late } as const] : []),
+    ...(halfRecord ? [{ kind: "half" as const, record: halfRecord }] : []),
+    ...(delayedRecord ? [{ kind: "delayed" as const, record: delayedRecord }] : []),
   ];
 }
 
 /** Where the record says that the message is, under its own id. */
 function entryOf({ kind, record }: TracedRecord): KnownEntry[] {
-  const { topic, entry } = record;
-  if (entry === undefined || (kind === "half" && record.messageId !== record.id)) return [];
-  return [{ topic, entry }];
+  const { id, topic, entry } = record;
+  const hasOtherId = kind === "half" && record.messageId !== id;
+  return entry === undefined || hasOtherId ? [] : [{ topic, entry }];
 }
 
 const anyTopic = (name: string) => defineTopic(name, { schema: v.unknown() });

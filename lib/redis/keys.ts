@@ -31,13 +31,17 @@ export function createKeys(prefix: string, partitions: number) {
 
     // Conversations. Owner: lib/im in logic.
 
-    /** hash `type` direct|group|channel, `title` as a JSON string, `size` members, `created` ms, `creator`, `digest` of what it was created with. No expiry. */
+    /**
+     * hash `type` direct|group|channel, `title` as a JSON string, `join` open|invited, `size` members, `created` ms, `creator`,
+     * `digest` of what it was created with; of a channel also `staff`, its owner and admins. No expiry.
+     */
     conversation,
     /**
      * hash, what every send reads and writes, in one place (two hashes cost a commit two more commands). No expiry.
      *   `#`    -> `<head> <messages> <active ms> <last message's seq> <epoch>`, the first field; behind it flags, if any:
      *             `c` it is a channel, `d` it is dissolved
-     *   user   -> `<role o|a|m> <joined seq> <muted until ms> <read seq> <messages up to it>`
+     *   user   -> `<role o|a|m> <joined seq> <muted until ms> <read seq> <messages up to it>`; muted until 2^53 - 1: blocked by
+     *             the other side of a direct conversation
      */
     members: (id: string) => `${conversation(id)}:members`,
     /**
@@ -51,6 +55,10 @@ export function createKeys(prefix: string, partitions: number) {
      * many trims have taken fields away. Of messages in the hot window, and of older ones until the archive has the change.
      */
     folds: (id: string) => `${conversation(id)}:folds`,
+    /** set of users whom the other side of this direct conversation has blocked, whether it has begun or not. No expiry. */
+    silenced: (id: string) => `${conversation(id)}:silenced`,
+    /** set of gateways that may hold connections of the channel's subscribers. One that is found gone leaves it. */
+    channelGateways: (id: string) => `${conversation(id)}:gateways`,
     /** hash user -> `"👍","🎉"`, what the user has on one message (nothing: taken back). Lives as long as the message's reactions above. */
     reactors: (id: string, seq: number) => `${conversation(id)}:reactors:${seq}`,
     /**
@@ -65,6 +73,12 @@ export function createKeys(prefix: string, partitions: number) {
     routes: (id: string) => `${user(id)}:routes`,
     /** zset conversation by the time in ms of its last activity: the conversation list. No expiry. */
     inbox: (id: string) => `${user(id)}:inbox`,
+    /** zset channel by 2 x seq of the entry that took the user in, + 1; without the 1: took him out. No expiry. */
+    channels: (id: string) => `${user(id)}:channels`,
+    /** zset user by the ms since when the user has blocked him, at most 1 000. No expiry. */
+    blocks: (id: string) => `${user(id)}:blocks`,
+    /** hash conversation -> ms until which the user wants no notice of it, at most 10 000. No expiry. */
+    mutes: (id: string) => `${user(id)}:mutes`,
     /** set of `<conversation>/<seq>`: messages that the user has deleted for himself, at most 10 000. No expiry. */
     hidden: (id: string) => `${user(id)}:hidden`,
 

@@ -4,7 +4,7 @@ import { defineCommand } from "citty";
 import type { Half, HalfDetails } from "../../lib/mq/index.ts";
 import { jsonArgument, wholeNumberOf, yesArgument } from "./arguments.ts";
 import { Failure, openRunningQueue } from "./running.ts";
-import { describeMs, describeTime, renderFields, renderTable } from "./table.ts";
+import { describeMs, describeTime, print, renderFields, renderPage, renderTable } from "./table.ts";
 
 const ID = { type: "positional", description: "The transaction's id", required: true } as const;
 const STATE = { type: "string", description: "prepared or expired (default)", valueHint: "state" } as const;
@@ -26,11 +26,7 @@ const list = defineCommand({
       ...(args.limit === undefined ? {} : { limit: wholeNumberOf("limit", args.limit) }),
       ...(args.cursor === undefined ? {} : { cursor: args.cursor }),
     });
-    if (args.json) console.log(JSON.stringify(page, null, 2));
-    else {
-      console.log(render(page.halves));
-      if (page.next !== undefined) console.log(`\nGo on with --cursor ${page.next}`);
-    }
+    print(page, args.json, ({ halves, next }) => renderPage(render(halves), "cursor", next));
   },
 });
 
@@ -39,8 +35,7 @@ const inspect = defineCommand({
   args: { id: ID, json: jsonArgument },
   async run({ args }) {
     await using running = await openRunningQueue();
-    const half = await running.queue.transactions.get(args.id);
-    console.log(args.json ? JSON.stringify(half, null, 2) : renderHalf(half));
+    print(await running.queue.transactions.get(args.id), args.json, renderHalf);
   },
 });
 

@@ -6,6 +6,7 @@ import { NO_ATTEMPTS } from "../../lib/mq/attempts.ts";
 import { type Declaration, declare, type QueueContext } from "../../lib/mq/consumer.ts";
 import { DeliveryLeases, Hold } from "../../lib/mq/delivery-lease.ts";
 import { searchEntries } from "../../lib/mq/entry-search.ts";
+import { Firing } from "../../lib/mq/firing.ts";
 import { registerGroup } from "../../lib/mq/group.ts";
 import type { Queue } from "../../lib/mq/index.ts";
 import { acquireLease, type Grant, PartitionLease } from "../../lib/mq/lease.ts";
@@ -16,6 +17,7 @@ import { OrderedOutlet } from "../../lib/mq/pull-ordered.ts";
 import type { Handed } from "../../lib/mq/pull-outlet.ts";
 import { PullShare, releasePartition } from "../../lib/mq/pull-share.ts";
 import type { PullRef } from "../../lib/mq/pull-token.ts";
+import { reconcile } from "../../lib/mq/reconcile.ts";
 import { cancelRedrive, runRedrives, startRedrive } from "../../lib/mq/redrive-runner.ts";
 import { SideQueue } from "../../lib/mq/side-queue.ts";
 import { createTransactions } from "../../lib/mq/transaction.ts";
@@ -34,6 +36,8 @@ interface Stage {
   readonly holds: readonly Hold<unknown>[];
   /** Half messages: one whose check is due, one whose budget is over, one that expired. */
   readonly halves: { readonly due: string; readonly over: string; readonly expired: string };
+  /** A delayed message that is due and waits for its firing. */
+  readonly delayed: string;
   /** Of the ordered group, with key `long` in hand from aside, and `due` and `parked` there. */
   readonly lease: PartitionLease;
   readonly side: SideQueue<unknown>;
@@ -70,7 +74,9 @@ async function setStage(): Promise<Stage> {
   await startRedrive(context, "running", redriveAll);
   const halves = await prepareHalves(t, context);
   const pulled = await pullOne(t, context);
-  return { t, context, ordered, concurrent, leases, holds: holds.slice(0, 2), halves, lease, side, ...pulled };
+  const delayed = await delayMessages(t);
+  const held = { leases, holds: holds.slice(0, 2), lease, side };
+  return { t, context, ordered, concurrent, halves, delayed, ...held, ...pulled };
 }
 
 async function pullOne(t: TestQueue, context: QueueContext) {
@@ -80,6 +86,15 @@ async function pullOne(t: TestQueue, context: QueueContext) {
   await outlet.open();
   const [{ delivery, fence }] = (await outlet.take(0, 1, 1)).handed as [Handed<unknown>];
   return { outlet, out: { partition: 0, entry: delivery.entry, fence, key: delivery.key } };
+}
+
+async function delayMessages(t: TestQueue): Promise<string> {
+  const { key } = t.queue.own("k", "reads");
+  await t.store.redis.commands.hset(key, "ann", "1");
+  const input = { type: "a", key: "k", data: { n: 1 }, deliverAt: 1 };
+  await t.queue.publish(t.topic, input);
+  const condition = { kind: "fieldBelow", key, field: "ann", word: 1, limit: 5 } as const;
+  return (await t.queue.publish(t.topic, { ...input, condition })).id;
 }
 
 async function prepareHalves(t: TestQueue, context: QueueContext): Promise<Stage["halves"]> {
@@ -151,6 +166,11 @@ const key = {
   halfExpired: ({ t }: Stage) => t.store.keys.halfIn(0, "expired"),
   halfEnded: ({ t }: Stage) => t.store.keys.halfIn(0, "ended"),
   own: ({ t }: Stage) => t.store.keys.own(0, "state"),
+  delayed: ({ t }: Stage) => t.store.keys.delayed(0),
+  delayedDue: ({ t }: Stage) => t.store.keys.delayedDue(0),
+  delayedEnded: ({ t }: Stage) => t.store.keys.delayedEnded(0),
+  relay: ({ t }: Stage) => t.store.keys.topic("im.relay", 0),
+  reads: ({ t }: Stage) => t.queue.own("k", "reads").key,
   redrives: ({ t }: Stage) => t.store.keys.redrives(),
   runningRedrive: ({ t }: Stage) => t.store.keys.redrive("running"),
   newRedrive: ({ t }: Stage) => t.store.keys.redrive("new"),
@@ -190,6 +210,37 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
     run: ({ t }) => t.queue.transactions.expire(),
   },
   "half-read": { keys: ["half", "halfDue"], run: ({ t, halves }) => t.queue.transactions.get(halves.due) },
+  "delay-publish": {
+    keys: ["stream", "even", "odd", "groups", "delayed", "delayedDue", "delayedEnded", "relay"],
+    run({ t }) {
+      const input = { type: "a", key: "k", data: { n: 1 } };
+      const waits = { ...input, deliverAt: Date.now() + 60_000, dedupId: "new" };
+      return t.queue.publishMany(t.topic, [{ ...input, deliverAt: 1 }, waits]);
+    },
+  },
+  "delay-fire": {
+    keys: ["delayed", "delayedDue", "delayedEnded", "stream", "reads"],
+    async run({ context, delayed }) {
+      const outcome = await new Firing(context).fire(delayed);
+      if (outcome.kind !== "fired") throw new Error(JSON.stringify(outcome));
+    },
+  },
+  "delay-cancel": {
+    keys: ["delayed", "delayedDue", "delayedEnded"],
+    run: ({ t, delayed }) => t.queue.delayed.cancel(delayed),
+  },
+  "delay-move": {
+    keys: ["delayed", "delayedDue", "relay"],
+    run: ({ t, delayed }) => t.queue.delayed.move(delayed, Date.now() + 60_000),
+  },
+  "delay-list": { keys: ["delayed", "delayedDue"], run: ({ t }) => t.queue.delayed.list() },
+  "delay-sweep": {
+    keys: ["delayed", "delayedEnded"],
+    run({ context }) {
+      const restore = async () => undefined;
+      return reconcile({ context, firing: new Firing(context), now: Date.now, restore });
+    },
+  },
   "group-register ordered": {
     keys: ["groups", "stream"],
     run: ({ context, ordered }) => registerGroup(context, "t", { ...ordered, group: "new" }, 0, "latest"),

@@ -54,7 +54,7 @@ test("no script and no read of the chat, the queue and the registry crosses slot
   await chat.conversations.create("ann", { type: "direct", members: ["bob"] });
   const [first] = ids as [string];
   await chat.conversations.add("ann", first, ["cid"]);
-  await chat.conversations.setTitle("ann", first, "Tea");
+  await chat.conversations.change("ann", first, { title: "Tea" });
 
   await eventually(async () => {
     const delivered = (await redis.commands.xrange(gateway, "-", "+")).flatMap(([, fields]) => fields);

@@ -77,7 +77,7 @@ async function bury(...numbers: number[]): Promise<string[]> {
   return results.map(({ id }) => id);
 }
 
-test.each(["groups", "dead-letters", "half", "trace", "groups seek", "dead-letters redrive"])(
+test.each(["groups", "dead-letters", "half", "delayed", "trace", "groups seek", "dead-letters redrive"])(
   "%s has --help",
   async (line) => {
     const { out, code } = await run(...line.split(" "), "--help");
@@ -178,6 +178,64 @@ test("a group is paused, resumed, set to another place, and dropped when its mem
   );
   expect(await failure("groups", "resume", ...billing)).toContain("no group");
 }, 60_000);
+
+test("a parked key is shown with its reason, and goes on in order when it is unparked", async () => {
+  const parking = defineTopic("parking", { schema: v.strictObject({ n: v.number() }) });
+  const seen: number[] = [];
+  let isClosed = true;
+  const group = queue.consume(parking, {
+    ...{ group: "attendant", mode: "ordered", maxAttempts: 2, backoff: [1], onPoison: "park" },
+    handle({ data }) {
+      if (isClosed) throw new Error("closed");
+      seen.push(data.n);
+    },
+  });
+  await group.start();
+  const attendant = ["--topic", "parking", "--group", "attendant"];
+  try {
+    await queue.publishMany(
+      parking,
+      [1, 2, 3].map((n) => ({ type: "car", key: "lot-5", data: { n } })),
+    );
+    await eventually(async () => expect((await queue.describe(parking)).groups[0]!.parkedKeys).toBe(1));
+    expect((await run("groups", "aside", ...attendant)).out).toMatch(/lot-5 +parked +\S+ s +\d +\d +Error: closed/);
+    expect(await json("groups", "list", "--topic", "parking")).toMatchObject([{ parkedKeys: 1 }]);
+    isClosed = false;
+    expect(await failure("groups", "unpark", ...attendant)).toContain("--key is missing");
+    expect((await run("groups", "unpark", ...attendant, "--key", "lot-5")).out).toContain("goes on");
+    await eventually(() => expect(seen).toEqual([1, 2, 3]));
+    expect(await failure("groups", "unpark", ...attendant, "--key", "lot-5")).toContain("is not parked");
+  } finally {
+    await group.stop(AbortSignal.timeout(5_000));
+  }
+});
+
+test("delayed messages are listed, moved, cancelled and sent", async () => {
+  const reminders = defineTopic("reminders", { schema: v.unknown() });
+  const hour = 3_600_000;
+  const results = await queue.publishMany(
+    reminders,
+    [1, 2, 3].map((n) => ({ type: "due", key: "k", data: { n }, deliverAt: Date.now() + n * hour })),
+  );
+  const [first, second, third] = results.map(({ id }) => id) as [string, string, string];
+  expect((await run("delayed", "--topic", "reminders")).out).toMatch(new RegExp(`${first} .* reminders +k +due`));
+  const page = await json("delayed", "list", "--topic", "reminders", "--limit", "2");
+  expect(page.messages.map(({ id }: { id: string }) => id)).toEqual([first, second]);
+  const rest = await json("delayed", "--topic", "reminders", "--cursor", page.next);
+  expect(rest.messages.map(({ id }: { id: string }) => id)).toEqual([third]);
+  expect((await run("delayed", "inspect", first)).out).toContain('{"n":1}');
+
+  expect(await failure("delayed", "move", first, "--at", "2099-01-01T00:00:00Z")).toContain("40 days ahead");
+  expect((await run("delayed", "move", first, "--at", String(Date.now() + 5 * hour))).out).toContain("is due at");
+  expect(await failure("delayed", "cancel", second)).toContain("add --yes");
+  expect((await run("delayed", "cancel", second, "--yes")).out).toContain("is cancelled");
+  expect((await run("delayed", "send-now", third)).out).toContain("is sent");
+  expect(await failure("delayed", "send-now", third)).toContain("has been sent already");
+  expect(await failure("delayed", "move", second, "--at", "5")).toContain("nothing waits");
+  expect(await failure("delayed", "move", first)).toContain("--at is missing");
+  expect(await failure("delayed", "inspect", "nobody's")).toContain("no delayed message");
+  expect((await run("trace", first)).out).toContain("PENDING");
+});
 
 test("half messages are listed, and decided by an operator", async () => {
   const prepare = (n: number) =>
