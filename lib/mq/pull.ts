@@ -144,7 +144,9 @@ class PullService implements Pull {
 
   async ack<D>(topic: Topic<D>, group: PullGroup, tokens: readonly string[]): Promise<TokenResult[]> {
     const outlet = this.#outletOf(topic, group);
-    const outcomes = await this.#byPartition(topic.name, group, tokens, (refs) => outlet.ack(refs));
+    // The next message of a key waits for the ack of the one before.
+    const isNews = group.mode === "ordered";
+    const outcomes = await this.#byPartition(topic.name, group, tokens, isNews, (refs) => outlet.ack(refs));
     const acked = outcomes.filter((outcome) => outcome === "ok").length;
     this.#context.metrics.acked.inc({ topic: topic.name, group: group.group }, acked);
     this.#countLost(topic.name, group, outcomes);
@@ -158,7 +160,7 @@ class PullService implements Pull {
     const text = reason ?? (kind === "reject" ? "rejected" : "nacked");
     check(text.length <= REASON_LENGTH_MAX, "reason", `must be at most ${REASON_LENGTH_MAX} characters`);
     const outlet = this.#outletOf(topic, group);
-    const outcomes = await this.#byPartition(topic.name, group, [token], async (refs) => {
+    const outcomes = await this.#byPartition(topic.name, group, [token], true, async (refs) => {
       if (kind === "release") return outlet.release(refs, retryAfterMs ?? 0);
       return [await outlet.fail(refs[0]!, { error: text, waitMs: retryAfterMs, isHopeless: kind === "reject" })];
     });
@@ -175,7 +177,7 @@ class PullService implements Pull {
     const range = `must be a whole number from ${LEASE_MS_MIN} to ${LEASE_MS_MAX}`;
     check(isWhole(leaseMs, LEASE_MS_MIN, LEASE_MS_MAX), "leaseMs", range);
     const outlet = this.#outletOf(topic, group);
-    const ends = await this.#byPartition(topic.name, group, tokens, (refs) => outlet.renew(refs, leaseMs));
+    const ends = await this.#byPartition(topic.name, group, tokens, false, (refs) => outlet.renew(refs, leaseMs));
     return tokens.map((token, i) => {
       const leaseUntil = ends[i];
       return leaseUntil ? { token, result: "ok", leaseUntil } : { token, result: "lease_lost" };
@@ -245,10 +247,14 @@ class PullService implements Pull {
     return { found: handed.length === 0 ? undefined : handed, nextDueMs };
   }
 
-  /** At no cost. What cannot be given back now comes back when its lease ends. */
+  /** At no cost. Never rejects: what cannot be given back now comes back when its lease ends. */
   async #giveBack<D>(outlet: Outlet<D>, topic: string, group: PullGroup, handed: readonly Handed<D>[]): Promise<void> {
     const byPartition = Map.groupBy(handed.map(refOf), ({ partition }) => partition);
-    await Promise.all([...byPartition.values()].map((refs) => outlet.release(refs, 0)));
+    try {
+      await Promise.all([...byPartition.values()].map((refs) => outlet.release(refs, 0)));
+    } catch (error) {
+      this.#context.log.debug({ topic, group: group.group, error }, "deliveries could not be given back");
+    }
     this.#lines.nudge(topic, group.group, [...byPartition.keys()]);
   }
 
@@ -293,11 +299,15 @@ class PullService implements Pull {
     return pulled.filter((one) => one !== undefined);
   }
 
-  /** Answers by partition, in the order of the tokens; undefined for a token that is none of this group's. */
+  /**
+   * Answers by partition, in the order of the tokens; undefined for a token that is none of this group's. `isNews`: they may leave
+   * something for who waits.
+   */
   async #byPartition<R>(
     topic: string,
     { group }: PullGroup,
     tokens: readonly string[],
+    isNews: boolean,
     act: (refs: readonly PullRef[]) => Promise<readonly R[]>,
   ): Promise<(R | undefined)[]> {
     check(tokens.length <= TOKENS_MAX, "tokens", `has ${tokens.length}; the limit is ${TOKENS_MAX}`);
@@ -318,8 +328,7 @@ class PullService implements Pull {
     } catch (error) {
       throw toAppError(error);
     }
-    // What went back, and what a key's next message waited for, may be wanted here.
-    this.#lines.nudge(topic, group, [...byPartition.keys()]);
+    if (isNews) this.#lines.nudge(topic, group, [...byPartition.keys()]);
     return results;
   }
 
