@@ -70,12 +70,12 @@ export class Changes {
     this.#others.push(change("back", undefined, [key, ...turnValues(turn)], undefined));
   }
 
-  done(key: string, entry: string): void {
-    this.#others.push(change("done", undefined, [key, entry], undefined));
+  done(key: string, entry: string, onCarried: () => void): void {
+    this.#others.push(change("done", undefined, [key, entry], onCarried));
   }
 
-  drop(key: string, letter: DeadLetter): void {
-    this.#others.push(change("drop", undefined, [key, ...letter.values], undefined));
+  drop(key: string, letter: DeadLetter, onCarried: () => void): void {
+    this.#others.push(change("drop", undefined, [key, ...letter.values], onCarried));
   }
 
   /** `attempts` undefined: forgotten. */

@@ -117,7 +117,7 @@ export class HeldPartition<D> implements ReadTarget {
 
   /** Takes in hand what stands aside and is due. One script, and that only while something stands aside. */
   takeAside(): void {
-    if (this.#side.size === 0 || !this.#work.mayTake() || !this.#site.mayHandOut()) return;
+    if (this.#side.size === 0 || this.lease.isFailing || !this.#work.mayTake() || !this.#site.mayHandOut()) return;
     void this.#side.take();
     // Services may finish some of it, too, and then the partition is read again.
     if (this.#side.isFull) void this.#side.recount().then(() => this.#site.wake());

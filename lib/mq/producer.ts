@@ -40,7 +40,7 @@ export interface PublishInput<D> {
   readonly raw?: string;
   /** Default: a new one. */
   readonly id?: string;
-  /** A second publication with the same `dedupId` in the same partition within the topic's window is not appended. */
+  /** A second publication with the same `dedupId`, and the same key if any, within the topic's window is not appended. */
   readonly dedupId?: string;
   readonly sequence?: number;
   /** 1..64 of [A-Za-z0-9_.-]: what groups filter by. */
@@ -144,7 +144,8 @@ export class Producer {
   #prepare<D>(topic: Topic<D>, input: PublishInput<D>, call: Call, index: number): Pending {
     const { keys, clock } = this.#context;
     let id = input.id ?? newId(clock.now());
-    const partition = keys.partitionOf(input.key || id);
+    // Without a key any partition will do, but a repetition must meet the first one.
+    const partition = keys.partitionOf(input.key || input.dedupId || id);
     const isDelayed = input.deliverAt !== undefined;
     if (isDelayed) id = newPlacedId(clock.now(), partition);
     const values = valuesOf(topic, input, id);

@@ -59,9 +59,12 @@ interface Hand<D> {
   /** The first may be with a handler. */
   readonly queue: Delivery<D>[];
   losses: number;
+  /** Messages of it that are finished, and no commit has carried that yet. */
+  finishing: number;
+  /** The last entry read. */
   last: string;
   isReading: boolean;
-  /** All that was aside at the last look has been read. */
+  /** Nothing was left behind it at the last look. */
   isAtEnd: boolean;
 }
 
@@ -103,6 +106,8 @@ export class SideQueue<D> {
   /** As of the last count and what was done since; services take away from it, too. */
   #standing: Standing;
   #wasFull = false;
+  /** Messages that commits have carried aside. */
+  #carriedCount = 0;
   #taking: Promise<void> | undefined;
   #failures = 0;
 
@@ -163,14 +168,14 @@ export class SideQueue<D> {
 
   /** The first message of a key in hand is finished. */
   done(key: string): void {
-    const delivery = this.#shift(key);
-    this.#parts.lease.changes.done(key, delivery.entry);
+    const { hand, delivery } = this.#shift(key);
+    this.#parts.lease.changes.done(key, delivery.entry, () => (hand.finishing -= 1));
   }
 
   /** The first message of a key in hand is finished, by its move to dead letters. */
   drop(key: string, letter: DeadLetter): void {
-    this.#shift(key);
-    this.#parts.lease.changes.drop(key, letter);
+    const { hand } = this.#shift(key);
+    this.#parts.lease.changes.drop(key, letter, () => (hand.finishing -= 1));
   }
 
   /** A key in hand goes away again. */
@@ -200,14 +205,7 @@ export class SideQueue<D> {
 
   /** A commit has succeeded; `left`: keys of which nothing stands aside any more. */
   committed(left: readonly string[]): void {
-    for (const key of left) {
-      this.#hands.delete(key);
-      // More of it is on its way aside.
-      if (this.#puts.has(key)) continue;
-      this.#keys.delete(key);
-      this.#standing.keys -= 1;
-      this.#listener.onLeft(key);
-    }
+    for (const key of left) this.#leave(key);
     this.#readEmpty();
   }
 
@@ -254,29 +252,38 @@ export class SideQueue<D> {
     if (queue[0]) resume(queue[0], parseAttempts(`${failed} ${losses} ${first} ${history}`));
     const last = queue.at(-1)?.entry ?? "0-0";
     this.#keys.add(key);
-    this.#hands.set(key, { queue, losses, last, isReading: false, isAtEnd: false });
+    this.#hands.set(key, { queue, losses, finishing: 0, last, isReading: false, isAtEnd: false });
     if (queue.length > 0) this.#listener.onReady(key, losses);
   }
 
-  /** Reads on where a key in hand has run out of messages: something may have come aside meanwhile. */
-  #readEmpty(): void {
-    for (const [key, hand] of this.#hands) if (hand.queue.length === 0) void this.#read(key, hand);
+  #leave(key: string): void {
+    this.#hands.delete(key);
+    // More of it may be on its way aside.
+    if (this.#puts.has(key) || !this.#keys.delete(key)) return;
+    this.#standing.keys -= 1;
+    this.#listener.onLeft(key);
   }
 
-  async #read(key: string, hand: Hand<D>): Promise<void> {
+  /** Looks again where a key in hand has run out of messages, and all that were finished are gone: what is there came meanwhile. */
+  #readEmpty(): void {
+    for (const [key, hand] of this.#hands) {
+      if (hand.queue.length === 0 && hand.finishing === 0) void this.#read(key, hand, "");
+    }
+  }
+
+  async #read(key: string, hand: Hand<D>, after: string): Promise<void> {
     if (hand.isReading) return;
     hand.isReading = true;
+    const carried = this.#carriedCount;
     const { context, topic, declaration, partition } = this.#parts.site;
     const { side, sideOrder } = sideKeys(context.keys, topic, partition, declaration.group);
     try {
-      const input = { side, sideOrder, key, after: hand.last, count: READ_MAX, bytesMax: READ_BYTES_MAX };
+      const input = { side, sideOrder, key, after, count: READ_MAX, bytesMax: READ_BYTES_MAX };
       const messages = await readScript(context.redis.commands, input);
+      if (this.#hands.get(key) !== hand) return;
       hand.isAtEnd = messages.length === 0;
-      if (hand.isAtEnd || this.#hands.get(key) !== hand) return;
-      const wasEmpty = hand.queue.length === 0;
-      hand.queue.push(...messages.map((message) => this.#deliveryOf(message)));
-      hand.last = hand.queue.at(-1)!.entry;
-      if (wasEmpty) this.#listener.onReady(key, 0);
+      if (messages.length > 0) this.#append(key, hand, messages);
+      else if (after === "" && carried === this.#carriedCount) this.#leave(key);
     } catch (error) {
       this.#failed(error);
     } finally {
@@ -284,17 +291,26 @@ export class SideQueue<D> {
     }
   }
 
-  #shift(key: string): Delivery<D> {
+  #append(key: string, hand: Hand<D>, messages: readonly AsideMessage[]): void {
+    const wasEmpty = hand.queue.length === 0;
+    hand.queue.push(...messages.map((message) => this.#deliveryOf(message)));
+    hand.last = hand.queue.at(-1)!.entry;
+    if (wasEmpty) this.#listener.onReady(key, 0);
+  }
+
+  #shift(key: string): { hand: Hand<D>; delivery: Delivery<D> } {
     const hand = this.#hands.get(key)!;
     const delivery = hand.queue.shift()!;
     hand.losses = 0;
+    hand.finishing += 1;
     this.#standing.messages -= 1;
     this.#standing.bytes -= bytesOf(delivery);
-    if (hand.queue.length < FIRST_MAX && !hand.isAtEnd) void this.#read(key, hand);
-    return delivery;
+    if (hand.queue.length < FIRST_MAX && !hand.isAtEnd) void this.#read(key, hand, hand.last);
+    return { hand, delivery };
   }
 
   #carried(key: string): void {
+    this.#carriedCount += 1;
     const left = this.#puts.get(key)! - 1;
     if (left > 0) this.#puts.set(key, left);
     else this.#puts.delete(key);

@@ -1,7 +1,7 @@
 /** `skein groups`: how far each group has come, and an operator's orders to one: pause, resume, unpark, seek, drop. */
 
 import { defineCommand } from "citty";
-import type { GroupDescription, KeyAside, StartPoint } from "../../lib/mq/index.ts";
+import type { GroupDescription, GroupSettings, KeyAside, StartPoint } from "../../lib/mq/index.ts";
 import {
   groupArgument,
   groupNamed,
@@ -28,8 +28,14 @@ const list = defineCommand({
     const { queue } = running;
     const described =
       args.topic === undefined ? await describeAll(queue) : [await queue.describe(await topicNamed(queue, args.topic))];
-    const groups = described.flatMap(({ topic, groups: found }) => found.map((group) => ({ topic, ...group })));
-    print(groups, args.json, render);
+    const groups = await Promise.all(
+      described.map(async ({ topic, groups: found }) => {
+        const declared = await queue.catalog.groups(topic);
+        const settingsOf = (name: string) => declared.find(({ group }) => group === name)?.settings;
+        return found.map((group) => ({ topic, ...group, settings: withoutSecret(settingsOf(group.group)) }));
+      }),
+    );
+    print(groups.flat(), args.json, render);
   },
 });
 
@@ -130,6 +136,12 @@ export const groups = defineCommand({
   default: "list",
   subCommands: { list, pause, resume, aside, unpark, seek, drop },
 });
+
+/** As a service declared it; undefined of groups that only a program knows. What signs its webhook is not for screens. */
+function withoutSecret(settings: GroupSettings | undefined) {
+  if (!settings?.webhook) return settings;
+  return { ...settings, webhook: { url: settings.webhook.url } };
+}
 
 function placeOf(text: string | undefined): StartPoint {
   if (text === undefined) throw new Failure("--to is missing");

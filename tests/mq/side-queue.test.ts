@@ -50,9 +50,9 @@ test("one of a hundred keys that always fails: the others go on, and its 3 000 s
     4_000,
   );
   failing.delete("bad");
-  await eventually(() => expect(byKey(seen)["bad"]).toEqual(range(1, 3_000)), 15_000);
+  await eventually(() => expect(byKey(seen).bad).toEqual(range(1, 3_000)), 15_000);
   await t.publish("bad", 3_001, 3_010);
-  await eventually(() => expect(byKey(seen)["bad"]).toEqual(range(1, 3_010)));
+  await eventually(() => expect(byKey(seen).bad).toEqual(range(1, 3_010)));
   await eventually(async () => expect(await standing(t)).toMatchObject({ sideMessages: 0, lag: 0, open: 0 }));
 });
 
@@ -147,7 +147,7 @@ test("skip buries what used up its attempts, also from aside, and the key goes o
   await eventually(async () => expect(await t.deadLetters("g")).toHaveLength(1));
   const [letter] = await t.deadLetters("g");
   expect(letter).toMatchObject({ d: '{"n":700}', reason: "attempts", attempts: "4" });
-  expect(JSON.parse(letter!["history"]!)).toHaveLength(4);
+  expect(JSON.parse(letter!.history!)).toHaveLength(4);
 });
 
 test("park is refused where a key cannot stand aside by itself", async () => {
@@ -261,9 +261,9 @@ test("what failed in the window keeps its attempts and their history over a take
   await eventually(async () => expect(await t.deadLetters("g")).toHaveLength(1));
   const [letter] = await t.deadLetters("g");
   expect(letter).toMatchObject({ attempts: "3" });
-  const history = JSON.parse(letter!["history"]!) as [number, string, string][];
+  const history = JSON.parse(letter!.history!) as [number, string, string][];
   expect(history.map(([, member]) => member)).toEqual(["m", "other", "other"]);
-  expect(Number(letter!["first"])).toBe(history[0]![0]);
+  expect(Number(letter!.first)).toBe(history[0]![0]);
   expect(await t.store.redis.commands.exists(t.store.keys.attempts("t", t.store.keys.partitionOf("k"), "g"))).toBe(0);
 });
 

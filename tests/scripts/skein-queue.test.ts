@@ -95,6 +95,11 @@ test("topics and groups tell of the product's and of the services' own", async (
   const own = await json("groups", "--topic", "shop");
   expect(own).toMatchObject([{ topic: "shop", group: "billing", mode: "ordered", lag: 0 }]);
   expect(await json("groups", "list", "--topic", "shop")).toMatchObject([{ group: "billing" }]);
+  const webhook = { url: "https://example.com/hook", secret: "not-for-screens" };
+  await queue.catalog.declareGroup("hooked", "service", { mode: "concurrent", maxAttempts: 5, webhook });
+  const hooked = await run("groups", "--topic", "hooked", "--json");
+  expect(JSON.parse(hooked.out)).toMatchObject([{ settings: { maxAttempts: 5, webhook: { url: webhook.url } } }]);
+  expect(hooked.out).not.toContain("secret");
 });
 
 test("what is wrong is said in one line that names it", async () => {
