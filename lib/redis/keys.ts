@@ -211,7 +211,5 @@ export function createKeys(prefix: string, partitions: number) {
     gateway: (node: string) => `${prefix}:{gateway:${node}}`,
     /** stream of users whose routes changed, field `u`: cached routes are dropped by it. Bounded; a reader that fell behind drops its whole cache. */
     routeChanges: () => `${prefix}:{routes}`,
-    /** string, held by the one process that does a periodic chore. Expires with the chore's interval. */
-    chore: (name: string) => `${prefix}:{chore:${name}}`,
   };
 }

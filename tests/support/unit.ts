@@ -12,9 +12,14 @@ export interface TestUnit extends AsyncDisposable {
   stop(): Promise<number>;
 }
 
+interface UnitGround extends Pick<TestStore, "url" | "prefix" | "partitions"> {
+  /** Modules to run before anything else of it. */
+  readonly preload?: string;
+}
+
 /** Starts the roles under one instance name, and resolves when the unit reports itself ready. */
 export async function startUnit(
-  { url, prefix, partitions }: Pick<TestStore, "url" | "prefix" | "partitions">,
+  { url, prefix, partitions, preload }: UnitGround,
   dataDir: string,
   ...roles: string[]
 ): Promise<TestUnit> {
@@ -22,7 +27,8 @@ export async function startUnit(
   const reported = new Promise<unknown>((resolve) => {
     report = resolve;
   });
-  const child = Bun.spawn(["bun", "workers/unit.ts", "--instance", "test.unit", ...roles], {
+  const options = preload === undefined ? [] : ["--preload", preload];
+  const child = Bun.spawn(["bun", ...options, "workers/unit.ts", "--instance", "test.unit", ...roles], {
     env: {
       PATH: `${process.env.PATH}`,
       SKEIN_REDIS_URL: url,

@@ -2,17 +2,13 @@
 
 import { archiveContract } from "../../lib/archive/index.ts";
 import { AppError } from "../../lib/errors.ts";
-import { imCommands, imEvents, imPush, logicContract } from "../../lib/im/index.ts";
-import { createTrimmer } from "../../lib/mq/index.ts";
+import { imEvents, logicContract } from "../../lib/im/index.ts";
 import { ackLevelInForce } from "../../lib/redis/index.ts";
 import type { Worker } from "../context.ts";
 import { createCommands } from "./commands.ts";
 import { createDelivery } from "./delivery.ts";
 import { createInboxConsumer } from "./inbox.ts";
 import { createMethods } from "./methods.ts";
-
-/** How often finished entries of the chat's topics are trimmed. */
-const TRIM_EVERY_MS = 10_000;
 
 export const worker: Worker = {
   role: "logic",
@@ -41,7 +37,6 @@ export const worker: Worker = {
       createInboxConsumer(parts),
       createDelivery(parts),
       createCommands(redis.commands, keys, queue),
-      createTrimmer(queue, [imEvents, imPush, imCommands], TRIM_EVERY_MS),
       rpc.serve(logicContract, methods),
     ];
   },
