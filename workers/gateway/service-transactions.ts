@@ -202,7 +202,7 @@ function checkRoutes({ queue, checkSecretOf }: TransactionParts): readonly Servi
         replies: { 200: StateReply },
       },
       async ({ c, caller, params: { producerGroup, id, answer } }) => {
-        if ((await findHalf(queue, caller, id)).producerGroup !== producerGroup) throw absent(id);
+        if ((await findHalf(queue, caller, id)).producerGroup !== producerGroup) throw absent();
         const { state } = await transactions.answerCheck(id, answer.toLowerCase() as (typeof ANSWERS)[number]);
         return c.json({ id, state });
       },
@@ -213,14 +213,14 @@ function checkRoutes({ queue, checkSecretOf }: TransactionParts): readonly Servi
 /** Throws NOT_FOUND, in the same words for what is not the caller's to see. */
 async function findHalf({ transactions }: Queue, caller: Caller, id: string): Promise<HalfDetails> {
   const half = await transactions.get(id).catch((error: unknown) => {
-    throw error instanceof AppError && error.code === "NOT_FOUND" ? absent(id) : error;
+    throw error instanceof AppError && error.code === "NOT_FOUND" ? absent() : error;
   });
-  if (!maySee(caller, half)) throw absent(id);
+  if (!maySee(caller, half)) throw absent();
   return half;
 }
 
-function absent(id: string): AppError {
-  return new AppError("NOT_FOUND", `There is no transaction ${id}, or it ended long ago`);
+function absent(): AppError {
+  return new AppError("NOT_FOUND", "There is no such transaction, or it ended long ago");
 }
 
 function maySee(caller: Caller, { topic }: Pick<Half, "topic">): boolean {
