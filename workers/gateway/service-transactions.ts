@@ -21,7 +21,7 @@ import {
 import { checkOutboundUrl } from "../../lib/http/outbound.ts";
 import { type Half, type HalfDetails, halfJson, type Queue } from "../../lib/mq/index.ts";
 import { assertMayWrite, Name, whole } from "./service-inputs.ts";
-import { MessageParams, toPublishInput } from "./service-message.ts";
+import { HalfMessageParams, toPublishInput } from "./service-message.ts";
 import { admin, type ServiceRoute, serviceRoute } from "./service-route.ts";
 
 const BODY_BYTES_MAX = 512 * 1_024;
@@ -34,7 +34,7 @@ const JSON_TYPE = { "content-type": "application/json" };
 
 const PrepareParams = v.strictObject({
   topic: Name,
-  message: MessageParams,
+  message: HalfMessageParams,
   producerGroup: Name,
   checkUrl: v.exactOptional(v.pipe(v.string(), v.maxLength(1_000, "must be at most 1000 characters"))),
   firstCheckMs: v.exactOptional(whole(0, FIRST_CHECK_MS_MAX)),
