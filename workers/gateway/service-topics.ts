@@ -19,6 +19,8 @@ const GroupState = v.strictObject({
   open: v.number(),
   oldestPendingMs: v.number(),
   deadLetters: v.number(),
+  parkedKeys: v.number(),
+  sideMessages: v.number(),
   paused: v.optional(v.strictObject({ at: v.number(), reason: v.string() })),
 });
 const TopicState = v.strictObject({
@@ -91,6 +93,10 @@ function showTopic({ name, retentionMs, lengthMax }: Topic<unknown>, created: nu
   return { topic: name, retentionMs, maxLength: lengthMax, ...(created === undefined ? {} : { created }) };
 }
 
-function showGroup({ group, mode, lag, open, oldestMs, deadLetters, paused }: GroupDescription) {
-  return { group, mode, lag, open, oldestPendingMs: oldestMs, deadLetters, ...(paused ? { paused } : {}) };
+function showGroup(description: GroupDescription) {
+  const { group, mode, lag, open, oldestMs, deadLetters, parkedKeys, sideMessages, paused } = description;
+  return {
+    ...{ group, mode, lag, open, oldestPendingMs: oldestMs, deadLetters, parkedKeys, sideMessages },
+    ...(paused ? { paused } : {}),
+  };
 }
