@@ -73,6 +73,8 @@ const Settings = v.object({
   /** Sends per second and user, and the burst above it (design.md §10). */
   SKEIN_SEND_RATE: v.optional(integer(1, 1_000_000), "30"),
   SKEIN_SEND_BURST: v.optional(integer(1, 1_000_000), "60"),
+  /** How long a sender may recall a message. */
+  SKEIN_RECALL_SECONDS: v.optional(integer(0, 10 * 365 * 86_400), "120"),
   /** 1 lets Skein start on a Redis that cannot keep the ack level's promise. */
   SKEIN_ALLOW_UNSAFE: v.optional(flag, "0"),
   /** 1 lets webhooks and check-backs go to http, any port and private addresses: for tests, and receivers within one's own network. */
@@ -102,6 +104,7 @@ export interface Config {
   readonly logLevel: "debug" | "info" | "warn" | "error";
   readonly sendRate: number;
   readonly sendBurst: number;
+  readonly recallSeconds: number;
   readonly allowUnsafe: boolean;
   readonly outboundPrivate: boolean;
   readonly rpcHost: string;
@@ -150,6 +153,7 @@ export function readConfig(env: Record<string, string | undefined> = process.env
     logLevel: settings.SKEIN_LOG_LEVEL,
     sendRate: settings.SKEIN_SEND_RATE,
     sendBurst: settings.SKEIN_SEND_BURST,
+    recallSeconds: settings.SKEIN_RECALL_SECONDS,
     allowUnsafe: settings.SKEIN_ALLOW_UNSAFE,
     outboundPrivate: settings.SKEIN_OUTBOUND_PRIVATE,
     rpcHost: settings.SKEIN_RPC_HOST,

@@ -29,7 +29,7 @@ const FLOORS: Readonly<Record<string, { readonly may: readonly string[]; readonl
 };
 
 /** Contracts without behaviour: schemas that both ends of a wire share. They may be imported past the door and across floors. */
-const CONTRACTS = ["lib/im/protocol.ts", "lib/archive/contract.ts"];
+const CONTRACTS = ["lib/im/protocol.ts", "lib/im/requests.ts", "lib/archive/contract.ts"];
 
 /**
  * Behind no door, for who opens the door must not load it: Bun's child processes, which only the supervisor needs; and the client for

@@ -1,4 +1,4 @@
-/** The RPC contract of archive: history behind the hot window. Records come back as the JSON that logic committed. */
+/** The RPC contract of archive: history behind the hot window. Records and parts come back as the text that logic committed. */
 
 import * as v from "valibot";
 
@@ -6,12 +6,14 @@ const Position = v.pipe(v.number(), v.integer(), v.minValue(0));
 
 export const ArchivedEntrySchema = v.strictObject({
   seq: Position,
-  kind: v.picklist(["message", "member", "settings"]),
+  kind: v.picklist(["message", "edit", "recall", "reaction", "member", "settings"]),
   id: v.string(),
   /** Messages up to and with this entry. */
   ordinal: Position,
   /** JSON: of a message the whole message, of others the entry. */
   record: v.string(),
+  /** What later entries made of this one: of the parts asked for, those that there are. */
+  parts: v.optional(v.record(v.string(), v.string())),
 });
 export type ArchivedEntry = v.InferOutput<typeof ArchivedEntrySchema>;
 
@@ -20,6 +22,7 @@ export const archiveContract = {
   methods: {
     /**
      * Entries with after < seq < before, ascending. `newest`: the last `limit` of the range, else the first. `messagesOnly` narrows.
+     * `parts` names what of their folded state is wanted.
      */
     history: {
       input: v.strictObject({
@@ -30,6 +33,7 @@ export const archiveContract = {
         limit: v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(1_000)),
         newest: v.boolean(),
         messagesOnly: v.boolean(),
+        parts: v.optional(v.pipe(v.array(v.string()), v.maxLength(4)), []),
       }),
       output: v.strictObject({ entries: v.array(ArchivedEntrySchema) }),
       idempotent: true,

@@ -3,7 +3,8 @@
  *
  *   timelines          number  conversation  epoch  last_seq  newest_seq  announced_seq  last_at
  *   timeline_entries   timeline (its number)  seq  kind  id  ordinal  record  committed_at
- *   entries            a view of both, by conversation and epoch: what people and checkers read
+ *   timeline_parts     timeline  seq  part  as_of (the entry that set it)  text: what later entries made of an entry
+ *   entries, parts     views of them, by conversation and epoch: what people and checkers read
  *
  * CPU per row, commits of 1000 rows of 200 bytes that lie evenly over so many conversations, 2 shared cores:
  *
@@ -27,7 +28,7 @@ import type { ArchiveRange, ArchiveStore, NewEntry, TimelineState, WriteResult }
 const BUSY_TIMEOUT_MS = 1_000;
 /** Index leaves of several thousand active conversations. SQLite's 2 MB made a commit read pages back that it had just written. */
 const CACHE_KIB = 16 * 1024;
-const SCHEMA_VERSION = 1;
+const SCHEMA_VERSION = 2;
 
 const SCHEMA = `
 CREATE TABLE timelines (
@@ -52,7 +53,20 @@ CREATE TABLE timeline_entries (
 );
 CREATE VIEW entries AS
   SELECT conversation, epoch, seq, kind, id, ordinal, record, committed_at
-  FROM timeline_entries JOIN timelines ON number = timeline;
+  FROM timeline_entries JOIN timelines ON number = timeline;`;
+
+/** Beside the entries, not in their rows: few of them ever change, and an update would move a row of many. */
+const PARTS_SCHEMA = `
+CREATE TABLE timeline_parts (
+  timeline INTEGER NOT NULL,
+  seq INTEGER NOT NULL,
+  part TEXT NOT NULL,
+  as_of INTEGER NOT NULL,
+  text TEXT,
+  PRIMARY KEY (timeline, seq, part)
+) WITHOUT ROWID;
+CREATE VIEW parts AS
+  SELECT conversation, epoch, seq, part, as_of, text FROM timeline_parts JOIN timelines ON number = timeline;
 PRAGMA user_version = ${SCHEMA_VERSION};`;
 
 interface Timeline {
@@ -74,6 +88,10 @@ export function historyQuery({ newest, messagesOnly }: Pick<ArchiveRange, "newes
     WHERE timeline = (SELECT number FROM timelines WHERE conversation = ? AND epoch = ?) AND seq > ? AND seq < ?
     ${messagesOnly ? "AND kind = 'message'" : ""} ORDER BY seq ${newest ? "DESC" : "ASC"} LIMIT ?`;
 }
+
+const PARTS_QUERY = `SELECT seq, part, text FROM timeline_parts
+  WHERE timeline = (SELECT number FROM timelines WHERE conversation = ? AND epoch = ?) AND seq BETWEEN ? AND ?
+  AND text IS NOT NULL AND part IN (SELECT value FROM json_each(?))`;
 
 export function openSqliteArchive(path: string): ArchiveStore {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
@@ -97,7 +115,8 @@ export function openSqliteArchive(path: string): ArchiveStore {
       const { conversation, epoch, after = 0, before = Number.MAX_SAFE_INTEGER, limit } = range;
       const query = database.query<ArchivedEntry, (string | number)[]>(historyQuery(range));
       const page = query.all(conversation, epoch, after, before, limit);
-      return range.newest ? page.reverse() : page;
+      if (range.newest) page.reverse();
+      return range.parts?.length ? withParts(database, range, page) : page;
     },
 
     async unannounced({ idleSinceMs, from, count }) {
@@ -129,12 +148,26 @@ function createSchema(database: Database, path: string): void {
   const create = database.transaction(() => {
     const { user_version: version } = database.query<{ user_version: number }, []>("PRAGMA user_version").get()!;
     if (version === 0) database.run(SCHEMA);
+    if (version < 2) database.run(PARTS_SCHEMA);
     else if (version !== SCHEMA_VERSION) {
       throw new AppError("INVALID", `${path} is an archive of schema ${version}; this version reads ${SCHEMA_VERSION}`);
     }
   });
   // Two processes may come at once: the second waits for the lock and then finds it done.
   create.immediate();
+}
+
+function withParts(database: Database, { conversation, epoch, parts }: ArchiveRange, page: ArchivedEntry[]) {
+  if (page.length === 0) return page;
+  const found = database
+    .query<{ seq: number; part: string; text: string }, (string | number)[]>(PARTS_QUERY)
+    .all(conversation, epoch, page[0]!.seq, page.at(-1)!.seq, JSON.stringify(parts));
+  const bySeq = new Map<number, Record<string, string>>();
+  for (const { seq, part, text } of found) bySeq.set(seq, { ...bySeq.get(seq), [part]: text });
+  return page.map((entry) => {
+    const own = bySeq.get(entry.seq);
+    return own ? { ...entry, parts: own } : entry;
+  });
 }
 
 /** One transaction; a row costs one prepared statement, a timeline two. */
@@ -150,6 +183,10 @@ function createWriter(database: Database) {
   const insert = database.prepare(
     "INSERT INTO timeline_entries VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (timeline, seq) DO NOTHING",
   );
+  const setPart = database.prepare(
+    `INSERT INTO timeline_parts VALUES (?, ?, ?, ?, ?) ON CONFLICT (timeline, seq, part)
+      DO UPDATE SET as_of = excluded.as_of, text = excluded.text WHERE excluded.as_of > as_of`,
+  );
   const idAt = database.prepare<{ id: string }, [number, number]>(
     "SELECT id FROM timeline_entries WHERE timeline = ? AND seq = ?",
   );
@@ -158,15 +195,18 @@ function createWriter(database: Database) {
     const timelines = new Map<string, Timeline>();
     let added = 0;
     let clashes = 0;
-    for (const { conversation, epoch, seq, kind, id, ordinal, record, committedAt } of entries) {
+    for (const { conversation, epoch, seq, kind, id, ordinal, record, committedAt, fold } of entries) {
       const place = `${conversation}\n${epoch}`;
       let timeline = timelines.get(place);
       if (!timeline) {
         timeline = find.get(conversation, epoch) ?? create.get(conversation, epoch)!;
         timelines.set(place, timeline);
       }
-      if (insert.run(timeline.number, seq, kind, id, ordinal, record, committedAt).changes > 0) added += 1;
-      else if (idAt.get(timeline.number, seq)!.id !== id) clashes += 1;
+      if (insert.run(timeline.number, seq, kind, id, ordinal, record, committedAt).changes > 0) {
+        added += 1;
+        if (fold)
+          for (const part in fold.parts) setPart.run(timeline.number, fold.target, part, seq, fold.parts[part]!);
+      } else if (idAt.get(timeline.number, seq)!.id !== id) clashes += 1;
       if (seq === timeline.lastSeq + 1) timeline.lastSeq = seq;
       if (seq > timeline.newestSeq) timeline.newestSeq = seq;
       if (committedAt > timeline.lastAt) timeline.lastAt = committedAt;

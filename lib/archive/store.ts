@@ -7,8 +7,15 @@ import type * as v from "valibot";
 import { AppError } from "../errors.ts";
 import type { ArchivedEntry, archiveContract } from "./contract.ts";
 
+/** What an entry makes of an earlier one (an edit of its message): named parts, opaque to the archive; null removes one. */
+export interface Fold {
+  readonly target: number;
+  readonly parts: Readonly<Record<string, string | null>>;
+}
+
 /** An entry on its way in. */
-export interface NewEntry extends ArchivedEntry {
+export interface NewEntry extends Omit<ArchivedEntry, "parts"> {
+  readonly fold?: Fold | undefined;
   readonly conversation: string;
   readonly epoch: string;
   /** When logic committed it, ms. */
@@ -39,7 +46,10 @@ export interface WriteResult {
 export type ArchiveRange = v.InferInput<typeof archiveContract.methods.history.input>;
 
 export interface ArchiveStore {
-  /** All or nothing, on disk when it resolves. Entries that are there already are left as they are. */
+  /**
+   * All or nothing, on disk when it resolves. Entries that are there already are left as they are. A part is what the entry with
+   * the highest seq made of it, in whatever order they come.
+   */
   write(entries: readonly NewEntry[]): Promise<WriteResult>;
   /** Entries of the range, ascending, at most `limit`: its first ones, or its last ones when `newest`. Cost: those it passes. */
   history(range: ArchiveRange): Promise<ArchivedEntry[]>;

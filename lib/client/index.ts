@@ -9,20 +9,25 @@
  * What it promises: `send` resolves when the message is committed at the server's ack level, and two sends to one
  * conversation are committed in the order of the calls. `message`, `member` and `entry` come by seq, one's own messages
  * included. After an absence they go on where they stopped; where they cannot, `resync` says so first. What it does not do:
- * keep anything beyond its own life (see `cursors`), or page history that nobody asked for.
+ * keep anything beyond its own life (see `cursors`), or page history that nobody asked for. An app that holds messages brings
+ * them up to date with `fold(message, entry)`.
  */
 
+import { fold } from "./fold.ts";
 import { createRequests } from "./requests.ts";
 import { openSocket, type SocketOptions } from "./socket.ts";
 import { createTimelines, type ResyncNotice } from "./timeline.ts";
 import {
   type Answer,
+  type Body,
   ClientError,
   type ClosingNotice,
   type ConversationReply,
   type ConversationView,
   type Cursor,
   type Entry,
+  type EntryNotice,
+  type HiddenNotice,
   type HistoryReply,
   type Message,
   type Method,
@@ -35,8 +40,8 @@ import {
   type Session,
 } from "./wire.ts";
 
-export type { ClosingNotice, Conversation, ConversationView, Cursor, Entry, Message, Session } from "./wire.ts";
-export { ClientError, type ResyncNotice };
+export type { Body, ClosingNotice, Conversation, ConversationView, Cursor, Entry, Message, Session } from "./wire.ts";
+export { ClientError, fold, type ResyncNotice };
 
 /** Long enough to outlive a server's restart; then the outcome is unknown and the app decides. */
 const TIMEOUT_MS = 30_000;
@@ -52,7 +57,12 @@ export interface ClientEvents {
   /** Every entry of every timeline, by seq; the typed events below are of the same moment. */
   entry: { conversation: string; entry: Entry };
   message: { message: Message };
+  edited: { conversation: string; entry: Extract<Entry, { kind: "edit" }> };
+  recalled: { conversation: string; entry: Extract<Entry, { kind: "recall" }> };
+  reaction: { conversation: string; entry: Extract<Entry, { kind: "reaction" }> };
   member: { conversation: string; entry: Extract<Entry, { kind: "member" }> };
+  /** The user deleted a message for himself on another device, or had done so before it was received here. */
+  hidden: HiddenNotice;
   read: ReadNotice;
   /** Created, changed, joined or left. */
   conversation: { conversation: ConversationView };
@@ -70,7 +80,13 @@ export interface Client {
   /** Resolves with the session as soon as there is one; rejects when there will be none. */
   ready(): Promise<Session>;
   /** Commits a message once. Rejects with ClientError: `failed`, or `unknown` (send it again under the same clientId). */
-  send(conversation: string, text: string, options?: SendOptions): Promise<SendReply>;
+  send(conversation: string, content: Content, options?: SendOptions): Promise<SendReply>;
+  /** Each resolves with the message as it is then. */
+  edit(conversation: string, seq: number, body: Body): Promise<Message>;
+  recall(conversation: string, seq: number): Promise<Message>;
+  react(conversation: string, seq: number, emoji: string, on?: boolean): Promise<Message>;
+  /** Deletes a message for the user alone, on all devices. */
+  hide(conversation: string, seq: number): Promise<void>;
   history(conversation: string, range?: Omit<Methods["message.history"][0], "conversation">): Promise<HistoryReply>;
   read(conversation: string, seq: number): Promise<ReadReply>;
   /** Creates a group (the caller is its owner), or finds the direct conversation of a pair. Safe to repeat. */
@@ -82,6 +98,9 @@ export interface Client {
   cursors(): Cursor[];
   close(): void;
 }
+
+/** A text, or a body of the app's own type. */
+export type Content = string | { readonly type: string; readonly body: Body };
 
 export interface SendOptions {
   /** Default: a new one. Keep it when the outcome is unknown. */
@@ -95,6 +114,10 @@ type Listeners = { [E in keyof ClientEvents]: Set<(payload: ClientEvents[E]) => 
 const noListeners = (): Listeners => ({
   entry: new Set(),
   message: new Set(),
+  edited: new Set(),
+  recalled: new Set(),
+  reaction: new Set(),
+  hidden: new Set(),
   member: new Set(),
   read: new Set(),
   conversation: new Set(),
@@ -131,14 +154,20 @@ export function connect(options: ConnectOptions): Client {
     requests.ask(method, params, lane === undefined ? { timeoutMs } : { timeoutMs, lane });
 
   const timelines = createTimelines((cursors) => request("sync", { cursors }), {
-    onEntry(conversation, entry) {
-      emit("entry", { conversation, entry });
-      if (entry.kind === "message") emit("message", { message: entry.message });
-      else if (entry.kind === "member") emit("member", { conversation, entry });
-    },
+    onEntry: handOn,
+    onHidden: (notice) => emit("hidden", notice),
     onResync: (notice) => emit("resync", notice),
   });
   for (const cursor of options.cursors ?? []) timelines.follow(cursor);
+
+  function handOn(conversation: string, entry: Entry): void {
+    emit("entry", { conversation, entry });
+    if (entry.kind === "message") emit("message", { message: entry.message });
+    else if (entry.kind === "edit") emit("edited", { conversation, entry });
+    else if (entry.kind === "recall") emit("recalled", { conversation, entry });
+    else if (entry.kind === "reaction") emit("reaction", { conversation, entry });
+    else if (entry.kind === "member") emit("member", { conversation, entry });
+  }
 
   function end(error: ClientError): void {
     requests.end(error);
@@ -168,25 +197,40 @@ export function connect(options: ConnectOptions): Client {
   });
 
   function notified(notification: Notification): void {
-    if (notification.method === "message") {
-      const { message } = notification.params;
-      timelines.live(message.conversation, messageEntry(message));
-    } else if (notification.method === "member") {
-      placed(notification.params.conversation, "", notification.params.entry);
-    } else if (notification.method === "conversation") {
-      const { conversation, entry } = notification.params;
-      const { id, epoch, head } = conversation;
-      timelines.compare(conversation);
-      // Without an entry it is a conversation that begins, for all its members.
-      if (entry) placed(id, epoch, entry);
-      else timelines.follow({ conversation: id, epoch, seq: head });
-      emit("conversation", { conversation });
-    } else if (notification.method === "read") {
-      emit("read", notification.params);
-    } else if (notification.method === "session.resync") {
-      timelines.catchUpAll();
+    switch (notification.method) {
+      case "message": {
+        const { message } = notification.params;
+        timelines.live(message.conversation, messageEntry(message));
+        break;
+      }
+      case "message.edited":
+      case "message.recalled":
+      case "message.reaction":
+      case "member":
+        changed(notification.params);
+        break;
+      case "conversation": {
+        const { conversation, entry } = notification.params;
+        const { id, epoch, head } = conversation;
+        timelines.compare(conversation);
+        // Without an entry it is a conversation that begins, for all its members.
+        if (entry) placed(id, epoch, entry);
+        else timelines.follow({ conversation: id, epoch, seq: head });
+        emit("conversation", { conversation });
+        break;
+      }
+      case "message.hidden":
+        emit("hidden", notification.params);
+        break;
+      case "read":
+        emit("read", notification.params);
+        break;
+      case "session.resync":
+        timelines.catchUpAll();
     }
   }
+
+  const changed = ({ conversation, entry }: EntryNotice) => placed(conversation, "", entry);
 
   /** An entry that takes the user in begins the timeline for this client; one that takes the user out ends it. */
   function placed(conversation: string, epoch: string, entry: Entry): void {
@@ -205,14 +249,22 @@ export function connect(options: ConnectOptions): Client {
       return () => void listeners[event].delete(listener);
     },
     ready: () => session.promise,
-    async send(conversation, text, { clientId = crypto.randomUUID(), ...more } = {}) {
-      const params: SendInput = { conversation, clientId, body: { text }, ...more };
+    async send(conversation, content, { clientId = crypto.randomUUID(), replyTo, mentions } = {}) {
+      const { type, body } = typeof content === "string" ? { type: "text", body: { text: content } } : content;
+      const links = { ...(replyTo === undefined ? {} : { replyTo }), ...(mentions === undefined ? {} : { mentions }) };
+      const params = { conversation, clientId, type, body, ...links } as SendInput;
       const reply = await request("message.send", params, conversation);
       // The server tells every connection of the sender but this one.
       const { id, seq, sentAt } = reply;
-      const message = { id, conversation, seq, from: user, type: "text" as const, body: { text }, sentAt, ...more };
-      timelines.live(conversation, messageEntry(message));
+      timelines.live(conversation, messageEntry({ seq, id, conversation, from: user, type, body, sentAt, ...links }));
       return reply;
+    },
+    edit: async (conversation, seq, body) => (await request("message.edit", { conversation, seq, body })).message,
+    recall: async (conversation, seq) => (await request("message.recall", { conversation, seq })).message!,
+    react: async (conversation, seq, emoji, on = true) =>
+      (await request("message.react", { conversation, seq, emoji, on })).message,
+    async hide(conversation, seq) {
+      await request("message.recall", { conversation, seq, for: "me" });
     },
     history: (conversation, range = {}) => request("message.history", { conversation, ...range }),
     read: (conversation, seq) => request("read", { conversation, seq }),

@@ -36,6 +36,8 @@ export interface ResyncNotice {
 export interface TimelineEvents {
   onEntry(conversation: string, entry: Entry): void;
   onResync(notice: ResyncNotice): void;
+  /** A message that was caught up on and that the user has deleted for himself; after its entry. */
+  onHidden(notice: { conversation: string; seq: number }): void;
 }
 
 interface Place {
@@ -154,6 +156,7 @@ export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>,
         startOver(conversation, place, answer);
         hasMoved = true;
       }
+      for (const seq of answer.hidden ?? []) events.onHidden({ conversation, seq });
     }
     for (const [conversation, place] of unanswered) {
       // Not a member any more.

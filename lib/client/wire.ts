@@ -4,31 +4,34 @@
  */
 
 import type { InferInput } from "valibot";
+import type { Body, Conversation, Entry, Message, Reaction } from "../im/protocol.ts";
 import type {
   AddMembersParams,
-  Conversation,
   ConversationParams,
   ConversationReply,
   CreateConversationParams,
   Cursor,
-  Entry,
+  EditParams,
   HistoryParams,
   HistoryReply,
   ListConversationsParams,
   ListConversationsReply,
   MemberParams,
-  Message,
+  MessageReply,
+  ReactParams,
   ReadParams,
   ReadReply,
+  RecallParams,
   SendParams,
   SendReply,
   SyncParams,
   SyncReply,
   UpdateConversationParams,
   UpdateMemberParams,
-} from "../im/protocol.ts";
+} from "../im/requests.ts";
 
 export type {
+  Body,
   Conversation,
   ConversationReply,
   Cursor,
@@ -36,6 +39,8 @@ export type {
   HistoryReply,
   ListConversationsReply,
   Message,
+  MessageReply,
+  Reaction,
   ReadReply,
   SendReply,
   SyncReply,
@@ -45,6 +50,9 @@ export type {
 export interface Methods {
   "session.ping": [Record<string, never>, unknown];
   "message.send": [InferInput<typeof SendParams>, SendReply];
+  "message.edit": [InferInput<typeof EditParams>, MessageReply];
+  "message.recall": [InferInput<typeof RecallParams>, Partial<MessageReply>];
+  "message.react": [InferInput<typeof ReactParams>, MessageReply];
   "message.history": [InferInput<typeof HistoryParams>, HistoryReply];
   sync: [InferInput<typeof SyncParams>, SyncReply];
   read: [InferInput<typeof ReadParams>, ReadReply];
@@ -65,11 +73,25 @@ export type ConversationView = Omit<Conversation, "members">;
 /** What the server tells unasked. */
 export type Notification =
   | { method: "message"; params: { message: Message } }
-  | { method: "member"; params: { conversation: string; seq: number; entry: Entry } }
+  | { method: "message.edited" | "message.recalled" | "message.reaction" | "member"; params: EntryNotice }
+  | { method: "message.hidden"; params: HiddenNotice }
   | { method: "read"; params: ReadNotice }
   | { method: "conversation"; params: { conversation: ConversationView; seq?: number; entry?: Entry } }
   | { method: "session.resync"; params: { reason: string } }
   | { method: "session.closing"; params: ClosingNotice };
+
+/** An entry of a timeline that is no message. */
+export interface EntryNotice {
+  readonly conversation: string;
+  readonly seq: number;
+  readonly entry: Entry;
+}
+
+/** The user deleted it for himself, on another device. */
+export interface HiddenNotice {
+  readonly conversation: string;
+  readonly seq: number;
+}
 
 export interface ReadNotice {
   readonly conversation: string;

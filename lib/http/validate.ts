@@ -174,7 +174,8 @@ export async function readInput<const S extends InputSchema>(
       : await readJson(c.req.raw, bodyBytesMax);
   if (typeof rest !== "object" || rest === null || Array.isArray(rest)) throw invalid("", "must be an object");
   for (const name of path) if (Object.hasOwn(rest, name)) throw invalid(name, "is not a known field");
-  return validate(schema, { ...rest, ...c.req.param() });
+  const inPath = Object.entries(c.req.param()).map(([name, text]) => [name, asNumber(schema, name, text)]);
+  return validate(schema, { ...rest, ...Object.fromEntries(inPath) });
 }
 
 function hasBody(method: string): boolean {
@@ -191,10 +192,14 @@ function readQuery(c: Context, schema: InputSchema): Record<string, unknown> {
   const query: Record<string, unknown> = Object.create(null);
   for (const [name, values] of Object.entries(c.req.queries())) {
     if (values.length > 1) throw invalid(name.slice(0, PATH_CHARACTERS_MAX), "must be given once");
-    const text = values[0]!;
-    query[name] = isNumber(schema, name) && WHOLE_NUMBER.test(text) ? Number(text) : text;
+    query[name] = asNumber(schema, name, values[0]!);
   }
   return query;
+}
+
+/** A text of path or query, as a number where the field is one. What is no number stays text, and is refused as that. */
+function asNumber(schema: InputSchema, name: string, text: string): string | number {
+  return isNumber(schema, name) && WHOLE_NUMBER.test(text) ? Number(text) : text;
 }
 
 function isNumber(schema: InputSchema, name: string): boolean {
@@ -231,7 +236,7 @@ export function describeInput(description: RouteDescription) {
     });
   const inBody = Object.fromEntries(entries.filter(([name]) => !path.includes(name)));
   const requestBody =
-    isBody && input
+    isBody && Object.keys(inBody).length > 0
       ? {
           required: !mayLackBody,
           content: { "application/json": { schema: resolver(v.strictObject(inBody as v.ObjectEntries), JSON_SCHEMA) } },

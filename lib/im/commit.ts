@@ -15,6 +15,7 @@ import type { Metrics } from "../observability/index.ts";
 import { defineScript, type Keys, outcomeOf, type RedisClient, toAppError } from "../redis/index.ts";
 import lua from "../redis/lua/im-send.lua" with { type: "text" };
 import append from "../redis/lua/mq-append.lua" with { type: "text" };
+import { CHANNEL_SPEAKERS } from "./permissions.ts";
 import { imEvents } from "./topics.ts";
 
 /** 64 sends keep the script near 0.6 ms; 128 gave 3 % more throughput and twice the wait of whoever comes next. */
@@ -76,7 +77,7 @@ const commitSends = defineScript({
   name: "imSend",
   lua: [append, lua],
   keys: ["events", "sent", "sentBefore", "eventGroups"],
-  args: ["generation", "generationMs", "eventsMax", "conversationCount"],
+  args: ["generation", "generationMs", "eventsMax", "conversationCount", "channelSpeakers"],
   hasRest: true,
   decode: (reply) => reply as Reply,
 });
@@ -86,6 +87,7 @@ const FULL = "EFULL";
 const REFUSALS: Record<string, readonly [ErrorCode, string?]> = {
   NOT_MEMBER: ["NOT_MEMBER"],
   MUTED: ["MUTED"],
+  FORBIDDEN: ["FORBIDDEN", "Only the owner and admins of a channel may write"],
   DISSOLVED: ["FORBIDDEN", "The conversation is dissolved"],
   REPLY_TO: ["INVALID", "replyTo must be the seq of an earlier entry"],
   INTERNAL: ["INTERNAL"],
@@ -158,6 +160,7 @@ export function createCommitter(parts: CommitterParts): Committer {
         generationMs: GENERATION_MS,
         eventsMax,
         conversationCount: input.conversations.length,
+        channelSpeakers: CHANNEL_SPEAKERS,
         restKeys: input.conversations.flatMap((id) => [keys.members(id), keys.log(id)]),
         restArgs: input.args,
       });

@@ -5,26 +5,30 @@
  */
 
 import * as v from "valibot";
+import { UserIdSchema } from "./protocol.ts";
 import {
   AddMembersParams,
   ConversationParams,
   ConversationReply,
   CreateConversationParams,
+  EditParams,
   HistoryParams,
   HistoryReply,
   ListConversationsParams,
   ListConversationsReply,
   MemberParams,
+  MessageReply,
+  ReactParams,
   ReadParams,
   ReadReply,
+  RecallParams,
   SendParams,
   SendReply,
   SyncParams,
   SyncReply,
   UpdateConversationParams,
   UpdateMemberParams,
-  UserIdSchema,
-} from "./protocol.ts";
+} from "./requests.ts";
 
 /** The sender's own connection: the one socket that the notification of this send does not go to. */
 const Origin = v.object({ connection: v.optional(v.pipe(v.string(), v.maxLength(64))) });
@@ -73,6 +77,14 @@ export const logicContract = {
     addMembers: { input: asUser(AddMembersParams), output: ConversationReply, idempotent: true },
     removeMember: { input: asUser(MemberParams), output: Nothing, idempotent: true },
     updateMember: { input: asUser(UpdateMemberParams), output: ConversationReply, idempotent: true },
+    edit: { input: asUser(EditParams), output: MessageReply, idempotent: true },
+    /** For the caller alone: no message in the answer, for it shows it no more. */
+    recall: {
+      input: v.strictObject({ by: UserIdSchema, params: RecallParams, ...Origin.entries }),
+      output: v.partial(MessageReply),
+      idempotent: true,
+    },
+    react: { input: asUser(ReactParams), output: MessageReply, idempotent: true },
     history: { input: asUser(HistoryParams), output: HistoryReply, idempotent: true },
     sync: { input: asUser(SyncParams), output: SyncReply, idempotent: true },
     read: { input: asUser(ReadParams), output: ReadReply, idempotent: true },

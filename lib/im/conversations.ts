@@ -1,5 +1,5 @@
 /**
- * Conversations and their members: create, look, list, change. Permissions are decided inside the scripts, in the same commit
+ * Conversations and their members: create, look, change. Permissions are decided inside the scripts, in the same commit
  * as the change. Outsiders learn nothing: what they may not see and what does not exist give the same NOT_MEMBER.
  */
 
@@ -13,8 +13,10 @@ import membersLua from "../redis/lua/im-members.lua" with { type: "text" };
 import settingsLua from "../redis/lua/im-settings.lua" with { type: "text" };
 import summaryLua from "../redis/lua/im-summary.lua" with { type: "text" };
 import append from "../redis/lua/mq-append.lua" with { type: "text" };
+import { foldedMessage } from "./fold.ts";
 import type { Inbox } from "./inbox.ts";
-import { type Conversation, type ConversationSummary, type ConversationType, LIMITS, type Role } from "./protocol.ts";
+import { type Action, ROLE_LETTERS, rightsOf } from "./permissions.ts";
+import { type Conversation, type ConversationType, LIMITS, type Message, type Role } from "./protocol.ts";
 
 const createConversation = defineScript({
   name: "imCreate",
@@ -29,7 +31,7 @@ const changeMembers = defineScript({
   name: "imMembers",
   lua: [append, entry, membersLua],
   keys: ["conv", "members", "log", "events"],
-  args: ["id", "by", "action", "eventId", "role", "mutedUntil", "sizeMax"],
+  args: ["id", "by", "action", "eventId", "role", "mutedUntil", "sizeMax", "rights", "muteRights"],
   hasRest: true,
   decode: (reply) => (typeof reply === "string" ? reply : { changed: (reply as string[]).slice(1) }),
 });
@@ -38,14 +40,14 @@ const changeSettings = defineScript({
   name: "imSettings",
   lua: [append, entry, settingsLua],
   keys: ["conv", "members", "log", "events"],
-  args: ["id", "by", "eventId", "title"],
+  args: ["id", "by", "eventId", "title", "rights"],
   decode: (reply) => reply as string | number,
 });
 
 const summarise = defineScript({
   name: "imSummary",
   lua: summaryLua,
-  keys: ["conv", "members", "log"],
+  keys: ["conv", "members", "log", "folds"],
   args: ["user"],
   decode: (reply) => (Array.isArray(reply) ? toState(reply as string[]) : undefined),
 });
@@ -62,7 +64,14 @@ const REFUSALS: Record<string, readonly [ErrorCode, string?]> = {
 
 const ROLES: Record<string, Role> = { o: "owner", a: "admin", m: "member" };
 const ROLE_ORDER = { owner: 0, admin: 1, member: 2 };
-const ROLE_LETTERS = { owner: "o", admin: "a", member: "m" } as const;
+
+/** What a change of members is by the permission table. */
+const MEMBER_RIGHTS = {
+  added: "invite",
+  removed: "kick",
+  left: "leave",
+  updated: "giveRole",
+} as const satisfies Record<string, Action>;
 
 /** A conversation as one member sees it. */
 export interface ConversationState {
@@ -76,8 +85,8 @@ export interface ConversationState {
   readonly activeMs: number;
   readonly read: number;
   readonly unread: number;
-  /** JSON of the last message, when it is in the hot window. */
-  readonly lastMessage: string | undefined;
+  /** As it is now, when it is in the hot window. */
+  readonly lastMessage: Message | undefined;
 }
 
 export interface Conversations {
@@ -89,16 +98,15 @@ export interface Conversations {
   add(by: string, conversation: string, users: readonly string[]): Promise<Conversation>;
   /** Removing oneself is leaving. Removing who is no member does nothing. */
   remove(by: string, conversation: string, user: string): Promise<void>;
-  update(
-    by: string,
-    conversation: string,
-    user: string,
-    change: { role?: Role; mutedUntil?: number },
-  ): Promise<Conversation>;
+  update(by: string, conversation: string, user: string, change: MemberChange): Promise<Conversation>;
   /** The state as `user` sees it, or undefined when not a member. */
   state(user: string, conversation: string): Promise<ConversationState | undefined>;
-  /** Newest activity first. `before` is the `next` of the page before. */
-  list(user: string, limit: number, before?: string): Promise<{ conversations: ConversationSummary[]; next?: string }>;
+}
+
+export interface MemberChange {
+  /** Owner: the conversation is given away, and who gives it becomes an admin. */
+  readonly role?: Role | undefined;
+  readonly mutedUntil?: number | undefined;
 }
 
 export interface CreateParams {
@@ -137,16 +145,15 @@ export function createConversations(redis: RedisClient, keys: Keys, clock: Clock
 
   function read(user: string, conversation: string): Promise<ConversationState | undefined> {
     const { conv, members, log } = keysOf(conversation);
-    return summarise(redis, { conv, members, log, user });
+    return summarise(redis, { conv, members, log, folds: keys.folds(conversation), user });
   }
 
   async function change(
     by: string,
     conversation: string,
-    action: string,
+    action: keyof typeof MEMBER_RIGHTS,
     users: readonly string[],
-    role = "",
-    mutedUntil = "",
+    { role, mutedUntil }: MemberChange = {},
   ) {
     const result = await changeMembers(redis, {
       ...keysOf(conversation),
@@ -154,9 +161,11 @@ export function createConversations(redis: RedisClient, keys: Keys, clock: Clock
       by,
       action,
       eventId: newId(clock.now()),
-      role,
-      mutedUntil,
+      role: role === undefined ? "" : ROLE_LETTERS[role],
+      mutedUntil: mutedUntil ?? "",
       sizeMax: LIMITS.membersPerGroup,
+      rights: rightsOf(role === "owner" ? "transfer" : MEMBER_RIGHTS[action]),
+      muteRights: rightsOf("muteMember"),
       restArgs: users,
     });
     if (typeof result === "string") refuse(result);
@@ -170,6 +179,7 @@ export function createConversations(redis: RedisClient, keys: Keys, clock: Clock
       by,
       eventId: newId(clock.now()),
       title,
+      rights: rightsOf(title === "" ? "dissolve" : "changeSettings"),
     });
     if (typeof result === "string") refuse(result);
   }
@@ -222,23 +232,8 @@ export function createConversations(redis: RedisClient, keys: Keys, clock: Clock
     },
     async update(by, conversation, user, { role, mutedUntil }) {
       if (role === undefined && mutedUntil === undefined) throw invalid("", "give role or mutedUntil");
-      const letter = role === undefined ? "" : ROLE_LETTERS[role];
-      await change(by, conversation, "updated", [user], letter, mutedUntil === undefined ? "" : String(mutedUntil));
+      await change(by, conversation, "updated", [user], { role, mutedUntil });
       return get(by, conversation);
-    },
-    async list(user, limit, before) {
-      const { conversations: ids, next } = await inbox.page(user, limit, before);
-      const states = await Promise.all(ids.map((id) => read(user, id)));
-      const found = ids.flatMap((id, i) => {
-        const state = states[i];
-        return state ? [{ id, state }] : [];
-      });
-      // The index may lag behind by what the inbox group has not read yet; within the page the truth orders.
-      found.sort((a, b) => b.state.activeMs - a.state.activeMs);
-      return {
-        conversations: found.map(({ id, state }) => toSummary(id, state)),
-        ...(next === undefined ? {} : { next }),
-      };
     },
   };
 }
@@ -264,7 +259,7 @@ function toMember(user: string, value: string, nowMs: number) {
 }
 
 function toState(values: readonly string[]): ConversationState {
-  const [place, type, title, size, created, member, lastMessage] = values;
+  const [place, type, title, size, created, member, lastMessage, content, reactions] = values;
   const [head, messages, activeMs, , epoch] = place!.split(" ");
   const [, , , read, ordinal] = member!.split(" ");
   return {
@@ -278,20 +273,6 @@ function toState(values: readonly string[]): ConversationState {
     activeMs: Number(activeMs),
     read: Number(read),
     unread: Number(messages) - Number(ordinal),
-    lastMessage: lastMessage === "" ? undefined : lastMessage,
-  };
-}
-
-function toSummary(id: string, state: ConversationState): ConversationSummary {
-  const { type, title, epoch, head, read, unread, lastMessage } = state;
-  return {
-    id,
-    type,
-    title,
-    epoch,
-    head,
-    read,
-    unread,
-    ...(lastMessage === undefined ? {} : { lastMessage: JSON.parse(lastMessage) }),
+    lastMessage: lastMessage ? foldedMessage(lastMessage, { content, reactions }) : undefined,
   };
 }

@@ -3,25 +3,37 @@
  * seq (its place, 1..n), epoch (which timeline), cursor (epoch, seq, id), inbox (a user's conversation list), route (where a
  * user's socket is), connection.
  *
- *   protocol.ts       every shape on the wire, and the limits        contract.ts   what logic answers by RPC
- *   topics.ts         im.events, im.push, im.commands                commit.ts     batches of sends, atomically
- *   messages.ts       send                                           timeline.ts   hot window and archive as one
- *   conversations.ts  create, members, list                          sync.ts       resume, history
- *   receipts.ts       read cursors                                   inbox.ts      conversation index
- *   routes.ts         connection -> gateway                          membership.ts members as of a place in the stream
+ *   protocol.ts       what the chat is made of, and the limits       requests.ts   what users ask and are answered
+ *   contract.ts       what logic answers by RPC                      topics.ts     im.events, im.push, im.commands
+ *   messages.ts       send                                           commit.ts     batches of sends, atomically
+ *   amend.ts          edit, recall, react                            fold.ts       what a message looks like now
+ *   conversations.ts  create, look, change members                   permissions.ts who may do what
+ *   timeline.ts       hot window and archive as one                  sync.ts       resume, history
+ *   receipts.ts       read cursors                                   list.ts       a user's conversations
+ *   inbox.ts          index of conversations by activity             hidden.ts     deleted for oneself
+ *   routes.ts         connection -> gateway                          notify.ts     what is told and not stored
+ *   membership.ts     members as of a place in the stream
  *
  * Logic is the only writer of chat state; scripts decide and commit in one step (lib/redis/lua/im-*.lua).
  */
 
+export { type Amendments, createAmendments } from "./amend.ts";
 export { type Committer, createCommitter } from "./commit.ts";
 export { type LogicContract, logicContract } from "./contract.ts";
 export { type ConversationState, type Conversations, createConversations } from "./conversations.ts";
+export { type EntryEvent, foldedMessage, partsOf } from "./fold.ts";
+export { createHidden, type Hidden } from "./hidden.ts";
 export { createInbox, type Inbox, type InboxChanges } from "./inbox.ts";
+export { listConversations } from "./list.ts";
 export { createMembership, type Membership } from "./membership.ts";
 export { type SendInput, type SendResult, send } from "./messages.ts";
+export { appendFrames, createNotifier, type Notifier, notification } from "./notify.ts";
+export { ACTIONS, type Action, mayRole } from "./permissions.ts";
 export * from "./protocol.ts";
 export { read } from "./receipts.ts";
+export * from "./requests.ts";
 export { attach, createRouteCache, detach, type Route, type RouteCache } from "./routes.ts";
 export { history, sync } from "./sync.ts";
 export { createTimeline, type ReadArchive, type StoredEntry, type Timeline } from "./timeline.ts";
 export { imCommands, imEvents, imPush, imTopics } from "./topics.ts";
+export { createTrim, type Trim } from "./trim.ts";

@@ -8,7 +8,8 @@ import type { AppError } from "../errors.ts";
 import { newId, timeOfId } from "../id.ts";
 import type { Metrics } from "../observability/index.ts";
 import type { Committer, Send } from "./commit.ts";
-import type { SendReply } from "./protocol.ts";
+import type { Body } from "./protocol.ts";
+import type { SendReply } from "./requests.ts";
 
 export interface SendInput {
   readonly by: string;
@@ -16,8 +17,8 @@ export interface SendInput {
   readonly params: {
     readonly conversation: string;
     readonly clientId: string;
-    readonly type: "text";
-    readonly body: { readonly text: string };
+    readonly type: string;
+    readonly body: Body;
     readonly replyTo?: number | undefined;
     readonly mentions?: readonly string[] | undefined;
   };

@@ -1,7 +1,7 @@
 /**
- * Every shape that crosses the wire of the chat, once: HTTP bodies, WebSocket params and notifications, RPC inputs. The same
- * schemas validate and generate the OpenAPI document. Unknown fields are refused. Limits are named and measured in the
- * unit they say: bytes are UTF-8 bytes.
+ * What the chat is made of, as it crosses the wire: ids, messages, entries, conversations, and the limits. What users ask and
+ * what they are answered is in requests.ts. The same schemas validate and generate the OpenAPI document. Unknown fields are
+ * refused. Limits are named and measured in the unit they say: bytes are UTF-8 bytes.
  */
 
 import * as v from "valibot";
@@ -11,11 +11,21 @@ import { ID_PATTERN, USER_ID_PATTERN } from "../id.ts";
 export const LIMITS = {
   frameBytes: 64 * 1024,
   textBytes: 16_384,
+  /** Of a body that is no text, as JSON. */
+  bodyBytes: 16_384,
+  /** One less than what HTTP bodies may be nested in all, and some air. */
+  bodyDepth: 30,
   titleBytes: 256,
   membersPerRequest: 100,
   membersPerGroup: 10_000,
   membersShown: 1_000,
   mentions: 50,
+  emojiBytes: 64,
+  /** Kinds of reaction on one message, and of one user on one message: what people still read at a glance. */
+  reactionKinds: 20,
+  reactionsPerUser: 5,
+  /** Users named with a kind of reaction; the count says how many there are. */
+  reactionUsers: 10,
   historyLimit: 200,
   historyDefault: 50,
   listLimit: 100,
@@ -53,7 +63,7 @@ const bytes = (min: number, max: number) =>
     v.check((text) => text.isWellFormed(), "must be well-formed Unicode (no lone surrogate)"),
   );
 
-const integer = (min: number, max: number) =>
+export const integer = (min: number, max: number) =>
   v.pipe(
     v.number(`must be a whole number from ${min} to ${max}`),
     v.integer(`must be a whole number from ${min} to ${max}`),
@@ -79,29 +89,108 @@ export const RoleSchema = v.picklist(["owner", "admin", "member"], 'must be "own
 export type ConversationType = v.InferOutput<typeof ConversationTypeSchema>;
 export type Role = v.InferOutput<typeof RoleSchema>;
 
-export const TextBodySchema = v.strictObject({ text: bytes(1, LIMITS.textBytes) });
-
 // Messages and entries
 
+export const TextBodySchema = v.strictObject({ text: bytes(1, LIMITS.textBytes) });
+
+/** A message's body: `{text}` of type "text", of another type whatever its senders agreed on, and of a recalled one nothing. */
+export type Body = Readonly<Record<string, unknown>> & { readonly text?: string };
+
+/** Never copied or looked into: a copy would drop keys like "constructor", which are an app's own business. */
+const AnyBodySchema = v.custom<Body>(isObject, "must be an object");
+
+export function isTextBody(body: unknown): boolean {
+  return isObject(body) && v.is(TextBodySchema, body);
+}
+
+/** A body of any type as users give it. */
+export const BodySchema = v.pipe(
+  AnyBodySchema,
+  v.check((body) => isShallow(body, LIMITS.bodyDepth), `must not be nested deeper than ${LIMITS.bodyDepth}`),
+  // Depth first: a text that is nested without end must not reach the serialiser.
+  v.check(
+    (body) =>
+      isObject(body) && isShallow(body, LIMITS.bodyDepth) && utf8Bytes(JSON.stringify(body)) <= LIMITS.bodyBytes,
+    `must be at most ${LIMITS.bodyBytes} bytes of JSON`,
+  ),
+);
+
+function isObject(value: unknown): boolean {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** Whether it is nested at most `levels` deep; looks no deeper. */
+function isShallow(value: unknown, levels: number): boolean {
+  if (typeof value !== "object" || value === null) return true;
+  return levels > 0 && Object.values(value).every((item) => isShallow(item, levels - 1));
+}
+
+/** What a message is of: "text", or a name that the app gives its own. */
+export const MessageTypeSchema = IdSchema;
+
+/** A pictograph, a flag or a keycap, with all that may join and modify them; or a name. */
+const EMOJI_PATTERN =
+  /^(?:[A-Za-z0-9_+-]{1,32}|(?=.*(?:\p{Extended_Pictographic}|\p{Regional_Indicator}|\u20e3))[\p{Extended_Pictographic}\p{Emoji_Component}]+)$/u;
+
+/** One emoji (a sequence with joiners and selectors is one), or the name of a custom one. Nothing in it needs escaping. */
+export const EmojiSchema = v.pipe(
+  bytes(1, LIMITS.emojiBytes),
+  v.regex(EMOJI_PATTERN, "must be an emoji, or a name of 1..32 of [A-Za-z0-9_+-]"),
+);
+
+export const ReactionSchema = v.strictObject({
+  emoji: EmojiSchema,
+  count: SeqSchema,
+  /** At most LIMITS.reactionUsers of them. */
+  users: v.array(UserIdSchema),
+});
+export type Reaction = v.InferOutput<typeof ReactionSchema>;
+
+/** A message as it is now. The fields stand in the order in which they are committed: what is checked comes out in this order. */
 export const MessageSchema = v.strictObject({
+  seq: SeqSchema,
   id: IdSchema,
   conversation: IdSchema,
-  seq: SeqSchema,
   from: UserIdSchema,
-  type: v.literal("text"),
-  body: TextBodySchema,
+  type: MessageTypeSchema,
+  body: AnyBodySchema,
   sentAt: TimeSchema,
   replyTo: v.optional(SeqSchema),
   mentions: v.optional(v.array(UserIdSchema)),
+  editedAt: v.optional(TimeSchema),
+  recalledAt: v.optional(TimeSchema),
+  reactions: v.optional(v.array(ReactionSchema)),
 });
 export type Message = v.InferOutput<typeof MessageSchema>;
 
+/** What people read of it; "" of a message of another type, and of a recalled one. */
+export function textOf({ type, body }: Pick<Message, "type" | "body">): string {
+  return type === "text" ? (body.text ?? "") : "";
+}
+
+/** Of every entry that is no message. */
+const EntryFields = { seq: SeqSchema, id: IdSchema, by: UserIdSchema, at: TimeSchema };
+
+/** `target` is the seq of the message. */
+export const EditEntrySchema = v.strictObject({
+  kind: v.literal("edit"),
+  ...EntryFields,
+  target: SeqSchema,
+  body: AnyBodySchema,
+});
+export const RecallEntrySchema = v.strictObject({ kind: v.literal("recall"), ...EntryFields, target: SeqSchema });
+/** `on` false: `by` took it back. */
+export const ReactionEntrySchema = v.strictObject({
+  kind: v.literal("reaction"),
+  ...EntryFields,
+  target: SeqSchema,
+  emoji: EmojiSchema,
+  on: v.boolean(),
+});
+
 export const MemberEntrySchema = v.strictObject({
   kind: v.literal("member"),
-  seq: SeqSchema,
-  id: IdSchema,
-  by: UserIdSchema,
-  at: TimeSchema,
+  ...EntryFields,
   action: v.picklist(["added", "removed", "left", "updated"]),
   users: v.array(UserIdSchema),
   role: v.optional(RoleSchema),
@@ -111,10 +200,7 @@ export type MemberEntry = v.InferOutput<typeof MemberEntrySchema>;
 
 export const SettingsEntrySchema = v.strictObject({
   kind: v.literal("settings"),
-  seq: SeqSchema,
-  id: IdSchema,
-  by: UserIdSchema,
-  at: TimeSchema,
+  ...EntryFields,
   title: v.optional(v.string()),
   dissolved: v.optional(v.boolean()),
 });
@@ -126,7 +212,14 @@ export const MessageEntrySchema = v.strictObject({
   id: IdSchema,
   message: MessageSchema,
 });
-export const EntrySchema = v.variant("kind", [MessageEntrySchema, MemberEntrySchema, SettingsEntrySchema]);
+export const EntrySchema = v.variant("kind", [
+  MessageEntrySchema,
+  EditEntrySchema,
+  RecallEntrySchema,
+  ReactionEntrySchema,
+  MemberEntrySchema,
+  SettingsEntrySchema,
+]);
 export type Entry = v.InferOutput<typeof EntrySchema>;
 
 // Conversations
@@ -155,122 +248,3 @@ export const ConversationSummarySchema = v.strictObject({
   lastMessage: v.optional(MessageSchema),
 });
 export type ConversationSummary = v.InferOutput<typeof ConversationSummarySchema>;
-
-// Requests: what the user gives. `Params` = as on the WebSocket; HTTP takes some fields from the path.
-
-const unique = (users: string[]) => new Set(users).size === users.length;
-const Users = (max: number) =>
-  v.pipe(
-    v.array(UserIdSchema, "must be a list of user ids"),
-    v.maxLength(max, `must be at most ${max} users`),
-    v.check(unique, "must not name a user twice"),
-  );
-
-export const CreateConversationParams = v.strictObject({
-  id: v.optional(IdSchema),
-  type: ConversationTypeSchema,
-  members: Users(LIMITS.membersPerRequest),
-  title: v.optional(TitleSchema),
-});
-
-export const ListConversationsParams = v.strictObject({
-  limit: v.optional(integer(1, LIMITS.listLimit), 50),
-  /** `next` of the previous page. */
-  before: v.optional(
-    v.pipe(v.string(), v.regex(/^\d{1,16}(:[A-Za-z0-9_.-]{1,64})?$/, "must be the next of a previous page")),
-  ),
-});
-
-export const ConversationParams = v.strictObject({ conversation: IdSchema });
-export const UpdateConversationParams = v.strictObject({ conversation: IdSchema, title: TitleSchema });
-export const AddMembersParams = v.strictObject({
-  conversation: IdSchema,
-  users: v.pipe(Users(LIMITS.membersPerRequest), v.minLength(1, "must name at least 1 user")),
-});
-export const MemberParams = v.strictObject({ conversation: IdSchema, user: UserIdSchema });
-export const UpdateMemberParams = v.strictObject({
-  conversation: IdSchema,
-  user: UserIdSchema,
-  role: v.optional(RoleSchema),
-  mutedUntil: v.optional(TimeSchema),
-});
-
-export const SendParams = v.strictObject({
-  conversation: IdSchema,
-  clientId: IdSchema,
-  type: v.optional(v.literal("text", 'must be "text"'), "text"),
-  body: TextBodySchema,
-  replyTo: v.optional(SeqSchema),
-  mentions: v.optional(Users(LIMITS.mentions)),
-});
-
-export const HistoryParams = v.strictObject({
-  conversation: IdSchema,
-  after: v.optional(PositionSchema),
-  before: v.optional(SeqSchema),
-  limit: v.optional(integer(1, LIMITS.historyLimit), LIMITS.historyDefault),
-});
-
-export const CursorSchema = v.strictObject({
-  conversation: IdSchema,
-  epoch: v.pipe(v.string("must be a string"), v.maxLength(64, "must be at most 64 characters")),
-  seq: PositionSchema,
-  id: v.optional(IdSchema),
-});
-export type Cursor = v.InferOutput<typeof CursorSchema>;
-
-export const SyncParams = v.strictObject({
-  cursors: v.optional(
-    v.pipe(v.array(CursorSchema), v.maxLength(LIMITS.cursors, `must be at most ${LIMITS.cursors} cursors`)),
-  ),
-});
-
-export const ReadParams = v.strictObject({ conversation: IdSchema, seq: SeqSchema });
-
-// Replies
-
-export const SendReply = v.strictObject({
-  id: IdSchema,
-  conversation: IdSchema,
-  seq: SeqSchema,
-  sentAt: TimeSchema,
-  duplicate: v.optional(v.literal(true)),
-});
-export type SendReply = v.InferOutput<typeof SendReply>;
-
-export const HistoryReply = v.strictObject({
-  epoch: v.string(),
-  head: PositionSchema,
-  messages: v.array(MessageSchema),
-  more: v.boolean(),
-});
-export type HistoryReply = v.InferOutput<typeof HistoryReply>;
-
-export const VerdictSchema = v.picklist(["resumed", "gap", "reset"]);
-export const SyncReply = v.strictObject({
-  conversations: v.array(
-    v.strictObject({
-      conversation: IdSchema,
-      verdict: VerdictSchema,
-      epoch: v.string(),
-      head: PositionSchema,
-      read: PositionSchema,
-      unread: PositionSchema,
-      entries: v.array(EntrySchema),
-      more: v.boolean(),
-    }),
-  ),
-});
-export type SyncReply = v.InferOutput<typeof SyncReply>;
-
-export const ReadReply = v.strictObject({ read: PositionSchema, unread: PositionSchema });
-export type ReadReply = v.InferOutput<typeof ReadReply>;
-
-export const ListConversationsReply = v.strictObject({
-  conversations: v.array(ConversationSummarySchema),
-  next: v.optional(v.string()),
-});
-export type ListConversationsReply = v.InferOutput<typeof ListConversationsReply>;
-
-export const ConversationReply = v.strictObject({ conversation: ConversationSchema });
-export type ConversationReply = v.InferOutput<typeof ConversationReply>;

@@ -8,7 +8,7 @@ import entry from "../redis/lua/im-entry.lua" with { type: "text" };
 import readLua from "../redis/lua/im-read.lua" with { type: "text" };
 import append from "../redis/lua/mq-append.lua" with { type: "text" };
 import type { Conversations } from "./conversations.ts";
-import type { ReadReply } from "./protocol.ts";
+import type { ReadReply } from "./requests.ts";
 import type { Timeline } from "./timeline.ts";
 
 const moveCursor = defineScript({

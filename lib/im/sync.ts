@@ -8,13 +8,19 @@
  *             `entries` are the newest
  *
  * A conversation without a cursor is `reset`. Never a partial recovery that looks whole.
+ *
+ * Entries come as they were committed, with one exception: what was recalled since is not handed out again. History shows
+ * messages as they are now.
  */
 
 import { AppError } from "../errors.ts";
 import type { ConversationState, Conversations } from "./conversations.ts";
+import { FOLDED_PARTS, foldedMessage, withoutRecalled } from "./fold.ts";
+import type { Hidden } from "./hidden.ts";
 import type { Inbox } from "./inbox.ts";
-import { type Cursor, type Entry, type HistoryReply, LIMITS, type SyncReply } from "./protocol.ts";
-import { type StoredEntry, type Timeline, toEntry } from "./timeline.ts";
+import { type Entry, LIMITS, type Message } from "./protocol.ts";
+import type { Cursor, HistoryReply, SyncReply } from "./requests.ts";
+import { type Range, type StoredEntry, type Timeline, toEntry } from "./timeline.ts";
 
 /** Farther behind, paging history is cheaper for both sides than replaying each entry. */
 const RECOVERY_ENTRIES_MAX = 5_000;
@@ -25,9 +31,13 @@ const NEWEST_ENTRIES = 20;
 /** Of one reply, in record characters: a reply must fit well inside a socket's outbox (lagging at 256 KB). */
 const REPLY_CHARACTERS_MAX = 160 * 1_024;
 
+/** A user can hide some 10 000 messages (hidden.ts); read 200 at a time, that many rounds pass over all of them. */
+const HIDDEN_ROUNDS_MAX = 60;
+
 export interface SyncParts {
   readonly conversations: Conversations;
   readonly inbox: Inbox;
+  readonly hidden: Hidden;
   readonly timeline: Timeline;
 }
 
@@ -50,15 +60,31 @@ export async function sync(parts: SyncParts, user: string, cursors: readonly Cur
     if (!state) continue;
     const { verdict, stored } = await catchUp(parts.timeline, conversation, state, cursor);
     const kept = withinBudget(stored, budget, verdict !== "resumed");
-    for (const entry of kept) budget -= entry.record.length;
+    for (const entry of kept) budget -= charactersOf(entry);
     synced.push(toSynced(conversation, state, verdict, kept, kept.length < stored.length));
   }
-  return { conversations: synced };
+  return { conversations: await withHidden(parts.hidden, user, synced) };
+}
+
+/** Names the messages among the entries that the user has deleted for himself. */
+async function withHidden(hidden: Hidden, user: string, synced: readonly Synced[]): Promise<Synced[]> {
+  const places = synced.flatMap(({ conversation, entries }) =>
+    entries.filter(({ kind }) => kind === "message").map(({ seq }) => ({ conversation, seq })),
+  );
+  const isHidden = await hidden.among(user, places);
+  const byConversation = Map.groupBy(
+    places.filter((_, i) => isHidden[i]),
+    ({ conversation }) => conversation,
+  );
+  return synced.map((one) => {
+    const own = byConversation.get(one.conversation);
+    return own ? { ...one, hidden: own.map(({ seq }) => seq) } : one;
+  });
 }
 
 async function catchUp(timeline: Timeline, conversation: string, state: ConversationState, cursor: Cursor | undefined) {
   const { epoch, head } = state;
-  const range = { conversation, epoch, before: head + 1, messagesOnly: false };
+  const range = { conversation, epoch, before: head + 1, messagesOnly: false, parts: ["content"] };
   const isOurs =
     cursor !== undefined &&
     cursor.epoch === epoch &&
@@ -87,11 +113,15 @@ function withinBudget(stored: readonly StoredEntry[], budget: number, newest: bo
   const kept: StoredEntry[] = [];
   let left = budget;
   for (const entry of newest ? stored.toReversed() : stored) {
-    left -= entry.record.length;
+    left -= charactersOf(entry);
     if (left < 0) break;
     kept.push(entry);
   }
   return newest ? kept.reverse() : kept;
+}
+
+function charactersOf({ record, parts }: StoredEntry): number {
+  return record.length + (parts?.content?.length ?? 0) + (parts?.reactions?.length ?? 0);
 }
 
 function toSynced(
@@ -102,7 +132,7 @@ function toSynced(
   cut: boolean,
 ): Synced {
   const { epoch, head, read, unread } = state;
-  const entries: Entry[] = kept.map(toEntry);
+  const entries: Entry[] = kept.map((stored) => withoutRecalled(toEntry(stored), stored.parts));
   const last = entries.at(-1)?.seq;
   const more = verdict === "resumed" ? cut || (last !== undefined && last < head) : (entries[0]?.seq ?? head + 1) > 1;
   return { conversation, verdict, epoch, head, read, unread, entries, more };
@@ -110,7 +140,7 @@ function toSynced(
 
 /** A page of messages, ascending. `after`: the first ones behind it; `before` or neither: the newest ones. */
 export async function history(
-  { conversations, timeline }: Pick<SyncParts, "conversations" | "timeline">,
+  { conversations, timeline, hidden }: Omit<SyncParts, "inbox">,
   user: string,
   params: { conversation: string; after?: number | undefined; before?: number | undefined; limit: number },
 ): Promise<HistoryReply> {
@@ -123,7 +153,7 @@ export async function history(
   if (!state) throw new AppError("NOT_MEMBER");
   const { epoch, head } = state;
   const newest = after === undefined;
-  const stored = await timeline.read({
+  const visible = await readVisible({ timeline, hidden }, user, {
     conversation,
     epoch,
     after: after ?? 0,
@@ -132,8 +162,38 @@ export async function history(
     limit: limit + 1,
     newest,
     messagesOnly: true,
+    parts: FOLDED_PARTS,
   });
-  const page = newest ? stored.slice(-limit) : stored.slice(0, limit);
+  const page = newest ? visible.slice(-limit) : visible.slice(0, limit);
   const kept = withinBudget(page, REPLY_CHARACTERS_MAX, newest);
-  return { epoch, head, messages: kept.map((entry) => JSON.parse(entry.record)), more: kept.length < stored.length };
+  return { epoch, head, messages: kept.map(toMessage), more: kept.length < visible.length };
+}
+
+/** Messages of the range that the user has not deleted for himself. */
+async function readVisible(
+  { timeline, hidden }: Pick<SyncParts, "timeline" | "hidden">,
+  user: string,
+  range: Range,
+): Promise<StoredEntry[]> {
+  const { conversation, limit, newest } = range;
+  let visible: StoredEntry[] = [];
+  let { after, before } = range;
+  for (let round = 0; round < HIDDEN_ROUNDS_MAX && visible.length < limit; round++) {
+    const asked = round === 0 ? limit : LIMITS.historyLimit + 1;
+    const stored = await timeline.read({ ...range, after, before, limit: asked });
+    const isHidden = await hidden.among(
+      user,
+      stored.map(({ seq }) => ({ conversation, seq })),
+    );
+    const shown = stored.filter((_, i) => !isHidden[i]);
+    visible = newest ? [...shown, ...visible].slice(-limit) : [...visible, ...shown].slice(0, limit);
+    if (stored.length < asked) break;
+    if (newest) before = stored[0]!.seq;
+    else after = stored.at(-1)!.seq;
+  }
+  return visible;
+}
+
+function toMessage({ record, parts }: StoredEntry): Message {
+  return foldedMessage(record, parts);
 }

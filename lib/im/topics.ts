@@ -2,24 +2,43 @@
 
 import * as v from "valibot";
 import { defineTopic, type Topic } from "../mq/index.ts";
-import { MessageSchema, PositionSchema, UserIdSchema } from "./protocol.ts";
+import {
+  EditEntrySchema,
+  EmojiSchema,
+  MessageSchema,
+  PositionSchema,
+  ReactionEntrySchema,
+  ReactionSchema,
+  RecallEntrySchema,
+  UserIdSchema,
+} from "./protocol.ts";
 
 /**
  * What happened, in commit order per conversation; the key is the conversation.
  *
  *   type                                                    data                                    sequence
  *   im.message.created                                      the message                             its seq
+ *   im.message.edited|recalled                              {conversation, entry}                   its seq
+ *   im.message.reacted                                      {conversation, entry, reactions, own}   its seq
  *   im.member.added|removed|updated                         {conversation, entry, view}             its seq
  *   im.conversation.updated|dissolved                       {conversation, entry, view}             its seq
  *   im.conversation.created                                 {conversation, view}                    none
  *   im.read                                                 {conversation, user, seq}               none
  *
- * Properties: `epoch` of the conversation, `ordinal` (messages up to and with this event) and, of a message, the sending
+ * `reactions`: all that are on the message from now on; `own`: those of the entry's user. Properties: `epoch` of the
+ * conversation, `ordinal` (messages up to and with this event), `channel` when it is one, and of a message the sending
  * `connection`.
  */
 export const imEvents = defineTopic("im.events", {
   schema: v.union([
     MessageSchema,
+    v.strictObject({ conversation: v.string(), entry: v.variant("kind", [EditEntrySchema, RecallEntrySchema]) }),
+    v.strictObject({
+      conversation: v.string(),
+      entry: ReactionEntrySchema,
+      reactions: v.array(ReactionSchema),
+      own: v.array(EmojiSchema),
+    }),
     v.looseObject({ conversation: v.string(), view: v.looseObject({ id: v.string() }) }),
     v.strictObject({ conversation: v.string(), user: UserIdSchema, seq: PositionSchema }),
   ]),

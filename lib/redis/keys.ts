@@ -33,16 +33,24 @@ export function createKeys(prefix: string, partitions: number) {
     conversation,
     /**
      * hash, what every send reads and writes, in one place (two hashes cost a commit two more commands). No expiry.
-     *   `#`    -> `<head> <messages> <active ms> <last message's seq> <epoch>`, ` d` behind it when dissolved; the first field
+     *   `#`    -> `<head> <messages> <active ms> <last message's seq> <epoch>`, the first field; behind it flags, if any:
+     *             `c` it is a channel, `d` it is dissolved
      *   user   -> `<role o|a|m> <joined seq> <muted until ms> <read seq> <messages up to it>`
      */
     members: (id: string) => `${conversation(id)}:members`,
     /**
      * stream, the hot window of the timeline. Entry id `<seq>-<messages up to and with this entry>`; one field, named by kind
-     * (`m` message, `member`, `settings`), holds the entry's record as JSON bytes (of `m`: the whole message).
+     * (`m` message, `edit`, `recall`, `reaction`, `member`, `settings`), holds the entry's record as JSON bytes (of `m`: the whole message).
      * Trimmed behind the archive, to the last 1 000 messages or 7 days.
      */
     log: (id: string) => `${conversation(id)}:log`,
+    /**
+     * hash, what later entries made of messages (lib/im/fold.ts): `<seq>c` -> its content, `<seq>r` -> its reactions, and `#` -> how
+     * many trims have taken fields away. Of messages in the hot window, and of older ones until the archive has the change.
+     */
+    folds: (id: string) => `${conversation(id)}:folds`,
+    /** hash user -> `"👍","🎉"`, what the user has on one message (nothing: taken back). Lives as long as the message's reactions above. */
+    reactors: (id: string, seq: number) => `${conversation(id)}:reactors:${seq}`,
     /**
      * hash `<sender>/<conversation>/<clientId>` -> `<seq> <message id> <payload digest>`: the dedupe records of one day.
      * Expires after two generations. One key per day and partition, for a key with a TTL per message costs 30 % of a commit.
@@ -55,6 +63,8 @@ export function createKeys(prefix: string, partitions: number) {
     routes: (id: string) => `${user(id)}:routes`,
     /** zset conversation by the time in ms of its last activity: the conversation list. No expiry. */
     inbox: (id: string) => `${user(id)}:inbox`,
+    /** set of `<conversation>/<seq>`: messages that the user has deleted for himself, at most 10 000. No expiry. */
+    hidden: (id: string) => `${user(id)}:hidden`,
 
     // Topics. Owner: lib/mq.
 

@@ -212,7 +212,7 @@ export class Stage {
   #compare(user: string, entry: Entry): void {
     const isMessage = entry.kind === "message";
     const [id, from] = isMessage ? [entry.message.id, entry.message.from] : [entry.id, entry.by];
-    const content = isMessage ? entry.message.body.text : JSON.stringify(entry);
+    const content = isMessage ? (entry.message.body.text ?? "") : JSON.stringify(entry);
     const seen = this.#seen[entry.seq];
     if (!seen) this.#seen[entry.seq] = { id, from, content };
     else if (seen.id !== id || seen.from !== from || seen.content !== content) {

@@ -32,7 +32,7 @@ export async function checkHistory(url: string, token: string, stages: readonly 
       const found: Line[] = [];
       for (let after = 0, more = true; more; ) {
         const page = await client.history(stage.conversation, { after, limit: PAGE });
-        for (const { seq, id, from, body } of page.messages) found.push({ seq, id, from, text: body.text });
+        for (const { seq, id, from, body } of page.messages) found.push({ seq, id, from, text: body.text ?? "" });
         more = page.more && page.messages.length > 0;
         after = page.messages.at(-1)?.seq ?? after;
         if (page.head !== stage.head) check.fault("different", stage, `head is ${page.head}, sent was ${stage.head}`);

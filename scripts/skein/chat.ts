@@ -94,6 +94,7 @@ async function talk(client: Client, user: string, conversation: string): Promise
   await Promise.all(sends);
 }
 
-function describe({ from, body, sentAt }: Message): string {
-  return `${new Date(sentAt).toTimeString().slice(0, 5)} ${from}: ${printable(body.text).replaceAll("\n", "\n      ")}`;
+function describe({ from, type, body, sentAt, recalledAt }: Message): string {
+  const text = recalledAt === undefined ? (body.text ?? `(${type})`) : "(recalled)";
+  return `${new Date(sentAt).toTimeString().slice(0, 5)} ${from}: ${printable(text).replaceAll("\n", "\n      ")}`;
 }

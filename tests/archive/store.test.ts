@@ -218,6 +218,53 @@ describe("history", () => {
   });
 });
 
+describe("parts", () => {
+  const range = { conversation: "c1", epoch: "e1", limit: 9, newest: false, messagesOnly: false };
+
+  test("are what the entry with the highest seq made of their target, and come only when asked for", async () => {
+    await using world = await setup();
+    const { store } = world;
+    const edit = (seq: number, target: number, parts: Record<string, string | null>) =>
+      entry(seq, { kind: "edit", fold: { target, parts } });
+    await store.write([...entries(1, 2), edit(3, 1, { content: "a", reactions: "x" }), edit(4, 2, { "by ann": "y" })]);
+    await store.write([edit(7, 1, { content: "c" }), edit(6, 1, { content: "b", reactions: "z" })]);
+    await store.write([
+      edit(3, 1, { content: "again" }),
+      edit(5, 2, { content: "gone" }),
+      edit(8, 2, { content: null }),
+    ]);
+
+    const parts = async (wanted?: string[], more = {}) =>
+      (await store.history({ ...range, ...more, ...(wanted ? { parts: wanted } : {}) })).map((one) => one.parts);
+    expect(await parts(["content", "reactions"], { limit: 2 })).toEqual([{ content: "c", reactions: "z" }, undefined]);
+    expect(await parts(["by ann"], { after: 1, limit: 1 })).toEqual([{ "by ann": "y" }]);
+    expect(await parts(["content"], { newest: true, before: 3 })).toEqual([{ content: "c" }, undefined]);
+    expect(await parts()).toEqual(Array.from({ length: 8 }, () => undefined));
+    expect(await parts(["content"], { epoch: "e2" })).toEqual([]);
+  });
+
+  test("are there in an archive of the schema before them, and its entries still are", async () => {
+    await using world = await setup();
+    await world.store.write(entries(1, 3));
+    await world.store.close();
+    const database = new Database(world.path);
+    database.run("DROP VIEW parts");
+    database.run("DROP TABLE timeline_parts");
+    database.run("PRAGMA user_version = 1");
+    database.close();
+    const again = await openArchive(`sqlite://${world.path}`);
+    await again.write([entry(4, { kind: "edit", fold: { target: 1, parts: { content: "a" } } })]);
+    const page = await again.history({ ...range, parts: ["content"] });
+    expect(page.map(({ seq, parts }) => [seq, parts?.content])).toEqual([
+      [1, "a"],
+      [2, undefined],
+      [3, undefined],
+      [4, undefined],
+    ]);
+    await again.close();
+  });
+});
+
 describe("announcements", () => {
   test("move forward only, and a page names what is idle, unannounced and held", async () => {
     await using world = await setup();

@@ -12,7 +12,7 @@ async function follow(gateway: ScriptedGateway, options: Partial<ConnectOptions>
   const client = connect({ url: gateway.url, token: "good", cursors: [START], ...options });
   const texts: string[] = [];
   const resyncs: unknown[] = [];
-  client.on("message", ({ message }) => texts.push(message.body.text));
+  client.on("message", ({ message }) => texts.push(message.body.text!));
   client.on("resync", (notice) => resyncs.push(notice));
   await client.ready();
   await eventually(() => expect(gateway.of("sync").length).toBeGreaterThan(0));

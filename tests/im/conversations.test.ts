@@ -55,7 +55,7 @@ describe("create", () => {
       await chat.conversations.create("__proto__", { id, type: "group", members: ["constructor"] });
       expect(await chat.send("constructor", id, "hello")).toMatchObject({ value: { seq: 1 } });
     }
-    expect((await chat.conversations.list("__proto__", 10)).conversations).toHaveLength(6);
+    expect((await chat.list("__proto__", 10)).conversations).toHaveLength(6);
   });
 });
 
@@ -188,8 +188,8 @@ describe("list", () => {
       await Bun.sleep(2);
     }
 
-    const first = await chat.conversations.list("ann", 3);
-    const second = await chat.conversations.list("ann", 3, first.next);
+    const first = await chat.list("ann", 3);
+    const second = await chat.list("ann", 3, first.next);
 
     expect([...first.conversations, ...second.conversations].map(({ id }) => id)).toEqual(ids);
     expect(first.conversations[0]).toMatchObject({

@@ -1,10 +1,10 @@
 import { describe, expect, test } from "bun:test";
-import { history, read, sync } from "../../lib/im/index.ts";
+import { type Entry, history, read, sync } from "../../lib/im/index.ts";
 import { type Chat, makeChat } from "../support/im.ts";
 import { openTestStore } from "../support/redis.ts";
 
-const texts = (entries: { kind: string; message?: { body: { text: string } } }[]) =>
-  entries.map((entry) => (entry.kind === "message" ? entry.message!.body.text : entry.kind));
+const texts = (entries: Entry[]) =>
+  entries.map((entry) => (entry.kind === "message" ? entry.message.body.text : entry.kind));
 
 async function conversationWith(chat: Chat, count: number): Promise<{ id: string; epoch: string }> {
   const id = await chat.group("ann", "bob");

@@ -64,7 +64,7 @@ test("no script and no read of the chat, the queue and the registry crosses slot
     expect(messages.map((message) => message.body.text).toSorted()).toEqual(["text 1", "text 2", "text 3"]);
     expect((await read(chat, "bob", id, 3)).unread).toBe(0);
   }
-  await eventually(async () => expect((await chat.conversations.list("bob", 100)).conversations).toHaveLength(13));
+  await eventually(async () => expect((await chat.list("bob", 100)).conversations).toHaveLength(13));
   expect((await sync(chat, "bob")).conversations).toHaveLength(13);
   for (const service of services.toReversed()) await service.stop(AbortSignal.timeout(2_000));
 

@@ -2,10 +2,14 @@
 
 import { systemClock } from "../../lib/clock.ts";
 import {
+  type Body,
+  createAmendments,
   createCommitter,
   createConversations,
+  createHidden,
   createInbox,
   createTimeline,
+  listConversations,
   type ReadArchive,
   send,
 } from "../../lib/im/index.ts";
@@ -29,25 +33,32 @@ export function makeChat(
   const inbox = createInbox(redis.commands, keys);
   const conversations = createConversations(redis.commands, keys, systemClock, inbox);
   const timeline = createTimeline(redis.commands, keys, readArchive);
+  const hidden = createHidden(redis.commands, keys);
+  const amendments = createAmendments({ ...parts, conversations, timeline, recallMs: 120_000 });
   let count = 0;
   return {
     ...parts,
     inbox,
     conversations,
     timeline,
-    /** Sends `text` under a fresh clientId, or the given one. */
+    hidden,
+    amendments,
+    list: (user: string, limit = 10, before?: string) =>
+      listConversations({ conversations, inbox, hidden }, user, limit, before),
+    /** Sends a text, or a body of another type, under a fresh clientId, or the given one. */
     send: (
       by: string,
       conversation: string,
-      text: string,
-      more: { clientId?: string; replyTo?: number; connection?: string } = {},
+      content: string | { type: string; body: Body },
+      more: { clientId?: string; replyTo?: number; mentions?: string[]; connection?: string } = {},
     ) => {
       const { connection, ...params } = more;
+      const { type, body } = typeof content === "string" ? { type: "text", body: { text: content } } : content;
       count += 1;
       return send(committer, systemClock, metrics, {
         by,
         connection,
-        params: { conversation, clientId: `c${count}`, type: "text", body: { text }, ...params },
+        params: { conversation, clientId: `c${count}`, type, body, ...params },
       });
     },
     /** A group of the given users, the first its owner. */

@@ -47,8 +47,8 @@ function setup(effect: (text: string) => void = () => undefined) {
         const insert = database.prepare("INSERT INTO seen VALUES (?)");
         return (messages) => {
           for (const { body } of messages) {
-            insert.run(body.text);
-            effect(body.text);
+            insert.run(body.text!);
+            effect(body.text!);
           }
         };
       },

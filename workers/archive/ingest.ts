@@ -9,7 +9,7 @@
 import type { ArchiveStore, NewEntry, TimelineState } from "../../lib/archive/index.ts";
 import { backoffMs, type Clock } from "../../lib/clock.ts";
 import { createGroupCommit } from "../../lib/group-commit.ts";
-import { imEvents } from "../../lib/im/index.ts";
+import { type EntryEvent, imEvents, partsOf } from "../../lib/im/index.ts";
 import { type DeliveryContext, InvalidMessage, type Message, type Queue } from "../../lib/mq/index.ts";
 import type { Log, Metrics } from "../../lib/observability/index.ts";
 import type { Service } from "../../lib/service.ts";
@@ -91,10 +91,13 @@ function toEntry(event: Message<unknown>, seq: number): NewEntry {
   const { key: conversation, id, time: committedAt } = event;
   const place = { conversation, epoch, seq, id, ordinal: messages, committedAt };
   if (event.type === "im.message.created") return { ...place, kind: "message", record: event.raw };
-  const { entry } = event.data as { entry?: { kind?: unknown } };
-  if (entry?.kind !== "member" && entry?.kind !== "settings") {
-    const message = "must be an entry of kind member or settings";
+  const data = event.data as EntryEvent;
+  const { kind } = data.entry ?? {};
+  if (kind === undefined || kind === "message") {
+    const message = "must be an entry that is no message";
     throw new InvalidMessage(event.entry, [{ path: "data.entry", message }]);
   }
-  return { ...place, kind: entry.kind, record: JSON.stringify(entry) };
+  const parts = partsOf(data);
+  const fold = parts && "target" in data.entry ? { target: data.entry.target, parts } : undefined;
+  return { ...place, kind, record: JSON.stringify(data.entry), ...(fold === undefined ? {} : { fold }) };
 }

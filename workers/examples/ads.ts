@@ -1,6 +1,7 @@
 /** A downstream service to copy: which of our keywords come up, where, and how often. One keyword counts once per message. */
 
 import { join } from "node:path";
+import { textOf } from "../../lib/im/index.ts";
 import type { Worker } from "../context.ts";
 import { openLedger } from "./ledger.ts";
 
@@ -30,8 +31,8 @@ export const worker: Worker = {
           "INSERT INTO ads VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET messages = messages + 1",
         );
         return (messages) => {
-          for (const { conversation, body } of messages) {
-            for (const keyword of keywordsIn(body.text)) add.run(keyword, conversation);
+          for (const message of messages) {
+            for (const keyword of keywordsIn(textOf(message))) add.run(keyword, message.conversation);
           }
         };
       },

@@ -5,7 +5,8 @@
  *   ledger   conversation  epoch  last_seq  messages  missed  digest
  *
  * `digest` rolls over all messages in the order of their effect, so that anyone can compare what the service saw, content and
- * order, with what was sent: digest n = sha256(digest n-1, message id, line feed, text) in hex, beginning with "".
+ * order, with what was sent: digest n = sha256(digest n-1, message id, line feed, text) in hex, beginning with "" (of messages that
+ * are no texts: the id alone).
  * `missed` is how many messages of the conversation never came (0, unless the service began after they were trimmed).
  */
 
@@ -13,7 +14,7 @@ import { Database } from "bun:sqlite";
 import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
 import { createGroupCommit } from "../../lib/group-commit.ts";
-import { type Message as ChatMessage, imEvents } from "../../lib/im/index.ts";
+import { type Message as ChatMessage, imEvents, textOf } from "../../lib/im/index.ts";
 import type { Message, Queue } from "../../lib/mq/index.ts";
 import { createService, type Service } from "../../lib/service.ts";
 
@@ -86,7 +87,7 @@ export function openLedger({ path, schema, effect }: LedgerOptions): Ledger {
       row.lastSeq = seq;
       row.messages += 1;
       row.missed = Number(properties.ordinal) - row.messages;
-      row.digest = Bun.SHA256.hash(`${row.digest}${message.id}\n${message.body.text}`, "hex");
+      row.digest = Bun.SHA256.hash(`${row.digest}${message.id}\n${textOf(message)}`, "hex");
       fresh.push(message);
     }
     apply(fresh);

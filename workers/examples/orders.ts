@@ -6,6 +6,7 @@
  */
 
 import { join } from "node:path";
+import { textOf } from "../../lib/im/index.ts";
 import type { Worker } from "../context.ts";
 import { openLedger } from "./ledger.ts";
 
@@ -37,8 +38,9 @@ export const worker: Worker = {
       effect: (database) => {
         const insert = database.prepare("INSERT INTO orders VALUES (?, ?, ?, ?, ?)");
         return (messages) => {
-          for (const { id, conversation, seq, from, body } of messages) {
-            for (const order of ordersIn(body.text)) insert.run(order, conversation, seq, id, from);
+          for (const message of messages) {
+            const { id, conversation, seq, from } = message;
+            for (const order of ordersIn(textOf(message))) insert.run(order, conversation, seq, id, from);
           }
         };
       },

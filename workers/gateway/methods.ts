@@ -11,14 +11,19 @@ import {
   ConversationParams,
   ConversationReply,
   CreateConversationParams,
+  EditParams,
   HistoryParams,
   HistoryReply,
   ListConversationsParams,
   ListConversationsReply,
   type LogicContract,
   MemberParams,
+  MessageReply,
+  ReactionParams,
+  ReactParams,
   ReadParams,
   ReadReply,
+  RecallParams,
   SendParams,
   SendReply,
   SyncParams,
@@ -33,7 +38,7 @@ export type Logic = Client<LogicContract>;
 export interface Method<S extends InputSchema = InputSchema, R = unknown> {
   readonly params: S;
   readonly reply: v.GenericSchema;
-  /** Counts against the user's sends. */
+  /** Becomes an entry that others are told of: counts against the user's sends. */
   readonly isSend: boolean;
   /** `connection`: the socket it came by, which is not told what it sent. */
   call(logic: Logic, by: UserId, params: v.InferOutput<S>, connection?: string): Promise<R>;
@@ -54,6 +59,27 @@ const send = define(
   SendParams,
   SendReply,
   (logic, by, params, connection) => logic.send(connection === undefined ? { by, params } : { by, params, connection }),
+  true,
+);
+const edit = define(EditParams, MessageReply, (logic, by, params) => logic.edit({ by, params }), true);
+const recall = define(
+  RecallParams,
+  v.partial(MessageReply),
+  (logic, by, params, connection) =>
+    logic.recall(connection === undefined ? { by, params } : { by, params, connection }),
+  true,
+);
+const react = define(ReactParams, MessageReply, (logic, by, params) => logic.react({ by, params }), true);
+const addReaction = define(
+  ReactionParams,
+  MessageReply,
+  (logic, by, params) => logic.react({ by, params: { ...params, on: true } }),
+  true,
+);
+const removeReaction = define(
+  ReactionParams,
+  MessageReply,
+  (logic, by, params) => logic.react({ by, params: { ...params, on: false } }),
   true,
 );
 const history = define(HistoryParams, HistoryReply, (logic, by, params) => logic.history({ by, params }));
@@ -79,6 +105,10 @@ const updateMember = define(UpdateMemberParams, ConversationReply, (logic, by, p
 /** For the HTTP routes, each with its own type. */
 export const methods = {
   send,
+  edit,
+  recall,
+  addReaction,
+  removeReaction,
   history,
   sync,
   read,
@@ -95,6 +125,9 @@ export const methods = {
 /** By the names of protocol.md. A Map, so that no name of a client reaches a prototype. */
 export const webSocketMethods: ReadonlyMap<string, Method> = new Map<string, Method>([
   ["message.send", send as unknown as Method],
+  ["message.edit", edit as unknown as Method],
+  ["message.recall", recall as unknown as Method],
+  ["message.react", react as unknown as Method],
   ["message.history", history as unknown as Method],
   ["sync", sync as unknown as Method],
   ["read", read as unknown as Method],

@@ -81,14 +81,19 @@ export function createRoutes(parts: RoutesParts): App {
     statuses: readonly number[] = [200],
   ): void {
     const names = [...path.matchAll(/:(\w+)/g)].map(([, name]) => name!);
+    const mayLackBody = Object.keys(method.params.entries).every((name) => names.includes(name));
     const replies = Object.fromEntries(statuses.map((status) => [status, status === 204 ? undefined : method.reply]));
     app.on(
       verb.toUpperCase(),
       path,
-      describeInput({ method: verb, summary, input: method.params, path: names, replies }),
+      describeInput({ method: verb, summary, input: method.params, path: names, mayLackBody, replies }),
       async (c) => {
         const user = actingUser(await auth.authenticate(c.req.raw.headers));
-        const params = await readInput(c, method.params, { path: names, bodyBytesMax: CHAT_BODY_BYTES_MAX });
+        const params = await readInput(c, method.params, {
+          path: names,
+          mayLackBody,
+          bodyBytesMax: CHAT_BODY_BYTES_MAX,
+        });
         if (method.isSend) limiter.take(user, clock.now());
         return answer(c, await method.call(logic, user, params));
       },
@@ -121,6 +126,11 @@ export function createRoutes(parts: RoutesParts): App {
     (c, reply) => c.json(reply, reply.duplicate ? 200 : 201),
     [201, 200],
   );
+  const message = `${one}/messages/:seq`;
+  route("patch", message, "Edit one's own message", methods.edit);
+  route("delete", message, "Recall a message, or with for=me delete it for oneself", methods.recall, noContent, [204]);
+  route("put", `${message}/reactions/:emoji`, "React to a message", methods.addReaction);
+  route("delete", `${message}/reactions/:emoji`, "Take a reaction back", methods.removeReaction, noContent, [204]);
   route("get", `${one}/messages`, "History, ascending by seq", methods.history);
   route("put", `${one}/read`, "Move the read cursor forward", methods.read);
   route("post", "/v1/sync", "What was missed since the cursors", methods.sync);

@@ -9,11 +9,13 @@
  */
 
 import {
+  appendFrames,
   createMembership,
   createRouteCache,
   imEvents,
   imPush,
   type Membership,
+  notification,
   type Route,
   type RouteCache,
 } from "../../lib/im/index.ts";
@@ -22,8 +24,6 @@ import type { Metrics } from "../../lib/observability/index.ts";
 import type { Keys, RedisClient } from "../../lib/redis/index.ts";
 import type { Service } from "../../lib/service.ts";
 
-/** Entries a gateway's stream may hold; one that is farther behind tells its sockets to sync. */
-const GATEWAY_STREAM_MAX = 20_000;
 /** Frames in one appended entry: keeps an entry of the largest frames near 1 MB, and one read of the gateway short. */
 const FRAMES_PER_ENTRY = 64;
 /** Users named in one push message (its body stays under 256 KB). */
@@ -39,8 +39,6 @@ const LEASE_MS = 5_000;
 const RETRY = { firstMs: 50, maxMs: 500, jitter: 0.2 };
 /** About a minute. What is then given up are hints: clients find the gap. */
 const ATTEMPTS_MAX = 120;
-
-const FRAME_START = '{"jsonrpc":"2.0","method":';
 
 interface DeliveryParts {
   readonly redis: RedisClient;
@@ -119,17 +117,7 @@ export function createDelivery({ redis, keys, queue, metrics }: DeliveryParts): 
   }
 
   async function append(gateway: string, pairs: Pairs): Promise<void> {
-    // A gateway creates its own stream and lets it expire: no stream, no gateway.
-    const entry = await redis.xadd(
-      keys.gateway(gateway),
-      "NOMKSTREAM",
-      "MAXLEN",
-      "~",
-      GATEWAY_STREAM_MAX,
-      "*",
-      ...pairs,
-    );
-    if (entry === null) await audience.forgetGateway(gateway);
+    if (!(await appendFrames(redis, keys, gateway, pairs))) await audience.forgetGateway(gateway);
   }
 
   return queue.consume(imEvents, {
@@ -245,17 +233,20 @@ function originOf(event: Message<unknown>): string {
 function toFrame(event: Message<unknown>): string | undefined {
   switch (event.type) {
     case "im.message.created":
-      return `${FRAME_START}"message","params":{"message":${event.raw}}}`;
+      return notification("message", `{"message":${event.raw}}`);
+    case "im.message.edited":
+      return entryFrame("message.edited", event);
+    case "im.message.recalled":
+      return entryFrame("message.recalled", event);
+    case "im.message.reacted":
+      return entryFrame("message.reaction", event);
     case "im.member.added":
     case "im.member.removed":
-    case "im.member.updated": {
-      const { entry } = JSON.parse(event.raw) as { entry: unknown };
-      return `${FRAME_START}"member","params":{"conversation":"${event.key}","seq":${event.sequence},"entry":${JSON.stringify(entry)}}}`;
-    }
+    case "im.member.updated":
+      return entryFrame("member", event);
     case "im.read":
-      return `${FRAME_START}"read","params":${event.raw}}`;
+      return notification("read", event.raw);
     case "im.conversation.created":
-      return conversationFrame(event);
     case "im.conversation.updated":
     case "im.conversation.dissolved":
       return conversationFrame(event);
@@ -264,10 +255,16 @@ function toFrame(event: Message<unknown>): string | undefined {
   }
 }
 
+function entryFrame(method: string, event: Message<unknown>): string {
+  const { entry } = JSON.parse(event.raw) as { entry: unknown };
+  const { key, sequence } = event;
+  return notification(method, `{"conversation":"${key}","seq":${sequence},"entry":${JSON.stringify(entry)}}`);
+}
+
 function conversationFrame(event: Message<unknown>): string {
   const { view, entry } = JSON.parse(event.raw) as { view: unknown; entry?: unknown };
   const seq = entry === undefined ? "" : `,"seq":${event.sequence},"entry":${JSON.stringify(entry)}`;
-  return `${FRAME_START}"conversation","params":{"conversation":${JSON.stringify(view)}${seq}}}`;
+  return notification("conversation", `{"conversation":${JSON.stringify(view)}${seq}}`);
 }
 
 function toPushes(event: Message<unknown>, users: readonly string[]): PublishInput<unknown>[] {

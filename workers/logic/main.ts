@@ -32,6 +32,7 @@ export const worker: Worker = {
       metrics,
       replicas,
       makeRoom: (partition) => queue.makeRoom(imEvents, partition),
+      recallMs: config.recallSeconds * 1_000,
       readArchive: async (range) => (await archive.history(range)).entries,
       status: async () => ({ ackLevel: await ackLevelInForce(redis, config), redis: redis.topology }),
     });

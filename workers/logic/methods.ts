@@ -1,15 +1,22 @@
 /** The table RPC method -> im function, nothing else. */
 
 import type { Clock } from "../../lib/clock.ts";
+import { AppError } from "../../lib/errors.ts";
 import {
   attach,
+  createAmendments,
   createCommitter,
   createConversations,
+  createHidden,
   createInbox,
+  createNotifier,
+  createRouteCache,
   createTimeline,
   detach,
   history,
   type LogicContract,
+  listConversations,
+  notification,
   type ReadArchive,
   read,
   send,
@@ -26,6 +33,7 @@ interface MethodParts {
   readonly metrics: Metrics;
   readonly replicas: number;
   readonly makeRoom: (partition: number) => Promise<void>;
+  readonly recallMs: number;
   readonly readArchive: ReadArchive;
   readonly status: () => Promise<{ ackLevel: string; redis: string }>;
 }
@@ -37,6 +45,7 @@ export function createMethods({
   metrics,
   replicas,
   makeRoom,
+  recallMs,
   readArchive,
   status,
 }: MethodParts): Handlers<LogicContract> {
@@ -44,14 +53,34 @@ export function createMethods({
   const inbox = createInbox(redis, keys);
   const conversations = createConversations(redis, keys, clock, inbox);
   const timeline = createTimeline(redis, keys, readArchive);
+  const hidden = createHidden(redis, keys);
+  const amendments = createAmendments({ redis, keys, clock, conversations, timeline, recallMs });
+  const notifier = createNotifier(
+    redis,
+    keys,
+    createRouteCache(redis, keys, () => undefined),
+  );
   const nothing = {};
+
+  /** Out of the caller's own sight; the caller's other devices hear of it. */
+  async function hide(by: string, conversation: string, seq: number, connection: string | undefined): Promise<void> {
+    const state = await conversations.state(by, conversation);
+    if (!state) throw new AppError("NOT_MEMBER");
+    const found = await timeline.at(conversation, state.epoch, seq);
+    if (found?.kind !== "message") throw new AppError("NOT_FOUND", "There is no such message");
+    await hidden.add(by, conversation, seq);
+    const frame = notification("message.hidden", JSON.stringify({ conversation, seq }));
+    await notifier.toUsers([by], frame, connection);
+  }
+
   return guarded({
     send: (inputs) => Promise.all(inputs.map((input) => send(committer, clock, metrics, input))),
     attach: (inputs) => each(inputs, (route) => attach(redis, keys, clock, route)),
     detach: (inputs) => each(inputs, ({ user, connection }) => detach(redis, keys, user, connection)),
     createConversation: ({ by, params }) => conversations.create(by, params),
     getConversation: async ({ by, params }) => ({ conversation: await conversations.get(by, params.conversation) }),
-    listConversations: ({ by, params }) => conversations.list(by, params.limit, params.before),
+    listConversations: ({ by, params }) =>
+      listConversations({ conversations, inbox, hidden }, by, params.limit, params.before),
     updateConversation: async ({ by, params }) => ({
       conversation: await conversations.setTitle(by, params.conversation, params.title),
     }),
@@ -72,8 +101,15 @@ export function createMethods({
         ...(mutedUntil === undefined ? {} : { mutedUntil }),
       }),
     }),
-    history: ({ by, params }) => history({ conversations, timeline }, by, params),
-    sync: ({ by, params }) => sync({ conversations, inbox, timeline }, by, params.cursors),
+    edit: async ({ by, params }) => ({ message: await amendments.edit(by, params, params.body) }),
+    async recall({ by, params, connection }) {
+      if (params.for === "everyone") return { message: await amendments.recall(by, params) };
+      await hide(by, params.conversation, params.seq, connection);
+      return nothing;
+    },
+    react: async ({ by, params }) => ({ message: await amendments.react(by, params, params.emoji, params.on) }),
+    history: ({ by, params }) => history({ conversations, timeline, hidden }, by, params),
+    sync: ({ by, params }) => sync({ conversations, inbox, timeline, hidden }, by, params.cursors),
     read: ({ by, params }) =>
       read({ redis, keys, clock, conversations, timeline }, by, params.conversation, params.seq),
     status,

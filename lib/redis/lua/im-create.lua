@@ -24,10 +24,10 @@ redis.call('HLEN', members)
 redis.call('XLEN', events)
 local now_ms = im_now()
 local state = { type = conversation_type, title = title, epoch = epoch, head = 0, messages = 0, size = #ARGV - 6,
-  created = string.format('%.0f', now_ms), last = '0' }
+  created = string.format('%.0f', now_ms), active = now_ms, last = '0', flags = conversation_type == 'channel' and 'c' or '' }
 -- The place comes first, for every send reads it: a small hash is searched from its start. In a direct conversation nobody
 -- owns the other.
-local values = { '#', im_place(state, now_ms), creator, (conversation_type == 'direct' and 'm' or 'o') .. ' 0 0 0 0' }
+local values = { '#', im_place(state), creator, (conversation_type == 'direct' and 'm' or 'o') .. ' 0 0 0 0' }
 for i = 8, #ARGV do
   values[#values + 1] = ARGV[i]
   values[#values + 1] = 'm 0 0 0 0'

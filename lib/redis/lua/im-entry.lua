@@ -12,17 +12,30 @@ local function im_load(conv, members)
   local values = redis.call('HMGET', conv, 'type', 'title', 'size', 'created', 'digest')
   local place = redis.call('HGET', members, '#')
   if not values[1] or not place then return nil end
-  local head, messages, last, epoch, dissolved = string.match(place, '^(%d+) (%d+) %d+ (%d+) (%w+)(.*)$')
+  local head, messages, active, last, epoch, flags = string.match(place, '^(%d+) (%d+) (%d+) (%d+) (%w+) ?(%a*)$')
   return {
-    head = tonumber(head), messages = tonumber(messages), last = last, epoch = epoch, dissolved = dissolved ~= '',
+    head = tonumber(head), messages = tonumber(messages), active = tonumber(active), last = last, epoch = epoch,
+    flags = flags, dissolved = string.find(flags, 'd', 1, true) ~= nil,
     type = values[1], title = values[2], size = tonumber(values[3]), created = values[4], digest = values[5],
   }
 end
 
 -- The value of the members hash's "#" as of now.
-local function im_place(state, now_ms)
-  return string.format('%d %d %.0f ', state.head, state.messages, now_ms) .. state.last .. ' ' .. state.epoch ..
-    (state.dissolved and ' d' or '')
+local function im_place(state)
+  return string.format('%d %d %.0f ', state.head, state.messages, state.active) .. state.last .. ' ' .. state.epoch ..
+    (state.flags ~= '' and ' ' .. state.flags or '')
+end
+
+-- Whether the member may act, by a row of lib/im/permissions.ts: "direct=m group=oam channel=oa".
+local function im_may(rights, state, member)
+  local roles = string.match(rights, state.type .. '=(%a*)')
+  return roles ~= nil and string.find(roles, string.sub(member, 1, 1), 1, true) ~= nil
+end
+
+-- Why a member must be silent now, or nil.
+local function im_silenced(member, now_ms)
+  local muted_until = tonumber(string.match(member, '^%a %d+ (%d+)'))
+  return muted_until > now_ms and 'MUTED' or nil
 end
 
 -- The conversation as notifications show it: JSON without its member list.
@@ -31,16 +44,18 @@ local function im_view(id, state)
     '","head":' .. state.head .. ',"created":' .. state.created .. ',"memberCount":' .. state.size .. '}'
 end
 
--- Appends a timeline entry that is no message, and its event. `tail` is the entry's JSON behind kind and seq. The timeline
--- comes first: it alone can refuse. Changes state.head; the caller writes the hash.
-local function im_append_entry(log, events, id, state, kind, event_id, event_type, tail)
+-- Appends a timeline entry that is no message, and its event. `tail` is the entry's JSON behind kind and seq, `extra` what the
+-- event says beside it (",…"; nil: the conversation's view). The timeline comes first: it alone can refuse. Changes
+-- state.head; the caller writes the hash.
+local function im_append_entry(log, events, id, state, kind, event_id, event_type, tail, extra)
   redis.call('XLEN', events)
   local seq = state.head + 1
   local entry = '{"kind":"' .. kind .. '","seq":' .. seq .. ',' .. tail
   redis.call('XADD', log, seq .. '-' .. state.messages, kind, entry)
   state.head = seq
   mq_append(events, event_id, event_type, id, seq,
-    '{"conversation":"' .. id .. '","entry":' .. entry .. ',"view":' .. im_view(id, state) .. '}',
-    '{"epoch":"' .. state.epoch .. '","ordinal":"' .. state.messages .. '"}')
+    '{"conversation":"' .. id .. '","entry":' .. entry .. (extra or ',"view":' .. im_view(id, state)) .. '}',
+    '{"epoch":"' .. state.epoch .. '","ordinal":"' .. state.messages .. '"' ..
+    (string.find(state.flags, 'c', 1, true) and ',"channel":"1"}' or '}'))
   return seq
 end

@@ -1,8 +1,9 @@
 #!lua
 -- Add, remove or change members of a conversation: one timeline entry for all of the call that changes something.
 --
--- One partition's hash tag; permission, change, entry and event are one commit. Who may: every member of a group may add;
--- owner and admins remove and mute those below them; the owner gives roles; everyone but the last owner may leave.
+-- One partition's hash tag; permission, change, entry and event are one commit. The rows of the permission table say who may;
+-- besides, nobody acts on a member of his own or a higher rank, nor on his own role, and an owner leaves last. Who gives
+-- ownership away becomes an admin in the same entry.
 -- Returns {seq, changed users...} (seq 0: nothing to change), or an error code as a string.
 local conv = KEYS[1]
 local members = KEYS[2]
@@ -15,6 +16,8 @@ local event_id = ARGV[4]
 local role = ARGV[5]
 local muted_until = ARGV[6]
 local size_max = tonumber(ARGV[7])
+local rights = ARGV[8]
+local mute_rights = ARGV[9]
 -- Then the users that the action is about.
 
 local RANK = { m = 1, a = 2, o = 3 }
@@ -24,35 +27,44 @@ local acting = redis.call('HGET', members, by)
 if not state or not acting then return 'NOT_MEMBER' end
 if state.dissolved then return 'DISSOLVED' end
 if state.type == 'direct' then return 'DIRECT' end
+if (role ~= '' or action ~= 'updated') and not im_may(rights, state, acting) then return 'FORBIDDEN' end
+if muted_until ~= '' and not im_may(mute_rights, state, acting) then return 'FORBIDDEN' end
 local own_rank = RANK[string.sub(acting, 1, 1)]
-local now_ms = im_now()
+
+-- What the member's value becomes, false to remove it, or nil and a refusal.
+local function changed_value(user, value)
+  local rank = RANK[string.sub(value, 1, 1)]
+  if action == 'left' then
+    if rank == 3 and state.size > 1 then return nil, 'LAST_OWNER' end
+    return false
+  end
+  if role ~= '' then
+    if user == by then return nil, 'FORBIDDEN' end
+  elseif rank >= own_rank then
+    return nil, 'FORBIDDEN'
+  end
+  if muted_until ~= '' and rank >= own_rank then return nil, 'FORBIDDEN' end
+  if action == 'removed' then return false end
+  local old_role, joined, old_muted, read = string.match(value, '^(%a) (%d+) (%d+) (.*)$')
+  -- Nobody could end an owner's mute.
+  local muted = role == 'o' and '0' or muted_until ~= '' and muted_until or old_muted
+  return (role ~= '' and role or old_role) .. ' ' .. joined .. ' ' .. muted .. ' ' .. read
+end
 
 local changed = {}
 local quoted = {}
 local writes = {}
-for i = 8, #ARGV do
+for i = 10, #ARGV do
   local user = ARGV[i]
   local value = redis.call('HGET', members, user)
   local write
   if action == 'added' then
-    if state.type == 'channel' and own_rank < 2 then return 'FORBIDDEN' end
     if not value then write = 'm ' .. (state.head + 1) .. ' 0 ' .. (state.head + 1) .. ' ' .. state.messages end
   elseif value then
-    local rank = RANK[string.sub(value, 1, 1)]
-    if action == 'left' then
-      if rank == 3 and state.size > 1 then return 'LAST_OWNER' end
-      write = false
-    elseif action == 'removed' then
-      if own_rank < 2 or rank >= own_rank then return 'FORBIDDEN' end
-      write = false
-    else
-      local old_role, joined, old_muted, read = string.match(value, '^(%a) (%d+) (%d+) (.*)$')
-      if role ~= '' and (own_rank < 3 or user == by) then return 'FORBIDDEN' end
-      if role == 'o' then return 'FORBIDDEN' end
-      if muted_until ~= '' and (own_rank < 2 or rank >= own_rank) then return 'FORBIDDEN' end
-      local updated = (role ~= '' and role or old_role) .. ' ' .. joined .. ' ' .. (muted_until ~= '' and muted_until or old_muted) .. ' ' .. read
-      if updated ~= value then write = updated end
-    end
+    local refusal
+    write, refusal = changed_value(user, value)
+    if refusal then return refusal end
+    if write == value then write = nil end
   elseif action == 'updated' then
     return 'NOT_FOUND'
   end
@@ -66,15 +78,17 @@ if #changed == 0 then return {0} end
 local growth = action == 'added' and #changed or action == 'updated' and 0 or -#changed
 if state.size + growth > size_max then return 'FULL' end
 state.size = state.size + growth
-
+local now_ms = im_now()
+state.active = now_ms
 local tail = '"id":"' .. event_id .. '","by":"' .. by .. '","at":' .. string.format('%.0f', now_ms) .. ',"action":"' .. action .. '","users":[' ..
   table.concat(quoted, ',') .. ']' .. (role ~= '' and ',"role":"' .. NAMES[role] .. '"' or '') ..
   (muted_until ~= '' and ',"mutedUntil":' .. muted_until or '') .. '}'
 local event_types = { added = 'im.member.added', removed = 'im.member.removed', left = 'im.member.removed', updated = 'im.member.updated' }
 local seq = im_append_entry(log, events, id, state, 'member', event_id, event_types[action], tail)
 redis.call('HSET', conv, 'size', state.size)
-redis.call('HSET', members, '#', im_place(state, now_ms))
+redis.call('HSET', members, '#', im_place(state))
 for i, user in ipairs(changed) do
   if writes[i] then redis.call('HSET', members, user, writes[i]) else redis.call('HDEL', members, user) end
 end
+if role == 'o' then redis.call('HSET', members, by, 'a' .. string.sub(acting, 2)) end
 return {seq, unpack(changed)}

@@ -14,6 +14,7 @@ local generation = tonumber(ARGV[1])
 local generation_ms = tonumber(ARGV[2])
 local events_max = tonumber(ARGV[3])
 local conversation_count = tonumber(ARGV[4])
+local channel_speakers = ARGV[5]
 -- Then two keys per conversation: members, log. And as arguments each conversation's id, then 8 per send: index of its
 -- conversation, sender, dedupe field, dedupe record behind the seq, reply-to seq or 0, record behind the seq, message id, end of
 -- the event's properties.
@@ -24,7 +25,7 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local current = math.floor(now_ms / generation_ms)
 if current ~= generation then return {'G', current} end
 
-local first = 5 + conversation_count
+local first = 6 + conversation_count
 local send_count = (#ARGV - first + 1) / SEND_ARGS
 local fields = {}
 for i = 1, send_count do fields[i] = ARGV[first + (i - 1) * SEND_ARGS + 2] end
@@ -38,8 +39,8 @@ local format, call, pcall, match = string.format, redis.call, redis.pcall, strin
 local args = ARGV
 
 -- What a batch needs of a conversation and of a sender is read once and written back once. Both lie in one hash: "#" holds
--- "<head> <messages> <active ms> <last message's seq> <epoch>" (" d" behind it when dissolved), a member's field
--- "<role> <joined seq> <muted until ms> <read seq> <messages up to it>".
+-- "<head> <messages> <active ms> <last message's seq> <epoch>" (flags behind it: " c" a channel, " d" dissolved), a member's
+-- field "<role> <joined seq> <muted until ms> <read seq> <messages up to it>".
 local states = {}
 
 -- Tables are made with all their fields at once: one that grows is allocated anew at 1, 2, 4, 8 fields.
@@ -50,7 +51,11 @@ local function to_member(state, user, value)
   else
     local head, muted_until = match(value, '^(%a %d+ (%d+))')
     member.head = head
-    if muted_until ~= '0' and tonumber(muted_until) > now_ms then member.refused = 'EMUTED' end
+    if muted_until ~= '0' and tonumber(muted_until) > now_ms then
+      member.refused = 'EMUTED'
+    elseif state.is_channel and not string.find(channel_speakers, string.sub(head, 1, 1), 1, true) then
+      member.refused = 'EFORBIDDEN'
+    end
   end
   state.members[user] = member
   return member
@@ -60,8 +65,8 @@ local function load_state(index_text, user)
   local index = tonumber(index_text)
   local base = 4 + (index - 1) * 2
   local state = {
-    members_key = KEYS[base + 1], log = KEYS[base + 2], id = args[4 + index], members = {}, refused = false,
-    epoch = '', properties = '', head = 0, messages = 0, seq = false, ordinal = '',
+    members_key = KEYS[base + 1], log = KEYS[base + 2], id = args[5 + index], members = {}, refused = false,
+    place_end = '', properties = '', head = 0, messages = 0, seq = false, ordinal = '', is_channel = false,
   }
   states[index_text] = state
   local values = pcall('HMGET', state.members_key, '#', user)
@@ -70,9 +75,13 @@ local function load_state(index_text, user)
   elseif not values[1] then
     state.refused = 'ENOT_MEMBER'
   else
-    local head, messages, epoch, dissolved = match(values[1], '^(%d+) (%d+) %d+ %d+ (%w+)(.*)$')
-    if dissolved ~= '' then state.refused = 'EDISSOLVED' end
-    state.epoch, state.properties = epoch, '{"epoch":"' .. epoch .. '","ordinal":"'
+    local head, messages, epoch, flags = match(values[1], '^(%d+) (%d+) %d+ %d+ (%w+)(.*)$')
+    state.place_end, state.properties = epoch .. flags, '{"epoch":"' .. epoch .. '","ordinal":"'
+    if flags ~= '' then
+      state.is_channel = string.find(flags, 'c', 1, true) ~= nil
+      if string.find(flags, 'd', 1, true) then state.refused = 'EDISSOLVED' end
+      if state.is_channel then state.properties = '{"channel":"1",' .. string.sub(state.properties, 2) end
+    end
     state.head, state.messages = tonumber(head), tonumber(messages)
     to_member(state, user, values[2])
   end
@@ -130,7 +139,7 @@ if #records > 0 then
   local now_text = format('%.0f', now_ms)
   for _, state in pairs(states) do
     if state.seq then
-      local values = { '#', state.seq .. ' ' .. state.ordinal .. ' ' .. now_text .. ' ' .. state.seq .. ' ' .. state.epoch }
+      local values = { '#', state.seq .. ' ' .. state.ordinal .. ' ' .. now_text .. ' ' .. state.seq .. ' ' .. state.place_end }
       for user, member in pairs(state.members) do
         if member.read then
           values[#values + 1] = user

@@ -1,0 +1,62 @@
+/**
+ * Notifications that are no events: of passing things (typing, presence) and of what concerns one user's own devices. They go to
+ * the gateways of these users as ready frames, at most once, and are stored nowhere else.
+ */
+
+import type { Keys, RedisClient } from "../redis/index.ts";
+import type { Route, RouteCache } from "./routes.ts";
+
+/** Entries a gateway's stream may hold; one that is farther behind tells its sockets to sync. */
+export const GATEWAY_STREAM_MAX = 20_000;
+
+/** A notification's frame; `params` is JSON. */
+export function notification(method: string, params: string): string {
+  return `{"jsonrpc":"2.0","method":"${method}","params":${params}}`;
+}
+
+/**
+ * Appends [targets, frame, …] to a gateway's stream. False when there is no such gateway: it creates its own stream and lets it
+ * expire.
+ */
+export async function appendFrames(
+  redis: RedisClient,
+  keys: Keys,
+  gateway: string,
+  pairs: readonly string[],
+): Promise<boolean> {
+  const stream = keys.gateway(gateway);
+  const entry = await redis.xadd(stream, "NOMKSTREAM", "MAXLEN", "~", GATEWAY_STREAM_MAX, "*", ...pairs);
+  return entry !== null;
+}
+
+export interface Notifier {
+  /** Writes the frame to every connection of these users but one. */
+  toUsers(users: readonly string[], frame: string, except?: string): Promise<void>;
+}
+
+export function createNotifier(redis: RedisClient, keys: Keys, routes: RouteCache): Notifier {
+  async function send(gateway: string, connections: readonly Route[], frame: string): Promise<void> {
+    const numbers = connections.map(({ number }) => number).join(",");
+    if (!(await appendFrames(redis, keys, gateway, [`- 0 ${numbers}`, frame]))) await routes.forgetGateway(gateway);
+  }
+
+  return {
+    async toUsers(users, frame, except) {
+      await routes.refresh();
+      // A refresh by others while these load may drop some again: looked at until all are there.
+      for (let missing = users; missing.length > 0; missing = users.filter((user) => !routes.has(user))) {
+        await routes.load(missing);
+      }
+      const byGateway = new Map<string, Route[]>();
+      for (const user of users) {
+        for (const route of routes.of(user)) {
+          if (route.connection === except) continue;
+          const list = byGateway.get(route.gateway);
+          if (list) list.push(route);
+          else byGateway.set(route.gateway, [route]);
+        }
+      }
+      await Promise.all([...byGateway].map(([gateway, connections]) => send(gateway, connections, frame)));
+    },
+  };
+}
