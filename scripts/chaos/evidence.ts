@@ -46,13 +46,13 @@ export type EvidenceLine =
       readonly t: number;
     };
 
-export interface EvidenceWriter {
-  write(line: EvidenceLine): void;
+export interface EvidenceWriter<L = EvidenceLine> {
+  write(line: L): void;
   close(): void;
 }
 
-/** Each line is in the kernel when write() returns: it survives the death of this process. */
-export function openEvidence(path: string): EvidenceWriter {
+/** Each line is in the kernel when write() returns: it survives the death of this process. Several processes may write one file. */
+export function openEvidence<L = EvidenceLine>(path: string): EvidenceWriter<L> {
   const file = openSync(path, "a", 0o600);
   return {
     write: (line) => void writeSync(file, `${JSON.stringify(line)}\n`),
@@ -61,9 +61,9 @@ export function openEvidence(path: string): EvidenceWriter {
 }
 
 /** All lines; the whole file is in memory, some 100 bytes per send. Throws when it is broken. */
-export function readEvidence(path: string): EvidenceLine[] {
+export function readEvidence<L = EvidenceLine>(path: string): L[] {
   return readFileSync(path, "utf8")
     .split("\n")
     .filter((line) => line !== "")
-    .map((line) => JSON.parse(line) as EvidenceLine);
+    .map((line) => JSON.parse(line) as L);
 }

@@ -5,6 +5,7 @@
 
 import { defineCommand, runMain } from "citty";
 import { type CampaignName, runCampaign } from "./campaign.ts";
+import { runHalfCampaign } from "./half-campaign.ts";
 
 const SEED_LIMIT = 2 ** 31;
 
@@ -19,10 +20,7 @@ const campaign = (name: CampaignName, description: string, cycles: number) =>
     },
     async run({ args }) {
       const cycleCount = wholeNumber("cycles", args.cycles, 1, 10_000);
-      const seed =
-        args.seed === undefined
-          ? Math.floor(Math.random() * SEED_LIMIT)
-          : wholeNumber("seed", args.seed, 0, SEED_LIMIT - 1);
+      const seed = seedOf(args.seed);
       const result = await runCampaign({
         campaign: name,
         cycles: cycleCount,
@@ -34,6 +32,30 @@ const campaign = (name: CampaignName, description: string, cycles: number) =>
       process.exitCode = result.isClean ? 0 : 1;
     },
   });
+
+const half = defineCommand({
+  meta: { name: "half", description: "kill -9 of producers, checking members and Redis over half messages" },
+  args: {
+    count: { type: "string", default: "10000", description: "Half messages to prepare" },
+    seed: { type: "string", description: "Repeats the choices of an earlier run (default: random)" },
+    json: { type: "boolean", default: false, description: "Print the result as JSON" },
+    keep: { type: "boolean", default: false, description: "Keep the data dir and the evidence" },
+  },
+  async run({ args }) {
+    const result = await runHalfCampaign({
+      count: wholeNumber("count", args.count, 1, 1_000_000),
+      seed: seedOf(args.seed),
+      keep: args.keep,
+      print: args.json ? (line) => console.error(line) : (line) => console.log(line),
+    });
+    if (args.json) console.log(JSON.stringify(result, null, 2));
+    process.exitCode = result.isClean ? 0 : 1;
+  },
+});
+
+function seedOf(text: string | undefined): number {
+  return text === undefined ? Math.floor(Math.random() * SEED_LIMIT) : wholeNumber("seed", text, 0, SEED_LIMIT - 1);
+}
 
 function wholeNumber(name: string, text: string, min: number, max: number): number {
   const value = Number(text);
@@ -49,6 +71,7 @@ await runMain(
       "redis-kill": campaign("redis-kill", "kill -9 of Redis under load, at ack level disk", 30),
       "worker-kill": campaign("worker-kill", "kill -9 of gateways, logic, archive and the examples at random", 30),
       "worker-pause": campaign("worker-pause", "SIGSTOP of one of them for longer than its lease", 10),
+      half,
     },
   }),
 );
