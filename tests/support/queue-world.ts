@@ -14,7 +14,7 @@ import { createStall, type Stall } from "./stall.ts";
 export const GROUPS = {
   single: { mode: "ordered", isBatch: false },
   batch: { mode: "ordered", isBatch: true },
-  // parking: { mode: "ordered", isBatch: false },
+  parking: { mode: "ordered", isBatch: false },
   shared: { mode: "concurrent", isBatch: false },
   together: { mode: "concurrent", isBatch: true },
 } as const;
