@@ -3,7 +3,7 @@
  * only (0600), and found again at every later start. Two processes that start at once agree: the file is created exclusively.
  */
 
-import { randomBytes } from "node:crypto";
+import { createHmac, randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Config } from "./config.ts";
@@ -30,6 +30,16 @@ export function loadSecrets(config: Pick<Config, "dataDir" | "jwtSecret" | "serv
     internalSecret: config.internalSecret ?? stored("internal-secret", key),
     redisPassword: stored("redis-password", key),
   };
+}
+
+/** A secret for one purpose, the same in all processes of the installation: 32 bytes that tell nothing of what they are made of. */
+export function deriveSecret({ internalSecret }: Pick<Secrets, "internalSecret">, purpose: string): Uint8Array {
+  return createHmac("sha256", internalSecret).update(purpose).digest();
+}
+
+/** Signs the calls that ask members of a producer group what became of their transactions; in the form of Standard Webhooks. */
+export function checkSecretOf(secrets: Pick<Secrets, "internalSecret">, producerGroup: string): string {
+  return `whsec_${Buffer.from(deriveSecret(secrets, `checks of ${producerGroup}`)).toString("base64")}`;
 }
 
 function readOrCreate(folder: string, name: string, make: () => string): string {

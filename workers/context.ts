@@ -28,7 +28,7 @@ import {
   type Role,
   type RpcNode,
 } from "../lib/rpc/index.ts";
-import { loadSecrets, type Secrets } from "../lib/secrets.ts";
+import { deriveSecret, loadSecrets, type Secrets } from "../lib/secrets.ts";
 import type { Service } from "../lib/service.ts";
 
 export interface WorkerContext {
@@ -100,7 +100,13 @@ export async function openUnitContext(config: Config, instance: string): Promise
         config,
         secrets,
         instance: member,
-        queue: openQueue({ ...shared, member, may, topics: imTopics }),
+        queue: openQueue({
+          ...shared,
+          member,
+          may,
+          topics: imTopics,
+          tokenSecret: deriveSecret(secrets, "pull tokens"),
+        }),
         rpc: openRpcNode({ ...shared, role, instance: member, secret: secrets.internalSecret, listen, local }),
         checks,
       };

@@ -32,6 +32,7 @@ import {
   type Message,
   type Method,
   type Methods,
+  type MutedNotice,
   type Notification,
   type ReadNotice,
   type ReadReply,
@@ -63,6 +64,7 @@ export interface ClientEvents {
   member: { conversation: string; entry: Extract<Entry, { kind: "member" }> };
   /** The user deleted a message for himself on another device, or had done so before it was received here. */
   hidden: HiddenNotice;
+  muted: MutedNotice;
   read: ReadNotice;
   /** Created, changed, joined or left. */
   conversation: { conversation: ConversationView };
@@ -118,6 +120,7 @@ const noListeners = (): Listeners => ({
   recalled: new Set(),
   reaction: new Set(),
   hidden: new Set(),
+  muted: new Set(),
   member: new Set(),
   read: new Set(),
   conversation: new Set(),
@@ -221,6 +224,9 @@ export function connect(options: ConnectOptions): Client {
       }
       case "message.hidden":
         emit("hidden", notification.params);
+        break;
+      case "conversation.muted":
+        emit("muted", notification.params);
         break;
       case "read":
         emit("read", notification.params);

@@ -3,10 +3,12 @@
  * server validates with; whoever copies this folder into an app copies these types with it.
  */
 
-import type { InferInput } from "valibot";
+import type { InferInput, InferOutput } from "valibot";
 import type { Body, Conversation, Entry, Message, Reaction } from "../im/protocol.ts";
 import type {
   AddMembersParams,
+  BlockParams,
+  BlockReply,
   ConversationParams,
   ConversationReply,
   CreateConversationParams,
@@ -14,10 +16,13 @@ import type {
   EditParams,
   HistoryParams,
   HistoryReply,
+  ListBlocksReply,
   ListConversationsParams,
   ListConversationsReply,
   MemberParams,
   MessageReply,
+  MuteConversationParams,
+  MuteConversationReply,
   ReactParams,
   ReadParams,
   ReadReply,
@@ -60,6 +65,11 @@ export interface Methods {
   "conversation.list": [InferInput<typeof ListConversationsParams>, ListConversationsReply];
   "conversation.get": [InferInput<typeof ConversationParams>, ConversationReply];
   "conversation.update": [InferInput<typeof UpdateConversationParams>, ConversationReply];
+  "conversation.dissolve": [InferInput<typeof ConversationParams>, unknown];
+  "conversation.mute": [InferInput<typeof MuteConversationParams>, InferOutput<typeof MuteConversationReply>];
+  "block.list": [Record<string, never>, InferOutput<typeof ListBlocksReply>];
+  "block.add": [InferInput<typeof BlockParams>, InferOutput<typeof BlockReply>];
+  "block.remove": [InferInput<typeof BlockParams>, unknown];
   "member.add": [InferInput<typeof AddMembersParams>, ConversationReply];
   "member.remove": [InferInput<typeof MemberParams>, unknown];
   "member.update": [InferInput<typeof UpdateMemberParams>, ConversationReply];
@@ -75,6 +85,7 @@ export type Notification =
   | { method: "message"; params: { message: Message } }
   | { method: "message.edited" | "message.recalled" | "message.reaction" | "member"; params: EntryNotice }
   | { method: "message.hidden"; params: HiddenNotice }
+  | { method: "conversation.muted"; params: MutedNotice }
   | { method: "read"; params: ReadNotice }
   | { method: "conversation"; params: { conversation: ConversationView; seq?: number; entry?: Entry } }
   | { method: "session.resync"; params: { reason: string } }
@@ -91,6 +102,12 @@ export interface EntryNotice {
 export interface HiddenNotice {
   readonly conversation: string;
   readonly seq: number;
+}
+
+/** The user muted it on another device, or ended that (no time). */
+export interface MutedNotice {
+  readonly conversation: string;
+  readonly mutedUntil?: number;
 }
 
 export interface ReadNotice {

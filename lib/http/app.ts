@@ -17,6 +17,8 @@ export interface AppEnv {
   Bindings: {
     /** The peer's address as the server sees it; no header can change it. */
     readonly address?: string | undefined;
+    /** How long the connection may be silent from now on, seconds: for answers that stream. */
+    readonly idleTimeout?: (seconds: number) => void;
   };
   Variables: { requestId: string };
 }

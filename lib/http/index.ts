@@ -21,7 +21,7 @@ export {
   serviceKeyDigest,
   type TokenClaims,
 } from "./auth.ts";
-export { memberTexts } from "./json-text.ts";
+export { memberText, memberTexts } from "./json-text.ts";
 export { createLimiter, type Limiter } from "./limiter.ts";
 export { hasScope, requireScope, type Scope, ScopeSchema } from "./scopes.ts";
 export {

@@ -13,6 +13,13 @@ export function memberTexts(text: string, list: string, member: string): (string
   });
 }
 
+/** The text of the member of a member of the document; undefined when there is none. */
+export function memberText(text: string, outer: string, inner: string): string | undefined {
+  const at = memberOf(text, skipBlank(text, 0), outer)?.start;
+  const found = at === undefined ? undefined : memberOf(text, at, inner);
+  return found && text.slice(found.start, found.end);
+}
+
 interface Span {
   readonly start: number;
   readonly end: number;

@@ -18,7 +18,7 @@ import { Circuits } from "./circuit.ts";
 import { addressOf, checkOutboundUrl, isPublicAddress } from "./public-address.ts";
 
 export { checkOutboundUrl, isPublicAddress } from "./public-address.ts";
-export { type SignedCall, signWebhook } from "./webhook-signature.ts";
+export { signWebhook } from "./webhook-signature.ts";
 
 const TIMEOUT_MS = 10_000;
 const REPLY_BYTES_MAX = 64 * 1_024;

@@ -270,6 +270,8 @@ export const ProblemSchema = v.object({
   retryable: v.boolean(),
   retryAfterMs: v.optional(v.number()),
   issues: v.optional(v.array(v.object({ path: v.string(), message: v.string() }))),
+  /** Of a CONFLICT: what the thing has become. */
+  state: v.optional(v.string()),
 });
 
 const PROBLEM_RESPONSE = {

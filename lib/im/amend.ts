@@ -57,6 +57,7 @@ const TRIES_MAX = 5;
 const REFUSALS: Record<string, readonly [ErrorCode, string?]> = {
   NOT_MEMBER: ["NOT_MEMBER"],
   MUTED: ["MUTED"],
+  BLOCKED: ["FORBIDDEN", "The other user takes no messages from you"],
   FORBIDDEN: ["FORBIDDEN"],
   DISSOLVED: ["FORBIDDEN", "The conversation is dissolved"],
   NOT_FOUND: ["NOT_FOUND", "There is no such message"],

@@ -87,6 +87,7 @@ const FULL = "EFULL";
 const REFUSALS: Record<string, readonly [ErrorCode, string?]> = {
   NOT_MEMBER: ["NOT_MEMBER"],
   MUTED: ["MUTED"],
+  BLOCKED: ["FORBIDDEN", "The other user takes no messages from you"],
   FORBIDDEN: ["FORBIDDEN", "Only the owner and admins of a channel may write"],
   DISSOLVED: ["FORBIDDEN", "The conversation is dissolved"],
   REPLY_TO: ["INVALID", "replyTo must be the seq of an earlier entry"],

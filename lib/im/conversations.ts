@@ -13,16 +13,17 @@ import membersLua from "../redis/lua/im-members.lua" with { type: "text" };
 import settingsLua from "../redis/lua/im-settings.lua" with { type: "text" };
 import summaryLua from "../redis/lua/im-summary.lua" with { type: "text" };
 import append from "../redis/lua/mq-append.lua" with { type: "text" };
+import type { Channels } from "./channels.ts";
 import { foldedMessage } from "./fold.ts";
 import type { Inbox } from "./inbox.ts";
 import { type Action, ROLE_LETTERS, rightsOf } from "./permissions.ts";
-import { type Conversation, type ConversationType, LIMITS, type Message, type Role } from "./protocol.ts";
+import { type Conversation, type ConversationType, type Join, LIMITS, type Message, type Role } from "./protocol.ts";
 
 const createConversation = defineScript({
   name: "imCreate",
   lua: [append, entry, createLua],
-  keys: ["conv", "members", "events"],
-  args: ["id", "conversationType", "title", "epoch", "digest", "creator", "eventId"],
+  keys: ["conv", "members", "events", "silenced"],
+  args: ["id", "conversationType", "title", "epoch", "digest", "creator", "eventId", "join"],
   hasRest: true,
   decode: (reply) => reply as "created" | "same" | "other",
 });
@@ -31,16 +32,28 @@ const changeMembers = defineScript({
   name: "imMembers",
   lua: [append, entry, membersLua],
   keys: ["conv", "members", "log", "events"],
-  args: ["id", "by", "action", "eventId", "role", "mutedUntil", "sizeMax", "rights", "muteRights"],
+  args: [
+    "id",
+    "by",
+    "action",
+    "eventId",
+    "role",
+    "mutedUntil",
+    "groupMax",
+    "channelMax",
+    "staffMax",
+    "rights",
+    "muteRights",
+  ],
   hasRest: true,
-  decode: (reply) => (typeof reply === "string" ? reply : { changed: (reply as string[]).slice(1) }),
+  decode: (reply) => reply as string | [seq: number, type: ConversationType],
 });
 
 const changeSettings = defineScript({
   name: "imSettings",
   lua: [append, entry, settingsLua],
   keys: ["conv", "members", "log", "events"],
-  args: ["id", "by", "eventId", "title", "rights"],
+  args: ["id", "by", "eventId", "action", "title", "join", "rights"],
   decode: (reply) => reply as string | number,
 });
 
@@ -59,11 +72,18 @@ const REFUSALS: Record<string, readonly [ErrorCode, string?]> = {
   DISSOLVED: ["FORBIDDEN", "The conversation is dissolved"],
   DIRECT: ["FORBIDDEN", "A direct conversation keeps its two members and has no title"],
   LAST_OWNER: ["FORBIDDEN", "The owner cannot leave while others are members"],
-  FULL: ["INVALID", `users: a conversation has at most ${LIMITS.membersPerGroup} members`],
+  FULL: [
+    "INVALID",
+    `users: a group has at most ${LIMITS.membersPerGroup} members, a channel ${LIMITS.membersPerChannel}`,
+  ],
+  STAFF_FULL: ["INVALID", `role: a channel has at most ${LIMITS.staffPerChannel} owners and admins`],
 };
 
 const ROLES: Record<string, Role> = { o: "owner", a: "admin", m: "member" };
 const ROLE_ORDER = { owner: 0, admin: 1, member: 2 };
+
+/** In the place of a mute's end (im-entry.lua): blocked by the other side. */
+const BLOCKED = Number.MAX_SAFE_INTEGER;
 
 /** What a change of members is by the permission table. */
 const MEMBER_RIGHTS = {
@@ -77,6 +97,7 @@ const MEMBER_RIGHTS = {
 export interface ConversationState {
   readonly type: ConversationType;
   readonly title: string;
+  readonly join: Join;
   readonly epoch: string;
   readonly head: number;
   readonly messages: number;
@@ -93,14 +114,20 @@ export interface Conversations {
   /** Creates once per id (direct: per pair). CONFLICT when the id holds other content; `created` false when it holds the same. */
   create(by: string, params: CreateParams): Promise<{ conversation: Conversation; created: boolean }>;
   get(by: string, conversation: string): Promise<Conversation>;
-  setTitle(by: string, conversation: string, title: string): Promise<Conversation>;
+  change(by: string, conversation: string, settings: Settings): Promise<Conversation>;
   dissolve(by: string, conversation: string): Promise<void>;
+  /** Oneself alone: joining, where that is open. */
   add(by: string, conversation: string, users: readonly string[]): Promise<Conversation>;
   /** Removing oneself is leaving. Removing who is no member does nothing. */
   remove(by: string, conversation: string, user: string): Promise<void>;
   update(by: string, conversation: string, user: string, change: MemberChange): Promise<Conversation>;
   /** The state as `user` sees it, or undefined when not a member. */
   state(user: string, conversation: string): Promise<ConversationState | undefined>;
+}
+
+export interface Settings {
+  readonly title?: string | undefined;
+  readonly join?: Join | undefined;
 }
 
 export interface MemberChange {
@@ -114,9 +141,18 @@ export interface CreateParams {
   readonly type: ConversationType;
   readonly members: readonly string[];
   readonly title?: string | undefined;
+  readonly join?: Join | undefined;
 }
 
-export function createConversations(redis: RedisClient, keys: Keys, clock: Clock, inbox: Inbox): Conversations {
+export interface ConversationParts {
+  readonly redis: RedisClient;
+  readonly keys: Keys;
+  readonly clock: Clock;
+  readonly inbox: Inbox;
+  readonly channels: Channels;
+}
+
+export function createConversations({ redis, keys, clock, inbox, channels }: ConversationParts): Conversations {
   const keysOf = (conversation: string) => ({
     conv: keys.conversation(conversation),
     members: keys.members(conversation),
@@ -125,12 +161,13 @@ export function createConversations(redis: RedisClient, keys: Keys, clock: Clock
   });
 
   async function get(by: string, conversation: string): Promise<Conversation> {
-    const [state, members] = await Promise.all([read(by, conversation), redis.hgetall(keys.members(conversation))]);
+    const state = await read(by, conversation);
     if (!state) throw new AppError("NOT_MEMBER");
-    const { "#": _place, ...byUser } = members;
-    const listed = Object.entries(byUser).map(([user, value]) => toMember(user, value, clock.now()));
-    listed.sort((a, b) => ROLE_ORDER[a.role] - ROLE_ORDER[b.role] || (a.user < b.user ? -1 : 1));
-    const { type, title, epoch, head, created, size } = state;
+    const shown = state.type === "channel" ? staffOf(conversation, by) : redis.hgetall(keys.members(conversation));
+    const { "#": _place, ...byUser } = await shown;
+    const members = Object.entries(byUser).map(([user, value]) => toMember(user, value, clock.now()));
+    members.sort((a, b) => ROLE_ORDER[a.role] - ROLE_ORDER[b.role] || (a.user < b.user ? -1 : 1));
+    const { type, title, epoch, head, created, size, join } = state;
     return {
       id: conversation,
       type,
@@ -139,8 +176,17 @@ export function createConversations(redis: RedisClient, keys: Keys, clock: Clock
       head,
       created,
       memberCount: size,
-      members: listed.slice(0, LIMITS.membersShown),
+      join,
+      members: members.slice(0, LIMITS.membersShown),
     };
+  }
+
+  /** Of a channel's members its owner and admins, and who asks. */
+  async function staffOf(conversation: string, by: string): Promise<Record<string, string>> {
+    const staff = (await redis.hget(keys.conversation(conversation), "staff")) ?? "";
+    const users = [...new Set([...staff.split(" ").filter(Boolean), by])];
+    const values = await redis.hmget(keys.members(conversation), ...users);
+    return Object.fromEntries(users.flatMap((user, i) => (values[i] ? [[user, values[i]]] : [])));
   }
 
   function read(user: string, conversation: string): Promise<ConversationState | undefined> {
@@ -148,13 +194,13 @@ export function createConversations(redis: RedisClient, keys: Keys, clock: Clock
     return summarise(redis, { conv, members, log, folds: keys.folds(conversation), user });
   }
 
-  async function change(
+  async function changeMembersOf(
     by: string,
     conversation: string,
     action: keyof typeof MEMBER_RIGHTS,
     users: readonly string[],
     { role, mutedUntil }: MemberChange = {},
-  ) {
+  ): Promise<{ seq: number; type: ConversationType }> {
     const result = await changeMembers(redis, {
       ...keysOf(conversation),
       id: conversation,
@@ -163,23 +209,39 @@ export function createConversations(redis: RedisClient, keys: Keys, clock: Clock
       eventId: newId(clock.now()),
       role: role === undefined ? "" : ROLE_LETTERS[role],
       mutedUntil: mutedUntil ?? "",
-      sizeMax: LIMITS.membersPerGroup,
+      groupMax: LIMITS.membersPerGroup,
+      channelMax: LIMITS.membersPerChannel,
+      staffMax: LIMITS.staffPerChannel,
       rights: rightsOf(role === "owner" ? "transfer" : MEMBER_RIGHTS[action]),
       muteRights: rightsOf("muteMember"),
       restArgs: users,
     });
     if (typeof result === "string") refuse(result);
-    return result.changed;
+    const [seq, type] = result;
+    return { seq, type };
   }
 
-  async function changeTitle(by: string, conversation: string, title: string): Promise<void> {
+  /** The groups delivery and inbox do the same; doing it here as well lets the caller read its own write. */
+  async function list(users: readonly string[], conversation: string, type: ConversationType, seq: number) {
+    if (type === "channel") await channels.note(users, conversation, seq, true);
+    else await inbox.touch(users, conversation, clock.now());
+  }
+
+  async function changeSettingsOf(
+    by: string,
+    conversation: string,
+    action: "change" | "dissolve",
+    { title, join }: Settings,
+  ): Promise<void> {
     const result = await changeSettings(redis, {
       ...keysOf(conversation),
       id: conversation,
       by,
       eventId: newId(clock.now()),
-      title,
-      rights: rightsOf(title === "" ? "dissolve" : "changeSettings"),
+      action,
+      title: title === undefined ? "" : JSON.stringify(title),
+      join: join ?? "",
+      rights: rightsOf(action === "dissolve" ? "dissolve" : "changeSettings"),
     });
     if (typeof result === "string") refuse(result);
   }
@@ -187,21 +249,24 @@ export function createConversations(redis: RedisClient, keys: Keys, clock: Clock
   return {
     get,
     state: read,
-    async create(by, { id, type, members, title = "" }) {
+    async create(by, { id, type, members, title = "", join = "invited" }) {
       const others = members.filter((user) => user !== by);
       if (type === "direct") {
         if (others.length !== 1) throw invalid("members", "a direct conversation has exactly one other member");
         if (title !== "") throw invalid("title", "a direct conversation has no title");
+        if (join !== "invited") throw invalid("join", "nobody joins a direct conversation");
         if (id !== undefined) throw invalid("id", "a direct conversation has the id of its pair");
       }
       const conversation = type === "direct" ? await directConversationId(by, others[0]!) : (id ?? newId(clock.now()));
       // A direct conversation is the same whoever of the two asks.
-      const content = type === "direct" ? [type] : [type, title, by, ...[...others].sort()];
+      const open = join === "open" ? [join] : [];
+      const content = type === "direct" ? [type] : [type, title, by, ...[...others].sort(), ...open];
       const { conv, members: membersKey, events } = keysOf(conversation);
       const result = await createConversation(redis, {
         conv,
         members: membersKey,
         events,
+        silenced: keys.silenced(conversation),
         id: conversation,
         conversationType: type,
         title: JSON.stringify(title),
@@ -209,30 +274,32 @@ export function createConversations(redis: RedisClient, keys: Keys, clock: Clock
         digest: await digest(content),
         creator: by,
         eventId: newId(clock.now()),
+        join,
         restArgs: others,
       });
       if (result === "other") throw new AppError("CONFLICT", "id is taken by a conversation with other content");
-      // The inbox group does the same; doing it here as well lets the caller read its own write.
-      await inbox.touch([by, ...others], conversation, clock.now());
+      await list([by, ...others], conversation, type, 0);
       return { conversation: await get(by, conversation), created: result === "created" };
     },
-    async setTitle(by, conversation, title) {
-      await changeTitle(by, conversation, JSON.stringify(title));
+    async change(by, conversation, settings) {
+      if (settings.title === undefined && settings.join === undefined) throw invalid("title", "give title or join");
+      await changeSettingsOf(by, conversation, "change", settings);
       return get(by, conversation);
     },
-    dissolve: (by, conversation) => changeTitle(by, conversation, ""),
+    dissolve: (by, conversation) => changeSettingsOf(by, conversation, "dissolve", {}),
     async add(by, conversation, users) {
-      await change(by, conversation, "added", users);
-      await inbox.touch(users, conversation, clock.now());
+      const { seq, type } = await changeMembersOf(by, conversation, "added", users);
+      if (seq > 0) await list(users, conversation, type, seq);
       return get(by, conversation);
     },
     async remove(by, conversation, user) {
-      await change(by, conversation, user === by ? "left" : "removed", [user]);
-      await inbox.drop([user], conversation);
+      const { seq, type } = await changeMembersOf(by, conversation, user === by ? "left" : "removed", [user]);
+      if (type !== "channel") await inbox.drop([user], conversation);
+      else if (seq > 0) await channels.note([user], conversation, seq, false);
     },
     async update(by, conversation, user, { role, mutedUntil }) {
       if (role === undefined && mutedUntil === undefined) throw invalid("", "give role or mutedUntil");
-      await change(by, conversation, "updated", [user], { role, mutedUntil });
+      await changeMembersOf(by, conversation, "updated", [user], { role, mutedUntil });
       return get(by, conversation);
     },
   };
@@ -255,16 +322,19 @@ async function digest(content: readonly string[]): Promise<string> {
 function toMember(user: string, value: string, nowMs: number) {
   const [role, , mutedUntil] = value.split(" ");
   const muted = Number(mutedUntil);
-  return { user, role: ROLES[role!]!, ...(muted > nowMs ? { mutedUntil: muted } : {}) };
+  // Whom a user blocks is the user's own business.
+  const isShown = muted > nowMs && muted !== BLOCKED;
+  return { user, role: ROLES[role!]!, ...(isShown ? { mutedUntil: muted } : {}) };
 }
 
 function toState(values: readonly string[]): ConversationState {
-  const [place, type, title, size, created, member, lastMessage, content, reactions] = values;
+  const [place, type, title, size, created, member, join, lastMessage, content, reactions] = values;
   const [head, messages, activeMs, , epoch] = place!.split(" ");
   const [, , , read, ordinal] = member!.split(" ");
   return {
     type: type as ConversationType,
     title: JSON.parse(title!),
+    join: join as Join,
     epoch: epoch!,
     head: Number(head),
     messages: Number(messages),

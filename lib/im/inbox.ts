@@ -1,9 +1,11 @@
 /**
  * A user's conversation list: an index of conversations by last activity, derived from the events and kept under the user's
- * own partition. It holds no truth: what a list shows of a conversation is read from the conversation itself.
+ * own partition. It holds no truth: what a list shows of a conversation is read from the conversation itself. Channels are not
+ * in it, for an index entry per subscriber and message is what they are spared; a page takes them in by their own activity.
  */
 
 import type { Keys, RedisClient } from "../redis/index.ts";
+import type { Channels } from "./channels.ts";
 
 export interface Inbox {
   /** Lists the conversation for these users, at least as recent as `activeMs`. Idempotent; never moves back. */
@@ -16,7 +18,7 @@ export interface Inbox {
 
 export type InboxChanges = ReadonlyMap<string, ReadonlyMap<string, number | undefined>>;
 
-export function createInbox(redis: RedisClient, keys: Keys): Inbox {
+export function createInbox(redis: RedisClient, keys: Keys, channels: Channels): Inbox {
   async function apply(changes: InboxChanges): Promise<void> {
     const pending: Promise<unknown>[] = [];
     for (const [user, conversations] of changes) {
@@ -40,27 +42,25 @@ export function createInbox(redis: RedisClient, keys: Keys): Inbox {
     touch: (users, conversation, activeMs) => each(users, conversation, activeMs),
     drop: (users, conversation) => each(users, conversation, undefined),
     async page(user, limit, before) {
-      // `<time>:<conversation>` of the page's last row; among equal times Redis orders by conversation, descending here.
-      const [time, last] =
-        before === undefined ? ["+inf", undefined] : (before.split(":") as [string, string | undefined]);
-      const rows = await redis.zrevrangebyscore(
-        keys.inbox(user),
-        time,
-        "-inf",
-        "WITHSCORES",
-        "LIMIT",
-        0,
-        limit + TIES_MAX,
-      );
-      const found: { conversation: string; score: string }[] = [];
-      for (let i = 0; i < rows.length && found.length < limit; i += 2) {
-        const row = { conversation: rows[i]!, score: rows[i + 1]! };
-        if (last !== undefined && row.score === time && row.conversation >= last) continue;
-        found.push(row);
-      }
-      const end = found.at(-1);
-      const next = found.length === limit && end ? `${end.score}:${end.conversation}` : undefined;
-      return { conversations: found.map((row) => row.conversation), next };
+      // `<time>:<conversation>` of the page's last row; among equal times the order is by conversation, descending.
+      const [time, last] = before === undefined ? [undefined, undefined] : before.split(":");
+      const count = limit + TIES_MAX;
+      const [rows, ofChannels] = await Promise.all([
+        redis.zrevrangebyscore(keys.inbox(user), time ?? "+inf", "-inf", "WITHSCORES", "LIMIT", 0, count),
+        channels.of(user),
+      ]);
+      const found = [...ofChannels];
+      for (let i = 0; i < rows.length; i += 2) found.push({ conversation: rows[i]!, activeMs: Number(rows[i + 1]) });
+      const page = found
+        .filter(({ conversation, activeMs }) => {
+          if (time === undefined || activeMs < Number(time)) return true;
+          return activeMs === Number(time) && (last === undefined || conversation < last);
+        })
+        .sort((a, b) => b.activeMs - a.activeMs || (a.conversation < b.conversation ? 1 : -1))
+        .slice(0, limit);
+      const end = page.at(-1);
+      const next = page.length === limit && end ? `${end.activeMs}:${end.conversation}` : undefined;
+      return { conversations: page.map((row) => row.conversation), next };
     },
   };
 }

@@ -10,7 +10,9 @@
  *   conversations.ts  create, look, change members                   permissions.ts who may do what
  *   timeline.ts       hot window and archive as one                  sync.ts       resume, history
  *   receipts.ts       read cursors                                   list.ts       a user's conversations
- *   inbox.ts          index of conversations by activity             hidden.ts     deleted for oneself
+ *   inbox.ts          index of conversations by activity             channels.ts   who hears a channel
+ *   hidden.ts         deleted for oneself                            mutes.ts      no notice for oneself
+ *   blocks.ts         whom a user takes no messages from
  *   routes.ts         connection -> gateway                          notify.ts     what is told and not stored
  *   membership.ts     members as of a place in the stream
  *
@@ -18,6 +20,8 @@
  */
 
 export { type Amendments, createAmendments } from "./amend.ts";
+export { type Block, type Blocks, createBlocks } from "./blocks.ts";
+export { type Channels, createChannels } from "./channels.ts";
 export { type Committer, createCommitter } from "./commit.ts";
 export { type LogicContract, logicContract } from "./contract.ts";
 export { type ConversationState, type Conversations, createConversations } from "./conversations.ts";
@@ -27,6 +31,7 @@ export { createInbox, type Inbox, type InboxChanges } from "./inbox.ts";
 export { listConversations } from "./list.ts";
 export { createMembership, type Membership } from "./membership.ts";
 export { type SendInput, type SendResult, send } from "./messages.ts";
+export { createMutes, type Mutes } from "./mutes.ts";
 export { appendFrames, createNotifier, type Notifier, notification } from "./notify.ts";
 export { ACTIONS, type Action, mayRole } from "./permissions.ts";
 export * from "./protocol.ts";

@@ -18,6 +18,9 @@ export const LIMITS = {
   titleBytes: 256,
   membersPerRequest: 100,
   membersPerGroup: 10_000,
+  membersPerChannel: 1_000_000,
+  /** Owner and admins. */
+  staffPerChannel: 100,
   membersShown: 1_000,
   mentions: 50,
   emojiBytes: 64,
@@ -86,6 +89,9 @@ export const ConversationTypeSchema = v.picklist(
   'must be "direct", "group" or "channel"',
 );
 export const RoleSchema = v.picklist(["owner", "admin", "member"], 'must be "owner", "admin" or "member"');
+/** Whether anybody may take himself in who knows the id, or members must do it. */
+export const JoinSchema = v.picklist(["open", "invited"], 'must be "open" or "invited"');
+export type Join = v.InferOutput<typeof JoinSchema>;
 export type ConversationType = v.InferOutput<typeof ConversationTypeSchema>;
 export type Role = v.InferOutput<typeof RoleSchema>;
 
@@ -125,9 +131,6 @@ function isShallow(value: unknown, levels: number): boolean {
   return levels > 0 && Object.values(value).every((item) => isShallow(item, levels - 1));
 }
 
-/** What a message is of: "text", or a name that the app gives its own. */
-export const MessageTypeSchema = IdSchema;
-
 /** A pictograph, a flag or a keycap, with all that may join and modify them; or a name. */
 const EMOJI_PATTERN =
   /^(?:[A-Za-z0-9_+-]{1,32}|(?=.*(?:\p{Extended_Pictographic}|\p{Regional_Indicator}|\u20e3))[\p{Extended_Pictographic}\p{Emoji_Component}]+)$/u;
@@ -152,7 +155,8 @@ export const MessageSchema = v.strictObject({
   id: IdSchema,
   conversation: IdSchema,
   from: UserIdSchema,
-  type: MessageTypeSchema,
+  /** "text", or a name that the app gives its own. */
+  type: IdSchema,
   body: AnyBodySchema,
   sentAt: TimeSchema,
   replyTo: v.optional(SeqSchema),
@@ -202,6 +206,7 @@ export const SettingsEntrySchema = v.strictObject({
   kind: v.literal("settings"),
   ...EntryFields,
   title: v.optional(v.string()),
+  join: v.optional(JoinSchema),
   dissolved: v.optional(v.boolean()),
 });
 export type SettingsEntry = v.InferOutput<typeof SettingsEntrySchema>;
@@ -232,7 +237,8 @@ export const ConversationSchema = v.strictObject({
   head: PositionSchema,
   created: TimeSchema,
   memberCount: PositionSchema,
-  /** At most LIMITS.membersShown of them, owners and admins first. */
+  join: JoinSchema,
+  /** At most LIMITS.membersShown of them, owners and admins first; of a channel these, and who asks. */
   members: v.array(v.strictObject({ user: UserIdSchema, role: RoleSchema, mutedUntil: v.optional(TimeSchema) })),
 });
 export type Conversation = v.InferOutput<typeof ConversationSchema>;
@@ -245,6 +251,8 @@ export const ConversationSummarySchema = v.strictObject({
   head: PositionSchema,
   read: PositionSchema,
   unread: PositionSchema,
+  /** The user wants no notice of it until then; left out when not muted. */
+  mutedUntil: v.optional(TimeSchema),
   lastMessage: v.optional(MessageSchema),
 });
 export type ConversationSummary = v.InferOutput<typeof ConversationSummarySchema>;

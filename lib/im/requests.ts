@@ -13,9 +13,9 @@ import {
   EntrySchema,
   IdSchema,
   integer,
+  JoinSchema,
   LIMITS,
   MessageSchema,
-  MessageTypeSchema,
   PositionSchema,
   RoleSchema,
   SeqSchema,
@@ -38,6 +38,7 @@ export const CreateConversationParams = v.strictObject({
   type: ConversationTypeSchema,
   members: Users(LIMITS.membersPerRequest),
   title: v.optional(TitleSchema),
+  join: v.optional(JoinSchema),
 });
 
 export const ListConversationsParams = v.strictObject({
@@ -49,7 +50,15 @@ export const ListConversationsParams = v.strictObject({
 });
 
 export const ConversationParams = v.strictObject({ conversation: IdSchema });
-export const UpdateConversationParams = v.strictObject({ conversation: IdSchema, title: TitleSchema });
+export const UpdateConversationParams = v.strictObject({
+  conversation: IdSchema,
+  title: v.optional(TitleSchema),
+  join: v.optional(JoinSchema),
+});
+/** 0, or any time that has passed, ends it. */
+export const MuteConversationParams = v.strictObject({ conversation: IdSchema, until: TimeSchema });
+export const BlockParams = v.strictObject({ user: UserIdSchema });
+export const NoParams = v.strictObject({});
 export const AddMembersParams = v.strictObject({
   conversation: IdSchema,
   users: v.pipe(Users(LIMITS.membersPerRequest), v.minLength(1, "must name at least 1 user")),
@@ -73,12 +82,12 @@ const SendText = v.strictObject({
   type: v.optional(v.literal("text"), "text"),
   body: TextBodySchema,
 });
-const SendOther = v.strictObject({ ...SendFields, type: MessageTypeSchema, body: BodySchema });
+const SendOther = v.strictObject({ ...SendFields, type: IdSchema, body: BodySchema });
 
 /** Of type "text", unless `type` says otherwise: then the body may be any object. */
 export const SendParams = Object.assign(
   v.lazy((input): typeof SendText | typeof SendOther => (isOfText(input) ? SendText : SendOther)),
-  { entries: { ...SendFields, type: v.optional(MessageTypeSchema, "text"), body: BodySchema } },
+  { entries: { ...SendFields, type: v.optional(IdSchema, "text"), body: BodySchema } },
 );
 
 function isOfText(input: unknown): boolean {
@@ -178,6 +187,11 @@ export const ListConversationsReply = v.strictObject({
   next: v.optional(v.string()),
 });
 export type ListConversationsReply = v.InferOutput<typeof ListConversationsReply>;
+
+export const MuteConversationReply = v.strictObject({ mutedUntil: v.optional(TimeSchema) });
+
+export const BlockReply = v.strictObject({ user: UserIdSchema, since: TimeSchema });
+export const ListBlocksReply = v.strictObject({ blocks: v.array(BlockReply) });
 
 export const ConversationReply = v.strictObject({ conversation: ConversationSchema });
 export type ConversationReply = v.InferOutput<typeof ConversationReply>;

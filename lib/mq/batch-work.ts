@@ -2,14 +2,20 @@
  * The work of a batch handler on one partition: whole batches in the partition's order, one in hand and one read ahead.
  *
  * A failed batch is tried again in place. After three failures its messages are handed out one by one, so that the one that
- * is to blame stands alone, and is buried when its attempts are used up. Nothing here is done per message while all goes well.
+ * is to blame stands alone, and is buried when its attempts are used up. Little is done per message while all goes well.
+ *
+ * No key goes aside here: a batch has many. What stands aside already (the group was consumed by single handlers, or by services) is
+ * handed out from there, one message at a time, and what comes for its keys goes behind it.
  */
 
 import type { BatchHandler, DeliveryContext } from "./consumer.ts";
 import { buryReasonOf } from "./dead-letter.ts";
+import { LOSSES_MAX } from "./lease.ts";
 import { type Delivery, InvalidMessage, Later } from "./message.ts";
 import type { Progress } from "./progress.ts";
-import type { Work, WorkSite } from "./work.ts";
+import { orderKeyOf } from "./side.ts";
+import { compareEntries } from "./stream.ts";
+import { invalidityOf, type Work, type WorkSite } from "./work.ts";
 
 /** A store that was away for a moment is back by then; what fails on is most likely one message's fault. */
 const BATCH_FAILURES_MAX = 3;
@@ -22,6 +28,8 @@ export class BatchWork<D> implements Work<D> {
   readonly #context: DeliveryContext;
   #inHand: Delivery<D>[] | undefined;
   #ahead: Delivery<D>[] | undefined;
+  /** Keys aside with a message to hand out. */
+  readonly #aside: string[] = [];
   #running: Promise<void> | undefined;
   #progress: Progress;
   #uncommitted = 0;
@@ -37,7 +45,7 @@ export class BatchWork<D> implements Work<D> {
   }
 
   hasRoom(): boolean {
-    return this.#ahead === undefined;
+    return this.#ahead === undefined && !this.#site.side.isFull;
   }
 
   accept(deliveries: Delivery<D>[]): void {
@@ -48,6 +56,8 @@ export class BatchWork<D> implements Work<D> {
   run(): void {
     this.#running ??= this.#runBatches().finally(() => {
       this.#running = undefined;
+      // It may have come when the last look had been taken.
+      if ((this.#inHand !== undefined || this.#aside.length > 0) && this.#site.mayHandOut()) this.run();
     });
   }
 
@@ -60,9 +70,33 @@ export class BatchWork<D> implements Work<D> {
     return this.#progress;
   }
 
+  mayTake(): boolean {
+    const { last } = this.#site.lease.grant;
+    return this.#careful === 0 || compareEntries(this.#progress.checkpoint, last) >= 0;
+  }
+
+  onReady(key: string, losses: number): void {
+    if (losses > LOSSES_MAX && Number.isFinite(this.#site.declaration.maxAttempts)) {
+      const [delivery] = this.#site.side.queueOf(key);
+      this.#site.bury(delivery!, "poison", `${losses} holders were lost over it without an answer`);
+      this.#afterAside(key);
+    } else this.#aside.push(key);
+    this.run();
+  }
+
+  onLeft(): void {
+    // Nothing of a key waits here.
+  }
+
   async #runBatches(): Promise<void> {
-    while (this.#inHand !== undefined && this.#site.mayHandOut()) {
+    while (this.#site.mayHandOut()) {
+      const key = this.#aside.shift();
+      if (key !== undefined) {
+        await this.#runAside(key);
+        continue;
+      }
       const batch = this.#inHand;
+      if (batch === undefined) return;
       if (this.#careful > 0) {
         if (!(await this.#runCarefully(batch))) return;
       } else if (!(await this.#deliver(batch))) return;
@@ -76,6 +110,7 @@ export class BatchWork<D> implements Work<D> {
   }
 
   #advance(batch: readonly Delivery<D>[]): void {
+    for (const delivery of batch) if (delivery.attempt > 1) this.#site.forget(delivery);
     const last = batch[batch.length - 1]!;
     // What a predecessor left open comes first, and is of entries before the checkpoint.
     const open = this.#progress.open.length === 0 ? this.#progress.open : this.#withoutFinished(batch);
@@ -86,13 +121,13 @@ export class BatchWork<D> implements Work<D> {
 
   #withoutFinished(batch: readonly Delivery<D>[]) {
     const finished = new Set(batch.map((delivery) => delivery.entry));
-    return this.#progress.open.filter(({ entry }) => !finished.has(entry));
+    return this.#progress.open.filter((entry) => !finished.has(entry));
   }
 
   /** Resolves to whether the batch is finished: handled or buried, every message of it. */
   async #deliver(given: readonly Delivery<D>[]): Promise<boolean> {
     const { declaration, counters, clock, waits } = this.#site;
-    let batch = declaration.validate ? this.#withoutInvalid(given) : given;
+    let batch = this.#sift(given);
     let failures = 0;
     while (batch.length > 0) {
       if (!this.#site.mayHandOut()) return false;
@@ -139,7 +174,8 @@ export class BatchWork<D> implements Work<D> {
     const { lease } = this.#site;
     for (const delivery of batch) {
       if (!this.#site.mayHandOut()) return false;
-      if (lease.isPoison(delivery.entry)) {
+      // A group that would rather wait than give up goes on with it.
+      if (lease.isPoison(delivery.entry) && Number.isFinite(this.#site.declaration.maxAttempts)) {
         this.#site.bury(delivery, "poison", `${lease.grant.blame} holders were lost over it, alone, without an answer`);
       } else {
         await lease.mark(delivery.entry);
@@ -152,8 +188,49 @@ export class BatchWork<D> implements Work<D> {
     return true;
   }
 
-  #withoutInvalid(batch: readonly Delivery<D>[]): readonly Delivery<D>[] {
-    return batch.filter((delivery) => !this.#site.isBuriedAsInvalid(delivery));
+  /** What is to be handed out of a batch; the rest is passed over, goes aside, or is buried. */
+  #sift(given: readonly Delivery<D>[]): readonly Delivery<D>[] {
+    const { declaration, side } = this.#site;
+    let batch = given;
+    if (declaration.tags !== undefined || given.some(({ hasAttributes }) => hasAttributes)) {
+      batch = batch.filter((delivery) => this.#site.isSelected(delivery));
+    }
+    if (side.size > 0) batch = batch.filter((delivery) => !this.#isPutAside(delivery));
+    if (!declaration.validate) return batch;
+    return batch.filter((delivery) => {
+      const invalid = invalidityOf(delivery);
+      if (invalid) this.#site.bury(delivery, "invalid", invalid);
+      return invalid === undefined;
+    });
+  }
+
+  #isPutAside(delivery: Delivery<D>): boolean {
+    const { side } = this.#site;
+    const key = orderKeyOf(delivery);
+    if (!side.has(key)) return false;
+    side.put(key, [delivery]);
+    return true;
+  }
+
+  async #runAside(key: string): Promise<void> {
+    const { side } = this.#site;
+    const [delivery] = side.queueOf(key);
+    if (delivery === undefined) return;
+    const outcome = await this.#site.attempt(delivery, (each) => this.#handle([each], this.#context));
+    if (outcome.kind === "left") return;
+    if (outcome.kind === "again") side.back(key, this.#site.retry(delivery, outcome.waitMs));
+    else {
+      if (outcome.kind === "done") side.done(key);
+      else this.#site.bury(delivery, outcome.kind === "bury" ? outcome.reason : "attempts", outcome.error);
+      this.#afterAside(key);
+    }
+    this.#site.changed();
+  }
+
+  #afterAside(key: string): void {
+    if (this.#site.side.queueOf(key).length > 0) this.#aside.push(key);
+    // As long as the key stands aside, what comes for it goes there too: let it come back before more has come.
+    else void this.#site.lease.flush(this.#site.waits);
   }
 
   #bury(batch: readonly Delivery<D>[], entry: string, error: unknown): readonly Delivery<D>[] {

@@ -9,7 +9,7 @@
 
 import { AppError } from "../errors.ts";
 import { toAppError } from "../redis/index.ts";
-import { createService, type Service } from "../service.ts";
+import { createService, type Service, whenAborted } from "../service.ts";
 import type { Declaration, DeliveryContext, QueueContext } from "./consumer.ts";
 import { textOf } from "./dead-letter.ts";
 import { placeOf } from "./group.ts";
@@ -94,11 +94,7 @@ class BroadcastConsumer<D> {
   async stop(signal: AbortSignal): Promise<void> {
     this.#stopping.abort();
     const readersStopped = Promise.all(this.#readers.map((reader) => reader.stop()));
-    const aborted = new Promise<void>((resolve) => {
-      if (signal.aborted) resolve();
-      else signal.addEventListener("abort", () => resolve(), { once: true });
-    });
-    await Promise.race([aborted, Promise.all(this.#partitions.map((partition) => partition.drain()))]);
+    await Promise.race([whenAborted(signal), Promise.all(this.#partitions.map((partition) => partition.drain()))]);
     for (const partition of this.#partitions) partition.abandon();
     await Promise.all([readersStopped, this.#auditing]);
   }

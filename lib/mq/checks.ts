@@ -114,7 +114,7 @@ class DueChecks {
 export async function receiveChecks(
   context: HalfContext,
   producerGroup: string,
-  { max, waitMs, signal }: ReceiveOptions,
+  { max, waitMs, signal }: ReceiveChecksOptions,
 ): Promise<Check[]> {
   assertProducerGroup(producerGroup);
   assertWithin("max", max, 1, CHECKS_MAX);
@@ -135,7 +135,7 @@ export async function receiveChecks(
   return [];
 }
 
-export interface ReceiveOptions {
+export interface ReceiveChecksOptions {
   /** 1..100. */
   readonly max: number;
   /** 0..20 000. */

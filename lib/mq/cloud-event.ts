@@ -10,6 +10,7 @@
  * `originsequence` of a late-comer, `tag`, `traceparent`. Other properties stay inside.
  */
 
+import type { HalfDetails } from "./half.ts";
 import { InvalidMessage, type Message } from "./message.ts";
 
 type Shown = Pick<
@@ -38,6 +39,16 @@ export function cloudEventOf(message: Shown): string {
     traceparent: traceparent && TRACEPARENT_PATTERN.test(traceparent) ? traceparent : undefined,
   });
   return `${attributes.slice(0, -1)},"data":${message.raw}}`;
+}
+
+/** A half message as its producers see it, in JSON: with its message as an event while it has one. */
+export function halfJson({ message, ...half }: HalfDetails): string {
+  const { id, state, topic, producerGroup, checkUrl, checks, preparedAt, nextCheckAt, messageId, duplicate } = half;
+  const text = JSON.stringify({
+    ...{ id, state, topic, producerGroup, checkUrl, checks, preparedAt, nextCheckAt, messageId },
+    duplicate: duplicate || undefined,
+  });
+  return message ? `${text.slice(0, -1)},"event":${cloudEventOf(message)}}` : text;
 }
 
 function assertIsJson({ entry, id, raw }: Shown): void {

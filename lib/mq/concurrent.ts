@@ -10,9 +10,10 @@
 import { systemClock } from "../clock.ts";
 import { AppError } from "../errors.ts";
 import { toAppError } from "../redis/index.ts";
-import { createService, type Service } from "../service.ts";
+import { createService, type Service, whenAborted } from "../service.ts";
+import { NO_ATTEMPTS } from "./attempts.ts";
 import type { Declaration, QueueContext } from "./consumer.ts";
-import { DeliveryLeases, type Hold, NO_ATTEMPTS } from "./delivery-lease.ts";
+import { DeliveryLeases, type Hold } from "./delivery-lease.ts";
 import { DeliveryWork, holdOf } from "./delivery-work.ts";
 import { registerEverywhere } from "./group.ts";
 import { GroupReader } from "./group-reader.ts";
@@ -113,12 +114,8 @@ class ConcurrentConsumer<D> {
   async stop(signal: AbortSignal): Promise<void> {
     this.#stopping.abort();
     this.#wakeSweep?.();
-    const aborted = new Promise<void>((resolve) => {
-      if (signal.aborted) resolve();
-      else signal.addEventListener("abort", () => resolve(), { once: true });
-    });
     this.#work.releaseWaiting();
-    await Promise.race([aborted, this.#reader.stop(signal).then(() => this.#work.idle())]);
+    await Promise.race([whenAborted(signal), this.#reader.stop(signal).then(() => this.#work.idle())]);
     this.#stopped.abort();
     for (const hold of this.#work.holds) hold.lose(new AppError("OVERLOADED", "the process is stopping"));
     await Promise.all([this.#reader.close(), this.#upkeep]);

@@ -174,6 +174,12 @@ export function declare<D>(options: ConsumeOptions<D>): Declaration<D> {
   check("start", isStartPoint(options.start ?? "first"), "must be first, latest, a time in ms or an entry id");
   const { tags } = options;
   check("tags", tags === undefined || areTags(tags), `must be 1 to ${TAGS_MAX} of 1..64 of [A-Za-z0-9_.-]`);
+  const mayPark = options.mode === "ordered" && options.handleBatch === undefined;
+  check(
+    "onPoison",
+    options.onPoison !== "park" || mayPark,
+    "park is for ordered groups with single handlers: a batch has many keys",
+  );
   check("handle", (options.handle === undefined) !== (options.handleBatch === undefined), "or handleBatch: give one");
   if (issues.length > 0) {
     const lines = issues.map(({ path, message }) => `${path} ${message}`).join("; ");

@@ -19,6 +19,7 @@ import seekOrderedLua from "../redis/lua/mq-seek-ordered.lua" with { type: "text
 import sideLua from "../redis/lua/mq-side.lua" with { type: "text" };
 import { isStartPoint, type QueueContext, type StartPoint } from "./consumer.ts";
 import { placeOf, registerGroup } from "./group.ts";
+import { PULL_MEMBER } from "./pull-outlet.ts";
 import { sideKeys } from "./side.ts";
 import { type Registration, registrationsOf } from "./stream-group.ts";
 import type { AnyTopic } from "./topic.ts";
@@ -29,8 +30,6 @@ const SEEK_CHUNK = 250;
 const SEEK_LEASE_MS = 5_000;
 /** An operator's own words, shown beside the group. */
 const REASON_LENGTH_MAX = 200;
-/** Holds partitions in the name of outside services: it needs no stopping. */
-const PULL_MEMBER = "#pull";
 
 export interface Control {
   /** Again keeps the time since when it is paused. Throws NOT_FOUND for a group that never ran. */
@@ -60,7 +59,7 @@ const seekConcurrentScript = defineScript({
 const seekOrderedScript = defineScript({
   name: "mqSeekOrdered",
   lua: [placeLua, sideLua, seekOrderedLua],
-  keys: ["stream", "groups", "lease", "aside", "asideDue", "side", "sideOrder"],
+  keys: ["stream", "groups", "lease", "attempts", "aside", "asideDue", "side", "sideOrder"],
   args: ["group", "start", "read", "seek", "leaseMs", "cursor", "limit"],
   decode: (reply) => {
     const [refusal, cursor = ""] = reply as [SeekReply, string?];
@@ -212,6 +211,7 @@ async function requireStopped({ redis, keys }: QueueContext, topic: string, grou
     redis.commands.hgetall(keys.groupMembers(topic, group)),
     redis.commands.time(),
   ]);
+  // #pull is there while a service asks, and makes nothing anew that its gateway does not know any more.
   const alive = Object.entries(beats).filter(
     ([member, until]) => member !== PULL_MEMBER && Number(until) > Number(seconds) * 1_000,
   );

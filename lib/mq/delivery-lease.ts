@@ -10,21 +10,16 @@ import buryLua from "../redis/lua/mq-bury.lua" with { type: "text" };
 import claimLua from "../redis/lua/mq-claim.lua" with { type: "text" };
 import dropLua from "../redis/lua/mq-consumers-drop.lua" with { type: "text" };
 import disownLua from "../redis/lua/mq-disown.lua" with { type: "text" };
+import lostLua from "../redis/lua/mq-lost.lua" with { type: "text" };
+import receiveLua from "../redis/lua/mq-receive.lua" with { type: "text" };
+import redeliverLua from "../redis/lua/mq-redeliver.lua" with { type: "text" };
 import renewLua from "../redis/lua/mq-renew.lua" with { type: "text" };
 import settleLua from "../redis/lua/mq-settle.lua" with { type: "text" };
+import { type Attempts, formatAttempts, parseAttempts } from "./attempts.ts";
 import type { DeliveryContext, QueueContext } from "./consumer.ts";
 import { type DeadLetter, deadLettersMax } from "./dead-letter.ts";
-import type { AttemptNote, Delivery, StreamEntry } from "./message.ts";
+import type { Delivery, StreamEntry } from "./message.ts";
 import { registrationsOf, streamGroupOf } from "./stream-group.ts";
-
-/** What a group remembers of an entry that failed or was lost. */
-export interface Attempts {
-  readonly failed: number;
-  /** Leases that ran out without an answer. */
-  readonly losses: number;
-  readonly firstFailureMs: number;
-  readonly history: readonly AttemptNote[];
-}
 
 export interface Claim {
   readonly entry: StreamEntry;
@@ -43,31 +38,48 @@ export type Settlement =
   | { readonly kind: "retry"; readonly waitMs: number; readonly record?: Attempts }
   | { readonly kind: "bury"; readonly letter: DeadLetter };
 
-type NonAck = Exclude<Settlement, { kind: "ack" | "pass" }>;
-
 /** `settled` now, `stale`: another holds it, `gone`: settled before. */
 export type SettleOutcome = "settled" | "stale" | "gone";
 const OUTCOMES: readonly SettleOutcome[] = ["stale", "settled", "gone"];
 
-type ClaimReply = [[entry: string, fields: string[], count: number, record: string][], deleted: number, due: string];
+type ClaimReply = [entry: string, fields: string[], count: number, record: string][];
+
+function claimsOf(reply: ClaimReply): Claim[] {
+  return reply.map(([entry, fields, count, record]) => ({
+    entry: [entry, fields],
+    count,
+    attempts: parseAttempts(record),
+  }));
+}
 
 const claimScript = defineScript({
   name: "mqClaim",
-  lua: claimLua,
+  lua: [lostLua, redeliverLua, claimLua],
   keys: ["stream", "retries", "attempts", "lease"],
   args: ["group", "member", "leaseMs", "limit"],
   decode: (reply) => {
-    const [claims, deleted, due] = reply as ClaimReply;
+    const [claims, deleted, due] = reply as [ClaimReply, deleted: number, due: string];
+    // When the next retry is due, ms by Redis TIME.
+    return { claims: claimsOf(claims), deleted, nextDueMs: due === "" ? undefined : Number(due) };
+  },
+});
+
+type ReceiveReply = [] | [generation: string, ClaimReply, deleted: number, until: string, due: string];
+
+const receiveScript = defineScript({
+  name: "mqReceive",
+  lua: [lostLua, redeliverLua, receiveLua],
+  keys: ["stream", "groups", "retries", "attempts", "lease"],
+  args: ["group", "leaseMs", "limit", "bytesMax"],
+  decode: (reply) => {
+    const given = reply as ReceiveReply;
+    if (given.length === 0) return undefined;
+    const [generation, claims, deleted, until, due] = given;
     return {
-      claims: claims.map(
-        ([entry, fields, count, record]): Claim => ({
-          entry: [entry, fields],
-          count,
-          attempts: parseAttempts(record),
-        }),
-      ),
+      generation: Number(generation),
+      claims: claimsOf(claims),
       deleted,
-      /** When the next retry is due, ms by Redis TIME. */
+      leaseUntil: Number(until),
       nextDueMs: due === "" ? undefined : Number(due),
     };
   },
@@ -98,10 +110,10 @@ const settleScript = defineScript({
 const renewScript = defineScript({
   name: "mqRenew",
   lua: renewLua,
-  keys: ["stream"],
-  args: ["group", "member"],
+  keys: ["stream", "retries"],
+  args: ["group", "member", "leaseMs"],
   hasRest: true,
-  decode: (reply) => (reply as number[]).map((renewed) => renewed === 1),
+  decode: (reply) => reply as number[],
 });
 
 const disownScript = defineScript({
@@ -120,9 +132,16 @@ const dropScript = defineScript({
   decode: Number,
 });
 
+/** What settle and renew are fenced by: which entry, and which of its hand-outs. */
+export interface Fence {
+  readonly entry: string;
+  readonly count: number;
+}
+
 /** One delivery in hand. It is the handler's context too. */
-export class Hold<D> implements DeliveryContext {
+export class Hold<D> implements DeliveryContext, Fence {
   readonly partition: number;
+  readonly entry: string;
   renewedAt = performance.now();
   #controller: AbortController | undefined;
   #reason: Error | undefined;
@@ -134,6 +153,7 @@ export class Hold<D> implements DeliveryContext {
     readonly generation = 0,
   ) {
     this.partition = delivery.partition;
+    this.entry = delivery.entry;
   }
 
   get token(): number {
@@ -157,19 +177,21 @@ export class Hold<D> implements DeliveryContext {
   }
 }
 
-/** The deliveries of one group, by partition: claim, renew, settle. Every call throws Redis errors. */
+/** The deliveries of one group, by partition: claim, receive, renew, settle, on behalf of one member. Every call throws Redis errors. */
 export class DeliveryLeases {
   readonly #context: QueueContext;
   readonly #topic: string;
   readonly #group: string;
   readonly #leaseMs: number;
+  readonly #member: string;
   #generations: number[];
 
-  constructor(context: QueueContext, topic: string, group: string, leaseMs: number) {
+  constructor(context: QueueContext, topic: string, group: string, leaseMs: number, member = context.member) {
     this.#context = context;
     this.#topic = topic;
     this.#group = group;
     this.#leaseMs = leaseMs;
+    this.#member = member;
     this.#generations = new Array(context.keys.partitions).fill(0);
   }
 
@@ -191,21 +213,16 @@ export class DeliveryLeases {
 
   /** Gives back what this member held in its last life. Resolves to how many; as many as `limit`: there may be more. */
   disown(partition: number, limit: number): Promise<number> {
-    return disownScript(this.#commands, {
-      ...this.#keys(partition),
-      group: this.#streamGroup(partition),
-      member: this.#context.member,
-      limit,
-    });
+    return disownScript(this.#commands, { ...this.#keys(partition), ...this.#names(partition), limit });
   }
 
   /** At most `limit` deliveries to hand out again, with the generation under which they were claimed. */
   async claim(partition: number, limit: number) {
     const generation = this.generation(partition);
+    const names = this.#names(partition, generation);
     const reply = await claimScript(this.#commands, {
       ...this.#keys(partition),
-      group: this.#streamGroup(partition),
-      member: this.#context.member,
+      ...names,
       leaseMs: this.#leaseMs,
       limit,
     });
@@ -218,42 +235,59 @@ export class DeliveryLeases {
     return ackScript(this.#commands, {
       stream,
       attempts,
-      group: this.#streamGroup(partition),
-      member: this.#context.member,
+      ...this.#names(partition),
       token: holds[0]!.count,
       restArgs: holds.map(({ delivery }) => delivery.entry),
     });
   }
 
-  /** Puts deliveries of one generation off or buries them. */
-  settle<D>(partition: number, items: readonly { hold: Hold<D>; settlement: NonAck }[]) {
+  /** At most `limit` deliveries for a service outside, due and new ones, of whatever generation the group is; undefined when it is not registered. */
+  receive(partition: number, limit: number, bytesMax: number) {
+    return receiveScript(this.#commands, {
+      ...this.#keys(partition),
+      groups: this.#context.keys.groups(this.#topic, partition),
+      group: this.#group,
+      leaseMs: this.#leaseMs,
+      limit,
+      bytesMax,
+    });
+  }
+
+  /** All of one generation. */
+  settle(
+    partition: number,
+    items: readonly { hold: Fence; settlement: Settlement }[],
+    generation = this.generation(partition),
+  ) {
     return settleScript(this.#commands, {
       ...this.#keys(partition),
-      group: this.#streamGroup(partition),
-      member: this.#context.member,
+      ...this.#names(partition, generation),
       deadMax: deadLettersMax(this.#context),
       restArgs: items.flatMap(({ hold, settlement }) => settleArgs(hold, settlement)),
     });
   }
 
-  /** Resolves per delivery to whether it is still held. */
-  renew<D>(partition: number, holds: readonly Hold<D>[]): Promise<readonly boolean[]> {
+  /** All of one generation. Resolves per delivery to the end of its lease, ms by Redis TIME; 0: it is not held any more. */
+  renew(
+    partition: number,
+    holds: readonly Fence[],
+    generation = this.generation(partition),
+  ): Promise<readonly number[]> {
     return renewScript(this.#commands, {
-      stream: this.#keys(partition).stream,
-      group: this.#streamGroup(partition),
-      member: this.#context.member,
-      restArgs: holds.flatMap(({ delivery, count }) => [delivery.entry, count]),
+      ...this.#keys(partition),
+      ...this.#names(partition, generation),
+      leaseMs: this.#leaseMs,
+      restArgs: holds.flatMap(({ entry, count }) => [entry, count]),
     });
   }
 
   /** Forgets member names that are idle for long and hold nothing. */
   dropConsumers(partition: number, idleMs: number, limit: number): Promise<number> {
-    const { stream } = this.#keys(partition);
-    return dropScript(this.#commands, { stream, group: this.#streamGroup(partition), idleMs, limit });
+    return dropScript(this.#commands, { ...this.#keys(partition), ...this.#names(partition), idleMs, limit });
   }
 
-  #streamGroup(partition: number): string {
-    return streamGroupOf(this.#group, this.generation(partition));
+  #names(partition: number, generation = this.generation(partition)) {
+    return { group: streamGroupOf(this.#group, generation), member: this.#member };
   }
 
   get #commands(): RedisClient {
@@ -272,25 +306,15 @@ export class DeliveryLeases {
   }
 }
 
-function settleArgs<D>({ delivery, count }: Hold<D>, settlement: NonAck): (string | number)[] {
-  const head = [settlement.kind, delivery.entry, count];
+function settleArgs({ entry, count }: Fence, settlement: Settlement): (string | number)[] {
+  const head = [settlement.kind, entry, count];
   switch (settlement.kind) {
+    case "ack":
+    case "pass":
+      return [...head, 0, ""];
     case "retry":
       return [...head, settlement.waitMs, settlement.record ? formatAttempts(settlement.record) : ""];
     case "bury":
       return [...head, 0, "", ...settlement.letter.values];
   }
-}
-
-function formatAttempts({ failed, losses, firstFailureMs, history }: Attempts): string {
-  return `${failed} ${losses} ${firstFailureMs} ${JSON.stringify(history)}`;
-}
-
-export const NO_ATTEMPTS: Attempts = { failed: 0, losses: 0, firstFailureMs: 0, history: [] };
-
-export function parseAttempts(text: string): Attempts {
-  const match = /^(\d+) (\d+) (\d+) (.*)$/s.exec(text);
-  if (!match) return NO_ATTEMPTS;
-  const history = match[4] === "" ? [] : (JSON.parse(match[4]!) as AttemptNote[]);
-  return { failed: Number(match[1]), losses: Number(match[2]), firstFailureMs: Number(match[3]), history };
 }

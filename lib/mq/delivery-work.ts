@@ -4,9 +4,10 @@
  * holders were lost three times without an answer is handed out while nothing else is in hand; lost once more, it is buried.
  */
 
+import { type Attempts, resume } from "./attempts.ts";
 import type { Declaration, DeliveryContext, QueueContext } from "./consumer.ts";
 import { buryReasonOf, deadLetterOf, textOf } from "./dead-letter.ts";
-import { type Attempts, type DeliveryLeases, Hold, type Settlement, type SettleOutcome } from "./delivery-lease.ts";
+import { type DeliveryLeases, Hold, type Settlement, type SettleOutcome } from "./delivery-lease.ts";
 import { type Delivery, InvalidMessage, Later } from "./message.ts";
 import { isExpired, isSelected } from "./selection.ts";
 import { Settler } from "./settler.ts";
@@ -284,8 +285,6 @@ class BatchContext<D> implements DeliveryContext {
 
 /** A delivery with what the group remembers of its earlier attempts. */
 export function holdOf<D>(delivery: Delivery<D>, count: number, attempts: Attempts, generation: number): Hold<D> {
-  delivery.attempt = attempts.failed + 1;
-  delivery.firstFailureMs = attempts.firstFailureMs;
-  delivery.history = attempts.history;
+  resume(delivery, attempts);
   return new Hold(delivery, count, attempts, generation);
 }

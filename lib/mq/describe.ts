@@ -3,6 +3,7 @@
 import type { GroupMode, QueueContext } from "./consumer.ts";
 import { timeOfEntry } from "./message.ts";
 import { groupsOf, type RegisteredGroup } from "./retention.ts";
+import { parseAside, sideKeys } from "./side.ts";
 import { countBehind, type StreamFacts, streamFacts } from "./stream.ts";
 import { streamGroupOf } from "./stream-group.ts";
 import type { AnyTopic } from "./topic.ts";
@@ -14,9 +15,13 @@ export interface GroupDescription {
   readonly lag: number;
   /** Of them, handed out or waiting behind a retry, as of the last commit. */
   readonly open: number;
-  /** Age of the oldest unfinished message, ms; 0 when there is none. */
+  /** Age of the oldest unfinished message, ms; 0 when there is none. Of those aside: since the key stands there. */
   readonly oldestMs: number;
   readonly deadLetters: number;
+  /** Keys that wait for an operator's unpark. */
+  readonly parkedKeys: number;
+  /** Unfinished messages that stand aside, behind keys that cannot go on. */
+  readonly sideMessages: number;
   /** By partition, the member that holds its lease; undefined in concurrent groups and where nobody does. */
   readonly owners: readonly (string | undefined)[];
   /** What an operator ordered: no member takes anything since then. */
@@ -31,6 +36,8 @@ export interface TopicDescription {
   readonly groups: readonly GroupDescription[];
 }
 
+/** Keys aside whose age is looked at, per partition and group: about 1 ms of Redis. */
+const ASIDE_LOOK = 250;
 /** Entries counted one by one, per partition and group: about 1 ms of Redis. */
 const COUNT_MAX = 500;
 
@@ -42,6 +49,8 @@ interface Standing {
   readonly open: number;
   readonly oldestMs: number;
   readonly deadLetters: number;
+  readonly parkedKeys: number;
+  readonly sideMessages: number;
   readonly owner: string | undefined;
 }
 
@@ -77,12 +86,16 @@ export async function describeTopic(context: QueueContext, topic: AnyTopic): Pro
       open: sum(({ open }) => open),
       oldestMs: Math.max(...present.map(({ oldestMs }) => oldestMs)),
       deadLetters: sum(({ deadLetters }) => deadLetters),
+      parkedKeys: sum(({ parkedKeys }) => parkedKeys),
+      sideMessages: sum(({ sideMessages }) => sideMessages),
       owners: ofPartitions.map((standing) => standing?.owner),
       paused: pausedAt ? { at: Number(pausedAt), reason: reason ?? "" } : undefined,
     };
     const labels = { topic: topic.name, group };
     metrics.lag.set(labels, description.lag);
     metrics.oldestPendingSeconds.set(labels, description.oldestMs / 1_000);
+    metrics.parkedKeys.set(labels, description.parkedKeys);
+    metrics.sideMessages.set(labels, description.sideMessages);
     return description;
   });
   return {
@@ -100,10 +113,11 @@ async function standingOf(
   { group, mode, generation }: RegisteredGroup,
   facts: StreamFacts | undefined,
 ): Promise<Standing> {
-  const { keys, redis } = context;
-  const [fields, deadLetters] = await Promise.all([
+  const { keys, redis, clock } = context;
+  const [fields, deadLetters, aside] = await Promise.all([
     redis.commands.hmget(keys.lease(topic, partition, group), "owner", "checkpoint", "read", "open"),
     redis.commands.xlen(keys.deadLetters(topic, partition, group)),
+    mode === "ordered" ? standingAside(context, topic, partition, group) : NOTHING_ASIDE,
   ]);
   const stream = keys.topic(topic, partition);
   const [owner, checkpoint, read, open] = fields;
@@ -112,15 +126,48 @@ async function standingOf(
       ? orderedPlace(checkpoint ?? "0-0", Number(read ?? 0), open ?? "", facts)
       : await concurrentPlace(context, stream, streamGroupOf(group, generation), facts);
   const oldest = place.lag === 0 ? undefined : (place.oldest ?? (await firstAfter(context, stream, place.position)));
+  const since = Math.min(oldest === undefined ? Number.POSITIVE_INFINITY : timeOfEntry(oldest), aside.sinceMs);
   return {
     group,
     mode,
-    lag: place.lag,
-    open: place.open,
-    oldestMs: oldest === undefined ? 0 : Math.max(0, context.clock.now() - timeOfEntry(oldest)),
+    lag: place.lag + aside.messages,
+    open: place.open + aside.messages,
+    oldestMs: Number.isFinite(since) ? Math.max(0, clock.now() - since) : 0,
     deadLetters,
+    parkedKeys: aside.parked,
+    sideMessages: aside.messages,
     owner: owner || undefined,
   };
+}
+
+interface StandingAside {
+  readonly messages: number;
+  readonly parked: number;
+  /** Since when the first key stands aside, of those looked at; Infinity when none does. */
+  readonly sinceMs: number;
+}
+
+const NOTHING_ASIDE: StandingAside = { messages: 0, parked: 0, sinceMs: Number.POSITIVE_INFINITY };
+
+async function standingAside(
+  { keys, redis }: QueueContext,
+  topic: string,
+  partition: number,
+  group: string,
+): Promise<StandingAside> {
+  const { aside, asideDue, side } = sideKeys(keys, topic, partition, group);
+  const { commands } = redis;
+  const [standing, due, messages] = await Promise.all([
+    commands.hlen(aside),
+    commands.zcard(asideDue),
+    commands.hlen(side),
+  ]);
+  if (standing === 0) return NOTHING_ASIDE;
+  const [, fields] = await commands.hscan(aside, 0, "COUNT", ASIDE_LOOK);
+  const records = fields.flatMap((text, i) => (i % 2 === 1 ? [parseAside(text)] : []));
+  const sinceMs = Math.min(...records.map((record) => record?.sinceMs ?? Number.POSITIVE_INFINITY));
+  // What is parked waits for nothing that is due.
+  return { messages, parked: Math.max(0, standing - due), sinceMs };
 }
 
 interface Place {
@@ -135,7 +182,7 @@ interface Place {
 function orderedPlace(checkpoint: string, read: number, openText: string, facts: StreamFacts | undefined): Place {
   const open = openText === "" ? [] : openText.split(" ");
   const unread = facts ? Math.min(facts.length, Math.max(0, facts.added - read)) : 0;
-  return { lag: unread + open.length, open: open.length, oldest: open[0]?.split(":")[0], position: checkpoint };
+  return { lag: unread + open.length, open: open.length, oldest: open[0], position: checkpoint };
 }
 
 async function concurrentPlace(

@@ -7,7 +7,7 @@
  *   3  from the newest entry back to the id's time, all partitions in turn
  *   4  behind what was found, up to the partition's last redrive        a redriven message comes again under its id
  *
- * Bounded: 200 000 entries in all, about 1.5 µs of Redis each, in script calls of about 1 ms. Where the bound ended a search it says so.
+ * Bounded: 200 000 entries in all, 2.3 µs of Redis each, in script calls of about 1 ms. Where the bound ended a search it says so.
  */
 
 import { partitionOfPlacedId, timeOfId } from "../id.ts";
@@ -64,9 +64,20 @@ const findScript = defineScript({
   decode: (reply) => reply as FindReply,
 });
 
-/** Throws Redis errors. */
-export function searchEntries(context: QueueContext, id: string, topics: readonly string[]): Promise<SearchResult> {
-  return new EntrySearch(context, id, topics).run();
+/** An entry in the partition that a placed id names, known from the record under that id. */
+export interface KnownEntry {
+  readonly topic: string;
+  readonly entry: string;
+}
+
+/** `known`: where to look first; what is found there need not be searched for. Throws Redis errors. */
+export function searchEntries(
+  context: QueueContext,
+  id: string,
+  topics: readonly string[],
+  known: readonly KnownEntry[] = [],
+): Promise<SearchResult> {
+  return new EntrySearch(context, id, topics).run(known);
 }
 
 /** The time in ms that an id tells, or undefined when it tells none. */
@@ -103,13 +114,23 @@ class EntrySearch {
     this.#partitions = placed === undefined ? all : [placed];
   }
 
-  async run(): Promise<SearchResult> {
-    let isComplete = await this.#searchAroundTime();
-    if (this.#found.size === 0)
-      isComplete = this.#isPlaced ? await this.#searchPlaced() : await this.#searchBackwards();
-    if (!(await this.#searchBehind())) isComplete = false;
-    const found = [...this.#found.values()].sort((a, b) => compareEntries(a.entry, b.entry));
-    return { found, entriesLookedAt: ENTRIES_MAX - this.#left, isComplete };
+  async run(known: readonly KnownEntry[]): Promise<SearchResult> {
+    for (const { topic, entry } of known) {
+      await this.#step({ topic, partition: this.#partitions[0]! }, entry, entry, false);
+    }
+    const isSearched = this.#found.size > 0 || (await this.#search());
+    const isBehindSearched = await this.#searchBehind();
+    return {
+      found: [...this.#found.values()].sort((a, b) => compareEntries(a.entry, b.entry)),
+      entriesLookedAt: ENTRIES_MAX - this.#left,
+      isComplete: isSearched && isBehindSearched,
+    };
+  }
+
+  async #search(): Promise<boolean> {
+    const isComplete = await this.#searchAroundTime();
+    if (this.#found.size > 0) return isComplete;
+    return this.#isPlaced ? this.#searchPlaced() : this.#searchBackwards();
   }
 
   /** The partitions of a topic at once, for most have nothing there. */

@@ -66,7 +66,8 @@ export async function placeOf(
   return read === undefined ? { start: "latest", read: 0 } : { start: position, read };
 }
 
-function positionBefore(start: Exclude<StartPoint, string>): string {
+/** The entry id just before the first one to be read. */
+export function positionBefore(start: Exclude<StartPoint, string>): string {
   if ("time" in start) return `${Math.max(0, start.time - 1)}-${COUNT_LIMIT}`;
   const [ms = "0", count = "0"] = start.id.split("-");
   return BigInt(count) === 0n ? `${Math.max(0, Number(ms) - 1)}-${COUNT_LIMIT}` : `${ms}-${BigInt(count) - 1n}`;

@@ -3,24 +3,34 @@
  * counts them, and notices what was trimmed before it was read.
  */
 
+import { type Attempts, parseAttempts } from "./attempts.ts";
 import { BatchWork } from "./batch-work.ts";
 import type { Declaration, QueueContext } from "./consumer.ts";
 import { type InFlight, KeyWork } from "./key-work.ts";
 import { type Grant, type LeaseSite, PartitionLease } from "./lease.ts";
 import { Delivery, type StreamEntry } from "./message.ts";
-import type { OpenEntry } from "./progress.ts";
 import type { ReadTarget } from "./reader.ts";
+import { type AsideStart, findAside, SideQueue } from "./side-queue.ts";
 import { lostBehind, streamFacts } from "./stream.ts";
 import type { Topic } from "./topic.ts";
 import { type GroupCounters, type Work, WorkSite } from "./work.ts";
+
+/** What a predecessor left unfinished. */
+export interface Legacy<D> {
+  /** The entries that it left open, as far as they still exist. */
+  readonly open: readonly Delivery<D>[];
+  /** Entries that were trimmed before they were finished. */
+  readonly trimmed: readonly string[];
+  readonly attempts: ReadonlyMap<string, Attempts>;
+  readonly aside: AsideStart;
+}
 
 export interface HeldPartitionParts<D> {
   readonly site: LeaseSite;
   readonly topic: Topic<D>;
   readonly declaration: Declaration<D>;
   readonly grant: Grant;
-  /** The entries that the predecessor left open, as far as they still exist. */
-  readonly recovered: readonly Delivery<D>[];
+  readonly legacy: Legacy<D>;
   readonly inFlight: InFlight;
   readonly counters: GroupCounters;
   readonly wake: (held: HeldPartition<D>) => void;
@@ -38,12 +48,13 @@ export class HeldPartition<D> implements ReadTarget {
   readonly #topic: Topic<D>;
   readonly #group: string;
   readonly #site: WorkSite<D>;
+  readonly #side: SideQueue<D>;
   readonly #work: Work<D>;
   #position: string;
   #ordinal: number;
 
   constructor(parts: HeldPartitionParts<D>) {
-    const { site, topic, declaration, grant } = parts;
+    const { site, topic, declaration, grant, legacy } = parts;
     const { context, partition } = site;
     this.#context = context;
     this.#topic = topic;
@@ -53,10 +64,13 @@ export class HeldPartition<D> implements ReadTarget {
     this.#position = grant.progress.checkpoint;
     this.#ordinal = grant.progress.read;
     this.lease = new PartitionLease(site, grant, () => parts.onLost(this));
+    this.#side = new SideQueue({ site, topic, lease: this.lease, start: legacy.aside });
     this.#site = new WorkSite({
       partition,
       declaration,
       lease: this.lease,
+      side: this.#side,
+      attempts: legacy.attempts,
       counters: parts.counters,
       clock: context.clock,
       member: context.member,
@@ -67,8 +81,13 @@ export class HeldPartition<D> implements ReadTarget {
     this.#work = declaration.handleBatch
       ? new BatchWork(this.#site, declaration.handleBatch)
       : new KeyWork(this.#site, declaration.handle!, parts.inFlight);
-    this.lease.follow(() => this.#work.progress());
-    if (parts.recovered.length > 0) this.#work.accept([...parts.recovered]);
+    this.#side.listen(this.#work);
+    this.lease.follow({
+      progress: () => this.#work.progress(),
+      onCommitted: (left) => this.#side.committed(left),
+    });
+    for (const entry of legacy.trimmed) this.lease.changes.note(entry, undefined);
+    if (legacy.open.length > 0) this.#accept([...legacy.open]);
   }
 
   get position(): string {
@@ -88,7 +107,20 @@ export class HeldPartition<D> implements ReadTarget {
       deliveries[i] = delivery;
     }
     this.#position = entries[entries.length - 1]![0];
+    this.#accept(deliveries);
+  }
+
+  #accept(deliveries: Delivery<D>[]): void {
+    this.#site.inherit(deliveries);
     this.#work.accept(deliveries);
+  }
+
+  /** Takes in hand what stands aside and is due. One script, and that only while something stands aside. */
+  takeAside(): void {
+    if (this.#side.size === 0 || this.lease.isFailing || !this.#work.mayTake() || !this.#site.mayHandOut()) return;
+    void this.#side.take();
+    // Services may finish some of it, too, and then the partition is read again.
+    if (this.#side.isFull) void this.#side.recount().then(() => this.#site.wake());
   }
 
   run(): void {
@@ -108,7 +140,8 @@ export class HeldPartition<D> implements ReadTarget {
       else signal.addEventListener("abort", () => resolve(), { once: true });
     });
     let isIdle = false;
-    await Promise.race([aborted, this.#work.idle().then(() => (isIdle = true))]);
+    const idle = this.#work.idle().then(() => this.#side.giveBack());
+    await Promise.race([aborted, idle.then(() => (isIdle = true))]);
     if (isIdle) await this.lease.release(signal);
     else {
       await this.lease.commit();
@@ -116,8 +149,9 @@ export class HeldPartition<D> implements ReadTarget {
     }
   }
 
-  /** Counts the entries that were trimmed before they were read, if any. One command. */
+  /** Counts the entries that were trimmed before they were read, if any, and what stands aside. One command, or four. */
   async audit(): Promise<void> {
+    await this.#side.recount();
     const { redis, metrics, log } = this.#context;
     const before = this.#ordinal;
     const stream = await streamFacts(redis.commands, this.stream);
@@ -134,24 +168,21 @@ export class HeldPartition<D> implements ReadTarget {
   }
 }
 
-/** Reads the entries that a predecessor left open; those that were trimmed are counted and left out. */
-export async function recoverOpen<D>(
-  { context, topic: name, declaration, partition }: LeaseSite,
-  topic: Topic<D>,
-  open: readonly OpenEntry[],
-): Promise<Delivery<D>[]> {
+/** Reads what a predecessor left unfinished; of the entries that it left open, those that were trimmed are counted. */
+export async function findLegacy<D>(site: LeaseSite, topic: Topic<D>, open: readonly string[]): Promise<Legacy<D>> {
+  const { context, topic: name, declaration, partition } = site;
+  const { commands } = context.redis;
   const stream = context.keys.topic(name, partition);
-  const found = await Promise.all(open.map(({ entry }) => context.redis.commands.xrange(stream, entry, entry)));
-  const recovered: Delivery<D>[] = [];
-  for (const [i, entries] of found.entries()) {
-    const entry = entries[0];
-    if (!entry) continue;
-    const delivery = new Delivery(topic, partition, entry);
-    delivery.attempt = open[i]!.attempts + 1;
-    delivery.firstFailureMs = open[i]!.firstFailureMs;
-    recovered.push(delivery);
+  const [found, noted, aside] = await Promise.all([
+    Promise.all(open.map((entry) => commands.xrange(stream, entry, entry))),
+    commands.hgetall(context.keys.attempts(name, partition, declaration.group)),
+    findAside(site),
+  ]);
+  const deliveries = found.flatMap(([entry]) => (entry ? [new Delivery(topic, partition, entry)] : []));
+  const trimmed = open.filter((_, i) => found[i]!.length === 0);
+  if (trimmed.length > 0) {
+    context.metrics.lostByTrim.inc({ topic: name, group: declaration.group }, trimmed.length);
   }
-  const lost = open.length - recovered.length;
-  if (lost > 0) context.metrics.lostByTrim.inc({ topic: name, group: declaration.group }, lost);
-  return recovered;
+  const attempts = new Map(Object.entries(noted).map(([entry, text]) => [entry, parseAttempts(text)]));
+  return { open: deliveries, trimmed, attempts, aside };
 }

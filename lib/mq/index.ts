@@ -26,26 +26,37 @@ import { AppError } from "../errors.ts";
 import type { Log, Metrics } from "../observability/index.ts";
 import type { Keys, RedisConnections } from "../redis/index.ts";
 import type { Service } from "../service.ts";
+import { type Aside, createAside } from "./aside.ts";
 import { createBroadcastConsumer } from "./broadcast.ts";
 import { type Catalog, createCatalog } from "./catalog.ts";
 import { createConcurrentConsumer } from "./concurrent.ts";
-import { type ConsumeOptions, declare } from "./consumer.ts";
+import { type ConsumeOptions, declare, type StartPoint } from "./consumer.ts";
 import { type Control, createControl } from "./control.ts";
 import { createDeadLetters, type DeadLetters } from "./dead-letters.ts";
+import { createDelayed, type Delayed } from "./delayed.ts";
+import { DELAY_MS_DEFAULT, DELAY_MS_MAX } from "./delaying.ts";
 import { describeTopic, type TopicDescription } from "./describe.ts";
+import type { PublishRules } from "./effect.ts";
+import { Firing } from "./firing.ts";
 import type { HalfTimes } from "./half.ts";
 import { createOrderedConsumer } from "./ordered.ts";
 import { Producer, type PublishInput, type PublishResult } from "./producer.ts";
 import { publishWith } from "./publish-with.ts";
+import { createPull, type Pull } from "./pull.ts";
+import { imRelay } from "./relay-topic.ts";
 import { makeRoom, trimTopic } from "./retention.ts";
+import { openTail, type Tail } from "./tail.ts";
+import { createTimekeeper, type TimekeeperOptions } from "./timekeeper.ts";
 import type { AnyTopic, Topic } from "./topic.ts";
 import { type Trace, traceMessage } from "./trace.ts";
 import { createTransactions, type Transactions } from "./transaction.ts";
 import { type OwnKey, ownKey, type Write } from "./writes.ts";
 
+export type { Aside, KeyAside } from "./aside.ts";
 export { type Catalog, type DeclaredGroup, type DeclaredTopic, declarationOf, type Webhook } from "./catalog.ts";
-export type { Check, CheckAnswer, CheckHandler, ReceiveOptions } from "./checks.ts";
-export { cloudEventOf } from "./cloud-event.ts";
+export type { Check, CheckAnswer, CheckHandler, ReceiveChecksOptions } from "./checks.ts";
+export { cloudEventOf, halfJson } from "./cloud-event.ts";
+export type { Condition } from "./condition.ts";
 export { type ConnectedQueue, type ConnectOptions, connectQueue } from "./connect.ts";
 export {
   type BatchHandler,
@@ -60,15 +71,28 @@ export {
 } from "./consumer.ts";
 export type { Control } from "./control.ts";
 export type { DeadLetterPage, DeadLetterQuery, DeadLetters, StoredDeadLetter } from "./dead-letters.ts";
+export type { Delayed, DelayedMessage, DelayedPage, DelayedQuery, DelayedResult } from "./delayed.ts";
+export type { DelayedState } from "./delayed-record.ts";
 export type { GroupDescription, TopicDescription } from "./describe.ts";
 export type { Half, HalfDetails, HalfMessage, HalfState, HalfTimes } from "./half.ts";
 export type { HalfExpiry } from "./half-expiry.ts";
 export type { HalfListOptions, HalfPage } from "./half-list.ts";
 export { Bury, InvalidMessage, Later, type Message } from "./message.ts";
 export type { PublishInput, PublishResult } from "./producer.ts";
+export type {
+  NackKind,
+  NackOptions,
+  Pull,
+  PulledDelivery,
+  ReceiveOptions,
+  RenewResult,
+  TokenResult,
+} from "./pull.ts";
+export type { PullGroup } from "./pull-outlet.ts";
 export type { RedriveOptions, RedriveReply } from "./redrive.ts";
 export type { RedriveFilter, RedriveResult } from "./redrive-letters.ts";
 export type { RedriveSelection, RedriveState, RedriveStatus } from "./redrive-runner.ts";
+export { imRelay } from "./relay-topic.ts";
 export { createTrimmer, topicIsFull } from "./retention.ts";
 export {
   type GroupSettings,
@@ -79,6 +103,9 @@ export {
   TopicSettingsSchema,
   toStartPoint,
 } from "./settings.ts";
+export type { Tail, Tailed } from "./tail.ts";
+export type { TimekeeperOptions } from "./timekeeper.ts";
+export type { Chore } from "./timers.ts";
 export { type AnyTopic, backlogOfPartition, defineTopic, type Topic, type TopicOptions } from "./topic.ts";
 export type { Trace, TracedCommit, TracedRecord } from "./trace.ts";
 export type { TracedDelivery, TracedState } from "./trace-delivery.ts";
@@ -97,6 +124,10 @@ export interface QueueOptions {
   readonly topics?: readonly Topic<unknown>[];
   /** When half messages are checked and expire, where the defaults (HalfTimes) do not suit; the same in all processes. */
   readonly halfTimes?: Partial<HalfTimes>;
+  /** Seals the tokens of pulls: at least 32 bytes, the same in all processes that serve the same clients. Default: this process's own. */
+  readonly tokenSecret?: Uint8Array;
+  /** How far ahead a message may be delayed; default 40 days, at most 365. */
+  readonly delayMsMax?: number;
   /** The layer rules of this role: throw LAYER_VIOLATION for what they forbid. Without it everything is allowed. */
   readonly may?: {
     publish(topic: string): void;
@@ -128,6 +159,8 @@ export interface Queue {
   makeRoom(topic: AnyTopic, partition: number): Promise<void>;
   /** Where the groups stand. Cost: a few commands per partition and group. */
   describe(topic: AnyTopic): Promise<TopicDescription>;
+  /** Consume without being a member: for services outside. */
+  readonly pull: Pull;
   /** Pause, resume, seek and drop groups. */
   readonly control: Control;
   /** What the groups gave up on: list, inspect, redrive. */
@@ -139,6 +172,20 @@ export interface Queue {
   trace(id: string): Promise<Trace>;
   /** Half messages: kept unseen until their producer has decided. */
   readonly transactions: Transactions;
+  /** Keys of ordered groups that stand aside: list, unpark. */
+  readonly aside: Aside;
+  /** Messages published with `deliverAt`: look, list, cancel, move, send now. */
+  readonly delayed: Delayed;
+  /**
+   * What makes delayed messages come, and does periodic chores: at least one process of an installation runs it (Skein's role
+   * `scheduler` does), any number may. At most one per process. Throws INVALID or LAYER_VIOLATION.
+   */
+  createTimers(options?: TimekeeperOptions): Service;
+  /**
+   * Reads along with a topic from a start point or a cursor, without a group; to be closed. One blocking connection. Throws INVALID when
+   * the cursor is not of this topic, OVERLOADED.
+   */
+  tail(topic: Topic<unknown>, after: StartPoint | { readonly cursor: string }): Promise<Tail>;
   /** Whether this process does a periodic chore now: true for one of all that ask within `forMs`. */
   claim(chore: string, forMs: number): Promise<boolean>;
   /** Topics and groups that services declared, for all processes. */
@@ -154,41 +201,68 @@ const CREATE = {
 } as const;
 
 /** Opens the queue over connections that the caller owns. Consumers open their own blocking connections. */
-export function openQueue({ may, topics = [], halfTimes, ...context }: QueueOptions): Queue {
-  const producer = new Producer(context);
+export function openQueue({
+  may,
+  topics = [],
+  halfTimes,
+  tokenSecret,
+  delayMsMax = DELAY_MS_DEFAULT,
+  ...context
+}: QueueOptions): Queue {
+  if (!(delayMsMax > 0 && delayMsMax <= DELAY_MS_MAX)) {
+    throw new AppError("INVALID", `delayMsMax must be 1..${DELAY_MS_MAX} ms (365 days)`);
+  }
+  const producer = new Producer(context, delayMsMax);
+  const firing = new Firing(context);
+  const delayed = createDelayed(context, firing, delayMsMax);
   const consuming = new Set<string>();
   const catalog = createCatalog(context, topics);
   const deadLetters = createDeadLetters(context);
+  const transactions = createTransactions(context, (topic) => may?.publish(topic), halfTimes);
+  const mayPublish = (topic: string, inputs: readonly { readonly deliverAt?: number }[]) => {
+    may?.publish(topic);
+    if (inputs.some(({ deliverAt }) => deliverAt !== undefined)) may?.publish(imRelay.name);
+  };
+  const rules: PublishRules = { mayPublish, delayMsMax };
+  const consume: Queue["consume"] = (topic, options) => {
+    may?.consume(topic.name, options.group);
+    const declaration = declare(options);
+    const name = `${topic.name}/${declaration.group}`;
+    if (consuming.has(name)) throw new AppError("INVALID", `${name} is consumed by this process already`);
+    consuming.add(name);
+    return CREATE[declaration.mode](context, topic, declaration, () => consuming.delete(name));
+  };
   return {
     async publish(topic, input) {
-      may?.publish(topic.name);
+      mayPublish(topic.name, [input]);
       const [result] = await producer.publish(topic, [input]);
       return result!;
     },
     async publishMany(topic, inputs) {
-      may?.publish(topic.name);
+      mayPublish(topic.name, inputs);
       return producer.publish(topic, inputs);
     },
     async publishWith(topic, input, writes) {
-      may?.publish(topic.name);
-      return publishWith(context, topic, input, writes);
+      return publishWith(context, topic, input, writes, rules);
     },
     own: (key, name) => ownKey(context.keys, key, name),
-    consume(topic, options) {
-      may?.consume(topic.name, options.group);
-      const declaration = declare(options);
-      const name = `${topic.name}/${declaration.group}`;
-      if (consuming.has(name)) throw new AppError("INVALID", `${name} is consumed by this process already`);
-      consuming.add(name);
-      return CREATE[declaration.mode](context, topic, declaration, () => consuming.delete(name));
-    },
+    consume,
     trim: (topic) => trimTopic(context, topic),
     makeRoom: (topic, partition) => makeRoom(context, topic, partition),
     describe: (topic) => describeTopic(context, topic),
     control: createControl(context),
     deadLetters,
-    trace: (id) => traceMessage(context, { catalog, deadLetters, records: [] }, id),
-    transactions: createTransactions(context, (topic) => may?.publish(topic), halfTimes),
+    transactions,
+    trace: (id) => traceMessage(context, { catalog, deadLetters, transactions, delayed }, id),
+    pull: createPull(context, tokenSecret),
+    aside: createAside(context),
+    delayed,
+    createTimers: (options = {}) =>
+      createTimekeeper(
+        { context, firing, consume, publish: (topic, inputs) => producer.publish(topic, inputs) },
+        options,
+      ),
+    tail: (topic, after) => openTail(context, topic, after),
     async claim(chore, forMs) {
       const { redis, keys, member } = context;
       return (await redis.commands.set(keys.chore(chore), member, "PX", forMs, "NX")) === "OK";

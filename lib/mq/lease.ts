@@ -13,20 +13,22 @@ import { backoffMs } from "../clock.ts";
 import { AppError } from "../errors.ts";
 import { defineScript, outcomeOf } from "../redis/index.ts";
 import buryLua from "../redis/lua/mq-bury.lua" with { type: "text" };
+import changesLua from "../redis/lua/mq-changes.lua" with { type: "text" };
 import acquireLua from "../redis/lua/mq-lease-acquire.lua" with { type: "text" };
 import commitLua from "../redis/lua/mq-lease-commit.lua" with { type: "text" };
+import sideLua from "../redis/lua/mq-side.lua" with { type: "text" };
+import { Changes } from "./changes.ts";
 import type { Declaration, QueueContext } from "./consumer.ts";
-import { type DeadLetter, deadLettersMax } from "./dead-letter.ts";
-import { formatOpen, isFinished, type Progress, parseOpen, withWaiting } from "./progress.ts";
+import { deadLettersMax } from "./dead-letter.ts";
+import { formatOpen, type Progress, parseOpen } from "./progress.ts";
+import { sideKeys } from "./side.ts";
 
-/** Dead letters per commit: with bodies of 256 KB still a script of a few ms. */
-const DEAD_PER_COMMIT_MAX = 16;
 /** Failed commits are repeated soon, for the results in hand wait for them. */
 const COMMIT_BACKOFF = { firstMs: 50, maxMs: 1_000, jitter: 0.2 };
 /** A stop waits about 1.5 s for a Redis that is away; then the lease runs out by itself. */
 const RELEASE_TRIES_MAX = 5;
 /** This many losses without progress make the first unfinished entries suspects (design.md §6). */
-const LOSSES_MAX = 3;
+export const LOSSES_MAX = 3;
 
 export interface Grant {
   readonly token: number;
@@ -38,6 +40,8 @@ export interface Grant {
   readonly blame: number;
   /** Whose lease ran out, or "" when it was free or our own. */
   readonly previousOwner: string;
+  /** The last entry of the partition: no holder before can have had a later one in hand. */
+  readonly last: string;
   /** performance.now() before the call: the lease runs at least from here. */
   readonly askedAt: number;
 }
@@ -45,7 +49,7 @@ export interface Grant {
 type AcquireReply =
   | [
       ...["granted", token: string, checkpoint: string, read: string, open: string],
-      ...[losses: number, suspect: string, blame: number, previousOwner: string],
+      ...[losses: number, suspect: string, blame: number, previousOwner: string, last: string],
     ]
   | ["held", owner: string, leftMs: number]
   | ["unregistered"];
@@ -60,28 +64,18 @@ const acquireScript = defineScript({
 
 const commitScript = defineScript({
   name: "mqLeaseCommit",
-  lua: [buryLua, commitLua],
-  keys: ["lease", "dead"],
+  lua: [buryLua, sideLua, changesLua, commitLua],
+  keys: ["lease", "dead", "attempts", "aside", "asideDue", "side", "sideOrder"],
   args: [
-    ...([
-      "member",
-      "token",
-      "leaseMs",
-      "checkpoint",
-      "floor",
-      "open",
-      "read",
-      "suspect",
-      "isRelease",
-      "deadMax",
-    ] as const),
+    ...(["member", "token", "number", "leaseMs", "checkpoint", "floor", "open", "read"] as const),
+    ...(["suspect", "isRelease", "deadMax"] as const),
   ],
   hasRest: true,
   decode: (reply) => {
-    const [isHolder, evictedOrOwner] = reply as [0 | 1, number | string];
+    const [isHolder, evictedOrOwner, left] = reply as [0, string, undefined] | [1, number, string[]];
     return isHolder === 1
-      ? { isHolder: true as const, evicted: Number(evictedOrOwner) }
-      : { isHolder: false as const, owner: String(evictedOrOwner) };
+      ? { isHolder: true as const, evicted: evictedOrOwner, left }
+      : { isHolder: false as const, owner: evictedOrOwner };
   },
 });
 
@@ -110,7 +104,7 @@ export async function acquireLease(site: LeaseSite): Promise<Grant | "held" | "u
     leaseMs: declaration.leaseMs,
   });
   if (reply[0] !== "granted") return reply[0];
-  const [, token, checkpoint, read, open, losses, suspect, blame, previousOwner] = reply;
+  const [, token, checkpoint, read, open, losses, suspect, blame, previousOwner, last] = reply;
   return {
     token: Number(token),
     progress: { checkpoint, read: Number(read), open: parseOpen(open) },
@@ -118,21 +112,28 @@ export async function acquireLease(site: LeaseSite): Promise<Grant | "held" | "u
     suspect,
     blame,
     previousOwner,
+    last,
     askedAt,
   };
 }
 
-/** What the holder of a lease has finished: asked at every commit. */
-export type ProgressSource = () => Progress;
+export interface CommitFollower {
+  /** What the holder has finished: asked at every commit. */
+  readonly progress: () => Progress;
+  /** A commit has succeeded; `left`: keys of which nothing stands aside any more. */
+  readonly onCommitted?: (left: readonly string[]) => void;
+}
 
 export class PartitionLease {
   readonly token: number;
   readonly grant: Grant;
   readonly #site: LeaseSite;
   readonly #controller = new AbortController();
-  readonly #dead: DeadLetter[] = [];
+  /** What the next commits record beside the progress. */
+  readonly changes = new Changes();
   readonly #onLost: () => void;
-  #progress: ProgressSource;
+  #follower: CommitFollower;
+  #number = 0;
   #suspect: string;
   #deadline: number;
   #renewedAt: number;
@@ -146,7 +147,7 @@ export class PartitionLease {
     this.grant = grant;
     this.token = grant.token;
     this.#suspect = grant.suspect;
-    this.#progress = () => grant.progress;
+    this.#follower = { progress: () => grant.progress };
     this.#renewedAt = grant.askedAt;
     this.#deadline = grant.askedAt + site.declaration.leaseMs;
     this.#onLost = onLost;
@@ -157,9 +158,9 @@ export class PartitionLease {
     return this.#controller.signal;
   }
 
-  /** From now on commits say what `source` says. */
-  follow(source: ProgressSource): void {
-    this.#progress = source;
+  /** From now on commits say what `follower` says. */
+  follow(follower: CommitFollower): void {
+    this.#follower = follower;
   }
 
   /** Whether work may be handed out. Finds out by itself when the lease was not renewed in time. */
@@ -175,13 +176,10 @@ export class PartitionLease {
     return this.grant.losses >= LOSSES_MAX || this.grant.suspect !== "";
   }
 
-  /**
-   * Whether this entry killed so many holders while it was alone in hand that it is buried untried. Never in a group that would
-   * rather wait than give up.
-   */
+  /** Whether this entry killed so many holders while it was alone in hand that it must not be handed out again as if nothing were. */
   isPoison(entry: string): boolean {
     const { suspect, blame } = this.grant;
-    return entry === suspect && blame >= LOSSES_MAX && Number.isFinite(this.#site.declaration.maxAttempts);
+    return entry === suspect && blame >= LOSSES_MAX;
   }
 
   /** Whether the last commit failed: take no more work, for its results could not be kept. */
@@ -191,16 +189,6 @@ export class PartitionLease {
 
   get isCommitting(): boolean {
     return this.#committing !== undefined;
-  }
-
-  /** Letters that no commit has carried yet. */
-  get buryingCount(): number {
-    return this.#dead.length;
-  }
-
-  /** Its move to dead letters happens with the commit that says it is finished. */
-  bury(letter: DeadLetter): void {
-    this.#dead.push(letter);
   }
 
   /** Records which entry is now handed out alone; should holders go on dying of it, it is buried. */
@@ -233,7 +221,7 @@ export class PartitionLease {
 
   /** Commits the last results and frees the partition for others. When Redis is away the lease is left to run out. */
   async release(signal?: AbortSignal): Promise<void> {
-    if (this.#dead.length > DEAD_PER_COMMIT_MAX) await this.flush(signal);
+    if (this.changes.load(this.#follower.progress()).hasMore) await this.flush(signal);
     await this.#committing;
     for (let tries = 1; this.isHeld(); tries++) {
       await this.#send(true);
@@ -251,35 +239,38 @@ export class PartitionLease {
 
   async #sendAll(): Promise<void> {
     while ((await this.#send(false)) && this.#failures === 0) {
-      // More dead letters than one commit carries.
+      // There is more to record than one commit carries.
     }
   }
 
-  /** Resolves to whether dead letters wait that a further commit could carry. */
+  /** Resolves to whether there is more that a further commit could carry. */
   async #send(isRelease: boolean): Promise<boolean> {
     if (!this.isHeld()) return false;
     const { context, topic, declaration, partition } = this.#site;
-    const { keys, redis, member, metrics, log } = context;
-    const progress = this.#progress();
-    const finished = this.#dead.filter((letter) => isFinished(letter.entry, progress));
-    const burying = finished.slice(0, DEAD_PER_COMMIT_MAX);
-    const open = withWaiting(progress.open, finished.slice(DEAD_PER_COMMIT_MAX));
+    const { keys, redis, member, log } = context;
+    const { group } = declaration;
+    const progress = this.#follower.progress();
+    const load = this.changes.load(progress);
     const sentAt = performance.now();
+    this.#number += 1;
     try {
       const reply = await commitScript(redis.commands, {
-        lease: keys.lease(topic, partition, declaration.group),
-        dead: keys.deadLetters(topic, partition, declaration.group),
+        ...sideKeys(keys, topic, partition, group),
+        lease: keys.lease(topic, partition, group),
+        dead: keys.deadLetters(topic, partition, group),
+        attempts: keys.attempts(topic, partition, group),
         member,
         token: this.token,
+        number: this.#number,
         leaseMs: declaration.leaseMs,
         checkpoint: progress.checkpoint,
-        floor: open[0]?.entry ?? progress.checkpoint,
-        open: formatOpen(open),
+        floor: load.open[0] ?? progress.checkpoint,
+        open: formatOpen(load.open),
         read: progress.read,
         suspect: this.#suspect,
         isRelease: isRelease ? 1 : 0,
         deadMax: deadLettersMax(context),
-        restArgs: burying.flatMap((letter) => letter.values),
+        restArgs: load.args,
       });
       this.#failures = 0;
       if (!reply.isHolder) {
@@ -288,23 +279,25 @@ export class PartitionLease {
         this.#lose(reply.owner === "" ? "nobody holds it any more" : `${reply.owner} holds it`);
         return false;
       }
-      for (const letter of burying) this.#dead.splice(this.#dead.indexOf(letter), 1);
       this.#renewedAt = sentAt;
       this.#deadline = sentAt + declaration.leaseMs;
-      const labels = { topic, group: declaration.group };
-      if (burying.length > 0) metrics.buried.inc(labels, burying.length);
-      if (reply.evicted > 0) metrics.deadLettersEvicted.inc(labels, reply.evicted);
-      return finished.length > burying.length;
+      this.#count(this.changes.carried(load.changes), reply.evicted);
+      this.#follower.onCommitted?.(reply.left);
+      return load.hasMore;
     } catch (error) {
       this.#failures += 1;
       const isBug = outcomeOf(error) === "bug";
       const level = isBug ? "error" : this.#failures === 1 ? "warn" : "debug";
-      log[level](
-        { topic, group: declaration.group, partition, error },
-        "commit of a partition failed, it will be repeated",
-      );
+      log[level]({ topic, group, partition, error }, "commit of a partition failed, it will be repeated");
       return false;
     }
+  }
+
+  #count(buried: number, evicted: number): void {
+    const { context, topic, declaration } = this.#site;
+    const labels = { topic, group: declaration.group };
+    if (buried > 0) context.metrics.buried.inc(labels, buried);
+    if (evicted > 0) context.metrics.deadLettersEvicted.inc(labels, evicted);
   }
 
   #lose(reason: string): void {

@@ -12,8 +12,8 @@ import scanLua from "../redis/lua/mq-dead-scan.lua" with { type: "text" };
 import type { QueueContext } from "./consumer.ts";
 import { compareEntries } from "./stream.ts";
 
-/** Letters looked at per script call: some 2 ms of Redis. */
-const SCAN_MAX = 1_000;
+/** Letters looked at per script call: 3 ms of Redis, for each has 14 fields. */
+const SCAN_MAX = 500;
 const SCAN_BYTES_MAX = 2 * 1024 * 1024;
 /** No stored error is longer. */
 const ERROR_LENGTH_MAX = 1_000;

@@ -10,12 +10,12 @@
 
 import { systemClock } from "../clock.ts";
 import { newId } from "../id.ts";
-import { createService, type Service } from "../service.ts";
+import { createService, type Service, whenAborted } from "../service.ts";
 import type { Declaration, QueueContext } from "./consumer.ts";
 import { registerEverywhere, registerGroup } from "./group.ts";
-import { HeldPartition, recoverOpen } from "./held-partition.ts";
+import { findLegacy, HeldPartition, type Legacy } from "./held-partition.ts";
 import { InFlight } from "./key-work.ts";
-import { acquireLease, type LeaseSite } from "./lease.ts";
+import { acquireLease, type Grant, type LeaseSite } from "./lease.ts";
 import { Membership } from "./membership.ts";
 import { Reader } from "./reader.ts";
 import type { Topic } from "./topic.ts";
@@ -109,6 +109,7 @@ class OrderedConsumer<D> {
 
   async #look(): Promise<void> {
     for (const held of [...this.#held.values()]) {
+      held.takeAside();
       if (!held.lease.isHeld() || !held.lease.isRenewalDue()) continue;
       this.#markDirty(held);
       held.audit().catch((error: unknown) => this.#failed(error, "a partition could not be audited"));
@@ -161,17 +162,12 @@ class OrderedConsumer<D> {
       context.metrics.takeovers.inc(labels);
       context.log.info({ ...labels, partition, from: grant.previousOwner, token: grant.token }, "partition taken over");
     }
-    const recovered = await recoverOpen(site, this.#topic, grant.progress.open);
-    const existing = new Set(recovered.map(({ entry }) => entry));
-    const open = grant.progress.open.filter(({ entry }) => existing.has(entry));
-    this.#hold(site, { ...grant, progress: { ...grant.progress, open } }, recovered);
+    const legacy = await findLegacy(site, this.#topic, grant.progress.open);
+    const open = legacy.open.map(({ entry }) => entry);
+    this.#hold(site, { ...grant, progress: { ...grant.progress, open } }, legacy);
   }
 
-  #hold(
-    site: LeaseSite,
-    grant: ConstructorParameters<typeof HeldPartition<D>>[0]["grant"],
-    recovered: HeldRecovered<D>,
-  ) {
+  #hold(site: LeaseSite, grant: Grant, legacy: Legacy<D>): void {
     const { partition } = site;
     const reader = this.#readerOf(partition);
     const held = new HeldPartition<D>({
@@ -179,7 +175,7 @@ class OrderedConsumer<D> {
       topic: this.#topic,
       declaration: this.#declaration,
       grant,
-      recovered,
+      legacy,
       inFlight: this.#inFlight,
       counters: this.#counters,
       wake: (target) => reader.wake(target),
@@ -246,10 +242,3 @@ class OrderedConsumer<D> {
     this.#leaving.set(partition, leaving);
   }
 }
-
-function whenAborted(signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return Promise.resolve();
-  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
-}
-
-type HeldRecovered<D> = ConstructorParameters<typeof HeldPartition<D>>[0]["recovered"];

@@ -5,13 +5,16 @@
 
 import * as v from "valibot";
 import { AppError, type Issue } from "../errors.ts";
-import { ID_PATTERN, newId } from "../id.ts";
+import { ID_PATTERN, newId, newPlacedId } from "../id.ts";
 import { defineScript, toAppError } from "../redis/index.ts";
 import dedupeLua from "../redis/lua/mq-dedupe.lua" with { type: "text" };
 import publishLua from "../redis/lua/mq-publish.lua" with { type: "text" };
+import type { Condition } from "./condition.ts";
 import type { QueueContext } from "./consumer.ts";
+import { checkDelay, type DelayReply, keepDelayed, tooManyWait } from "./delaying.ts";
 import { type Attributes, formatAttributes, issuesOf, NO_ATTRIBUTES } from "./message.ts";
 import { makeRoom, topicIsFull } from "./retention.ts";
+import { publishKeys } from "./stream.ts";
 import { type AnyTopic, backlogOfPartition, type Topic } from "./topic.ts";
 
 /** Design limits of one message. A body of 256 KB still fits four to a chunk. */
@@ -37,13 +40,20 @@ export interface PublishInput<D> {
   readonly raw?: string;
   /** Default: a new one. */
   readonly id?: string;
-  /** A second publication with the same `dedupId` in the same partition within the topic's window is not appended. */
+  /** A second publication with the same `dedupId`, and the same key if any, within the topic's window is not appended. */
   readonly dedupId?: string;
   readonly sequence?: number;
   /** 1..64 of [A-Za-z0-9_.-]: what groups filter by. */
   readonly tag?: string;
   /** Unix ms after which no group is given it any more. */
   readonly expireAt?: number;
+  /**
+   * Unix ms at which it is appended, not before, by Redis TIME; the past is now. At most QueueOptions.delayMsMax ahead. Until then it
+   * is a record that can be cancelled and moved under the message's id (Queue.delayed), so `id` cannot be given.
+   */
+  readonly deliverAt?: number;
+  /** Of one with `deliverAt`: dropped when this does not hold at that time. */
+  readonly condition?: Condition;
   readonly properties?: Readonly<Record<string, string>>;
 }
 
@@ -51,8 +61,11 @@ export interface PublishResult {
   /** Of a duplicate: the original's. */
   readonly id: string;
   readonly partition: number;
+  /** "" while a delayed message waits. */
   readonly entry: string;
   readonly duplicate: boolean;
+  /** Of a delayed message that waits: until when. Of its duplicate: as first asked for. */
+  readonly deliverAt?: number;
 }
 
 /** Per message the entry id, [id, entry id] of the original, or 0: no room. */
@@ -76,8 +89,11 @@ interface Call {
 }
 
 interface Pending {
+  readonly id: string;
   /** As valuesOf gives them. */
   readonly values: readonly string[];
+  /** Of a delayed one: when it is due, and its condition as JSON. */
+  readonly delay: readonly [dueMs: number, condition: string] | undefined;
   readonly partition: number;
   readonly bytes: number;
   readonly call: Call;
@@ -87,17 +103,21 @@ interface Pending {
 interface Outlet {
   readonly topic: AnyTopic;
   readonly partition: number;
+  /** Delayed messages go by a script of their own: it has keys that the others need not pay for. */
+  readonly isDelayed: boolean;
   waiting: Pending[];
 }
 
 export class Producer {
   readonly #context: QueueContext;
+  readonly #delayMsMax: number;
   readonly #outlets = new Map<string, Outlet>();
   readonly #due = new Set<Outlet>();
   #unanswered = 0;
 
-  constructor(context: QueueContext) {
+  constructor(context: QueueContext, delayMsMax: number) {
     this.#context = context;
+    this.#delayMsMax = delayMsMax;
   }
 
   /** Nothing is appended when one of the inputs is not valid. */
@@ -114,7 +134,7 @@ export class Producer {
       this.#unanswered += pending.length;
       if (this.#due.size === 0) setImmediate(() => this.#flush());
       for (const item of pending) {
-        const outlet = this.#outlet(topic, item.partition);
+        const outlet = this.#outlet(topic, item.partition, item.delay !== undefined);
         outlet.waiting.push(item);
         this.#due.add(outlet);
       }
@@ -123,22 +143,22 @@ export class Producer {
 
   #prepare<D>(topic: Topic<D>, input: PublishInput<D>, call: Call, index: number): Pending {
     const { keys, clock } = this.#context;
-    const id = input.id ?? newId(clock.now());
+    let id = input.id ?? newId(clock.now());
+    // Without a key any partition will do, but a repetition must meet the first one.
+    const partition = keys.partitionOf(input.key || input.dedupId || id);
+    const isDelayed = input.deliverAt !== undefined;
+    if (isDelayed) id = newPlacedId(clock.now(), partition);
     const values = valuesOf(topic, input, id);
-    return {
-      values,
-      partition: keys.partitionOf(input.key || id),
-      bytes: values[AT_DATA]!.length + values[AT_PROPERTIES]!.length,
-      call,
-      index,
-    };
+    const delay = isDelayed ? checkDelay(this.#context, topic.name, partition, input, this.#delayMsMax) : undefined;
+    const bytes = values[AT_DATA]!.length + values[AT_PROPERTIES]!.length;
+    return { id, values, delay, partition, bytes, call, index };
   }
 
-  #outlet(topic: AnyTopic, partition: number): Outlet {
-    const name = `${topic.name}/${partition}`;
+  #outlet(topic: AnyTopic, partition: number, isDelayed: boolean): Outlet {
+    const name = `${topic.name}/${partition}${isDelayed ? "/delayed" : ""}`;
     let outlet = this.#outlets.get(name);
     if (!outlet) {
-      outlet = { topic, partition, waiting: [] };
+      outlet = { topic, partition, isDelayed, waiting: [] };
       this.#outlets.set(name, outlet);
     }
     return outlet;
@@ -162,7 +182,8 @@ export class Producer {
       const full = await this.#send(outlet, refused);
       if (full.length === 0) return;
       this.#context.metrics.publishRefused.inc({ topic: outlet.topic.name }, full.length);
-      for (const { call } of full) call.reject(topicIsFull(outlet.topic));
+      const error = outlet.isDelayed ? tooManyWait(outlet.topic) : topicIsFull(outlet.topic);
+      for (const { call } of full) call.reject(error);
     } catch (error) {
       const known = toAppError(error);
       for (const { call } of chunk) call.reject(known);
@@ -171,38 +192,78 @@ export class Producer {
     }
   }
 
-  /** Appends what there is room for; resolves to the rest. */
-  async #send({ topic, partition }: Outlet, chunk: readonly Pending[]): Promise<readonly Pending[]> {
-    const { keys, redis, metrics } = this.#context;
+  /** Appends, or keeps, what there is room for; resolves to the rest. */
+  async #send(outlet: Outlet, chunk: readonly Pending[]): Promise<readonly Pending[]> {
+    const outcomes = await (outlet.isDelayed ? this.#sendDelayed(outlet, chunk) : this.#sendNow(outlet, chunk));
+    const refused: Pending[] = [];
+    let appended = 0;
+    for (const [i, outcome] of outcomes.entries()) {
+      if (outcome === undefined) {
+        refused.push(chunk[i]!);
+        continue;
+      }
+      const { call, index } = chunk[i]!;
+      if (!outcome.duplicate && outcome.entry !== "") appended += 1;
+      call.results[index] = outcome;
+      call.left -= 1;
+      if (call.left === 0) call.resolve(call.results);
+    }
+    this.#context.metrics.published.inc({ topic: outlet.topic.name }, appended);
+    return refused;
+  }
+
+  /** Per message what became of it; undefined: no room. */
+  async #sendNow({ topic, partition }: Outlet, chunk: readonly Pending[]): Promise<(PublishResult | undefined)[]> {
+    const { keys, redis } = this.#context;
     const replies = await publishScript(redis.commands, {
-      stream: keys.topic(topic.name, partition),
-      even: keys.published(topic.name, partition, "even"),
-      odd: keys.published(topic.name, partition, "odd"),
-      groups: keys.groups(topic.name, partition),
+      ...publishKeys(keys, topic.name, partition),
       windowMs: topic.dedupMs,
       backlogMax: backlogOfPartition(topic, keys.partitions),
       count: chunk.length,
       restArgs: argsOf(chunk),
     });
-    const refused: Pending[] = [];
-    let appended = 0;
-    for (const [i, reply] of replies.entries()) {
-      const { call, index, values } = chunk[i]!;
-      if (reply === 0) {
-        refused.push(chunk[i]!);
-        continue;
-      }
-      const duplicate = typeof reply !== "string";
-      if (!duplicate) appended += 1;
-      call.results[index] = duplicate
-        ? { id: reply[0], partition, entry: reply[1], duplicate }
-        : { id: values[0]!, partition, entry: reply, duplicate };
-      call.left -= 1;
-      if (call.left === 0) call.resolve(call.results);
-    }
-    metrics.published.inc({ topic: topic.name }, appended);
-    return refused;
+    return replies.map((reply, i) => {
+      if (reply === 0) return undefined;
+      if (typeof reply === "string") return { id: chunk[i]!.id, partition, entry: reply, duplicate: false };
+      return duplicateOf(partition, reply[0], reply[1]);
+    });
   }
+
+  async #sendDelayed({ topic, partition }: Outlet, chunk: readonly Pending[]): Promise<(PublishResult | undefined)[]> {
+    const args = chunk.flatMap(({ values, delay }) => [
+      ...delay!,
+      headerOf(values),
+      values[AT_DATA]!,
+      values[AT_DEDUP_ID]!,
+    ]);
+    const replies = await keepDelayed(this.#context, topic, partition, args);
+    return replies.map((reply, i) => delayedResult(partition, chunk[i]!.id, reply));
+  }
+}
+
+/** undefined: no room. */
+function delayedResult(partition: number, id: string, reply: DelayReply): PublishResult | undefined {
+  switch (reply[0]) {
+    case "full":
+      return undefined;
+    case "appended":
+      return { id, partition, entry: reply[1], duplicate: false };
+    case "waits":
+      return { id, partition, entry: "", duplicate: false, deliverAt: Number(reply[1]) };
+    case "duplicate":
+      return duplicateOf(partition, reply[1], reply[2]);
+  }
+}
+
+/** Of an original that waited, its due time stands for the entry that it did not have yet. */
+export function duplicateOf(partition: number, id: string, entry: string): PublishResult {
+  return { ...appendedOf(partition, id, entry), duplicate: true };
+}
+
+/** What scripts tell of a message: its entry, or `@` and its due time while it waits. */
+export function appendedOf(partition: number, id: string, entry: string): PublishResult {
+  if (!entry.startsWith("@")) return { id, partition, entry, duplicate: false };
+  return { id, partition, entry: "", duplicate: false, deliverAt: Number(entry.slice(1)) };
 }
 
 /**
@@ -225,15 +286,19 @@ const AT_DATA = 4;
 const AT_PROPERTIES = 5;
 const AT_DEDUP_ID = 7;
 
+/** The field's name in the topic: as mq_append joins it. */
+export function headerOf([id, type, key, sequence, , properties, attributes]: readonly string[]): string {
+  const header = `${id} ${type} ${key} ${sequence} ${properties}`;
+  return attributes === "" ? header : `@${attributes} ${header}`;
+}
+
 /** Headers with their data, then the dedupe ids when there are any. */
 function argsOf(chunk: readonly Pending[]): string[] {
   const args: string[] = [];
   let hasDedupes = false;
   for (const { values } of chunk) {
-    const [id, type, key, sequence, data, properties, attributes, dedupId] = values;
-    const header = `${id} ${type} ${key} ${sequence} ${properties}`;
-    args.push(attributes === "" ? header : `@${attributes} ${header}`, data!);
-    hasDedupes ||= dedupId !== "";
+    args.push(headerOf(values), values[AT_DATA]!);
+    hasDedupes ||= values[AT_DEDUP_ID] !== "";
   }
   if (hasDedupes) for (const { values } of chunk) args.push(values[AT_DEDUP_ID]!);
   return args;
@@ -254,8 +319,12 @@ function attributesOf({ tag, expireAt }: PublishInput<unknown>): Attributes {
   return { ...(tag ? { t: tag } : {}), ...(expireAt === undefined ? {} : { x: String(expireAt) }) };
 }
 
-function checkAttributes(topic: string, { id, tag, expireAt }: PublishInput<unknown>): void {
+function checkAttributes(topic: string, input: PublishInput<unknown>): void {
+  const { id, tag, expireAt, deliverAt, condition } = input;
   const issues: Issue[] = [];
+  if (condition !== undefined && deliverAt === undefined) {
+    issues.push({ path: "condition", message: "needs a deliverAt, the time when it is judged" });
+  }
   if (id?.startsWith("@")) issues.push({ path: "id", message: "must not begin with @" });
   if (tag !== undefined && !ID_PATTERN.test(tag))
     issues.push({ path: "tag", message: "must be 1..64 of [A-Za-z0-9_.-]" });

@@ -58,6 +58,7 @@ export class Reader {
   #isUnblocking = false;
   #awake: (() => void) | undefined;
   #isStopped = false;
+  readonly #stopped = Promise.withResolvers<undefined>();
   #loop: Promise<void> | undefined;
   /** Streams that the last read found entries in: among them the room is divided. */
   #busyStreams = 1;
@@ -107,6 +108,7 @@ export class Reader {
 
   async stop(): Promise<void> {
     this.#isStopped = true;
+    this.#stopped.resolve(undefined);
     this.#targets.clear();
     this.#connection.disconnect();
     this.#awake?.();
@@ -150,6 +152,10 @@ export class Reader {
   /** Sends one read of all targets with room, or waits until there is one. */
   async #read(): Promise<unknown> {
     this.#readNumber += 1;
+    // First, for a read that could not be ended would leave out whoever comes meanwhile. A connection that is closed while it is
+    // down leaves the command without an answer.
+    this.#clientId ??= await Promise.race([this.#connection.client("ID"), this.#stopped.promise]);
+    if (this.#isStopped) return null;
     const ready = [...this.#targets.values()].filter(
       (target) => target.hasRoom() && !this.#quarantine.has(target.stream),
     );
@@ -164,7 +170,6 @@ export class Reader {
     this.#reading = new Set(ready);
     const count = this.#count();
     this.#asked = count;
-    this.#clientId ??= await this.#connection.client("ID");
     const streams = ready.map((target) => target.stream);
     const positions = ready.map((target) => target.position);
     return this.#connection.xread(

@@ -24,7 +24,7 @@ import { PER_SECOND_MAX, type RedriveSelection, startRedrive } from "./redrive-r
 const INLINE_MAX = 500;
 /** A list of ids is kept whole in the record of its redrive: 100 KB. */
 const IDS_MAX = 5_000;
-/** Scan steps of one partition within a call. 100 000 letters of 1 KB are 7; with bodies of 256 KB each step is 8 letters. */
+/** Scan steps of one partition within a call. 6 250 letters of 1 KB are 13; with bodies of 256 KB each step is 8 letters. */
 const SCANS_MAX = 1_000;
 
 export interface RedriveOptions {

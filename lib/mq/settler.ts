@@ -92,10 +92,7 @@ export class Settler<D> {
         items.map(({ hold }) => hold),
       );
     }
-    const others = items.flatMap(({ hold, settlement }) =>
-      settlement.kind === "ack" || settlement.kind === "pass" ? [] : [{ hold, settlement }],
-    );
-    const { outcomes, evicted } = await this.#leases.settle(partition, others);
+    const { outcomes, evicted } = await this.#leases.settle(partition, items);
     if (evicted > 0) this.#listener.onEvicted(evicted);
     return outcomes;
   }

@@ -1,6 +1,6 @@
-/** What the queue knows of Redis Streams beside reading and appending: the order of entry ids, and a stream's counts. */
+/** What the queue knows of Redis Streams beside reading and appending: the order of entry ids, a stream's counts, and its keys. */
 
-import { defineScript, type RedisClient } from "../redis/index.ts";
+import { defineScript, type Keys, type RedisClient } from "../redis/index.ts";
 import countLua from "../redis/lua/mq-count.lua" with { type: "text" };
 
 const countScript = defineScript({
@@ -88,4 +88,14 @@ export async function ordinalOf(commands: RedisClient, stream: string, position:
   const now = await streamFacts(commands, stream);
   const isTrimmed = now !== undefined && compareEntries(now.first, position) > 0;
   return Math.max(facts.added - behind, isTrimmed ? now.added - now.length : 0);
+}
+
+/** The keys of a publication, by the names that its scripts have for them. */
+export function publishKeys(keys: Keys, topic: string, partition: number) {
+  return {
+    stream: keys.topic(topic, partition),
+    even: keys.published(topic, partition, "even"),
+    odd: keys.published(topic, partition, "odd"),
+    groups: keys.groups(topic, partition),
+  };
 }

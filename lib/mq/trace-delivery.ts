@@ -10,8 +10,8 @@
  * last commit is `unread` though its holder may have it in hand. Broadcast groups keep nothing at all and are not told of.
  */
 
+import { type Attempts, NO_ATTEMPTS, parseAttempts } from "./attempts.ts";
 import type { GroupMode, QueueContext } from "./consumer.ts";
-import { type Attempts, NO_ATTEMPTS, parseAttempts } from "./delivery-lease.ts";
 import type { RegisteredGroup } from "./retention.ts";
 import { parseAside } from "./side.ts";
 import { compareEntries } from "./stream.ts";
@@ -113,10 +113,13 @@ async function orderedState({ keys, redis }: QueueContext, entry: TracedEntry, g
     redis.commands.hmget(keys.lease(topic, partition, group), "owner", "checkpoint", "open"),
     redis.commands.hget(keys.attempts(topic, partition, group), entry.entry),
   ]);
-  if (compareEntries(entry.entry, checkpoint ?? "0-0") > 0) return { state: "unread" };
-  if (!(open ?? "").split(" ").includes(entry.entry)) return { state: "finished" };
+  const isOpen = (open ?? "").split(" ").includes(entry.entry);
   const attempts = parseAttempts(record ?? "");
-  return { state: attempts.failed > 0 ? "retrying" : "in_hand", attempts, ...(owner ? { member: owner } : {}) };
+  const told = { attempts, ...(owner ? { member: owner } : {}) };
+  // Attempts are noted while an entry is unfinished, also of one that no checkpoint has come to.
+  if (attempts.failed > 0) return { state: "retrying", ...told };
+  if (isOpen) return { state: "in_hand", ...told };
+  return { state: compareEntries(entry.entry, checkpoint ?? "0-0") > 0 ? "unread" : "finished" };
 }
 
 type Pending = [entry: string, consumer: string, idleMs: number, deliveries: number];

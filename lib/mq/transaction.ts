@@ -20,7 +20,7 @@ import {
   type CheckHandler,
   createAnswering,
   createCheckCaller,
-  type ReceiveOptions,
+  type ReceiveChecksOptions,
   receiveChecks,
 } from "./checks.ts";
 import type { QueueContext } from "./consumer.ts";
@@ -73,7 +73,7 @@ export interface Transactions {
   /** Makes the checks of halves with a `checkUrl` while it runs; `call` asks the URL. Any number of processes may. */
   createCheckCaller(options: { readonly call: CheckHandler }): Service;
   /** Pull: waits for due checks and takes them. Throws INVALID. A check that nobody answers comes again at its next time. */
-  receiveChecks(producerGroup: string, options: ReceiveOptions): Promise<Check[]>;
+  receiveChecks(producerGroup: string, options: ReceiveChecksOptions): Promise<Check[]>;
   /** Commits, rolls back, or (`unknown`) leaves it to the next check. Throws as commit. */
   answerCheck(id: string, answer: CheckAnswer): Promise<Half>;
   /** The chore that ends what nobody decided: every few seconds, in one process. */

@@ -1,5 +1,5 @@
 /**
- * The one factory of Redis connections, for a single server, Sentinel and Cluster alike. Three kinds, by what they may wait
+ * The one factory of Redis connections, for a single server, Sentinel and Cluster alike. Four kinds, by what they may wait
  * for:
  *
  *   commands    the request path. No offline queue and no resend: while Redis is away a command fails at once, and one that
@@ -7,6 +7,7 @@
  *   blocking    one per blocking reader, for a blocked read holds every command behind it. A silent socket is cut after
  *               BLOCK_MS + 2 s.
  *   subscriber  pub/sub.
+ *   timers      BullMQ's, which waits and repeats by itself and copies the connection for its own blocking reads.
  *
  * URLs: redis://[:password@]host:port[/db], rediss://…, redis+unix://[:password@]localhost/path/to.sock,
  * redis+sentinel://[:password@]host:port,host:port/master, redis+cluster://[:password@]host:port,host:port.
@@ -27,6 +28,8 @@ type ConnectionOptions = Omit<RedisOptions, "replyMapping" | "Connector">;
 /** Longest BLOCK of a read. Never 0: a half-open connection would block for ever. */
 export const BLOCK_MS = 5_000;
 const BLOCK_SILENCE_MS = BLOCK_MS + 2_000;
+/** BullMQ blocks for 10 s at most. */
+const TIMERS_SILENCE_MS = 12_000;
 const CONNECT_TIMEOUT_MS = 2_000;
 /**
  * A server silent for so long with commands under way is taken for dead: the socket is cut and they end as `unknown`. Replies come
@@ -55,6 +58,8 @@ export interface RedisConnections {
   blocking(name: string): RedisClient;
   /** A new connection for pub/sub. The caller closes it. */
   subscriber(name: string): RedisClient;
+  /** A new connection for BullMQ. The caller closes it with `disconnect()`. */
+  timers(name: string): RedisClient;
   close(): Promise<void>;
 }
 
@@ -108,6 +113,7 @@ export async function openRedis(
       return client;
     },
     subscriber: (reader) => open(reader, { maxRetriesPerRequest: null }),
+    timers: (name) => open(name, { maxRetriesPerRequest: null, socketTimeout: TIMERS_SILENCE_MS }),
     async close() {
       for (const client of opened) client.disconnect();
     },

@@ -23,19 +23,25 @@ export function createKeys(prefix: string, partitions: number) {
     prefix,
     partitions,
     partitionOf: (id: string) => partitionOf(id, partitions),
+    /** Whether a key is one of this partition's, so that its scripts may name it. */
+    isOfPartition: (key: string, partition: number) => key.startsWith(`${at(partition)}:`),
 
     /** hash `partitions`, `created`. No expiry. Written once by the first start; a mismatch later is refused. */
     installation: () => `${prefix}:{installation}`,
 
     // Conversations. Owner: lib/im in logic.
 
-    /** hash `type` direct|group|channel, `title` as a JSON string, `size` members, `created` ms, `creator`, `digest` of what it was created with. No expiry. */
+    /**
+     * hash `type` direct|group|channel, `title` as a JSON string, `join` open|invited, `size` members, `created` ms, `creator`,
+     * `digest` of what it was created with; of a channel also `staff`, its owner and admins. No expiry.
+     */
     conversation,
     /**
      * hash, what every send reads and writes, in one place (two hashes cost a commit two more commands). No expiry.
      *   `#`    -> `<head> <messages> <active ms> <last message's seq> <epoch>`, the first field; behind it flags, if any:
      *             `c` it is a channel, `d` it is dissolved
-     *   user   -> `<role o|a|m> <joined seq> <muted until ms> <read seq> <messages up to it>`
+     *   user   -> `<role o|a|m> <joined seq> <muted until ms> <read seq> <messages up to it>`; muted until 2^53 - 1: blocked by
+     *             the other side of a direct conversation
      */
     members: (id: string) => `${conversation(id)}:members`,
     /**
@@ -49,6 +55,10 @@ export function createKeys(prefix: string, partitions: number) {
      * many trims have taken fields away. Of messages in the hot window, and of older ones until the archive has the change.
      */
     folds: (id: string) => `${conversation(id)}:folds`,
+    /** set of users whom the other side of this direct conversation has blocked, whether it has begun or not. No expiry. */
+    silenced: (id: string) => `${conversation(id)}:silenced`,
+    /** set of gateways that may hold connections of the channel's subscribers. One that is found gone leaves it. */
+    channelGateways: (id: string) => `${conversation(id)}:gateways`,
     /** hash user -> `"👍","🎉"`, what the user has on one message (nothing: taken back). Lives as long as the message's reactions above. */
     reactors: (id: string, seq: number) => `${conversation(id)}:reactors:${seq}`,
     /**
@@ -63,6 +73,12 @@ export function createKeys(prefix: string, partitions: number) {
     routes: (id: string) => `${user(id)}:routes`,
     /** zset conversation by the time in ms of its last activity: the conversation list. No expiry. */
     inbox: (id: string) => `${user(id)}:inbox`,
+    /** zset channel by 2 x seq of the entry that took the user in, + 1; without the 1: took him out. No expiry. */
+    channels: (id: string) => `${user(id)}:channels`,
+    /** zset user by the ms since when the user has blocked him, at most 1 000. No expiry. */
+    blocks: (id: string) => `${user(id)}:blocks`,
+    /** hash conversation -> ms until which the user wants no notice of it, at most 10 000. No expiry. */
+    mutes: (id: string) => `${user(id)}:mutes`,
     /** set of `<conversation>/<seq>`: messages that the user has deleted for himself, at most 10 000. No expiry. */
     hidden: (id: string) => `${user(id)}:hidden`,
 
@@ -85,11 +101,11 @@ export function createKeys(prefix: string, partitions: number) {
     published: (topic: string, partition: number, parity: "even" | "odd") =>
       `${at(partition)}:topic:${topic}:#published:${parity}`,
     /**
-     * hash, a group's place in a partition. `checkpoint` entry up to which all is finished except `open` (entries, each
-     * with its attempts and first failure when it failed), `floor` first unfinished entry, `read` number of entries ever
-     * added up to the checkpoint. Of an ordered group also its lease: `owner` ("" when released), `session` of the owner's
-     * process, `token` fencing token, `until` ms by Redis TIME, `losses` of the lease while the floor stood still,
-     * `suspect` entry handed out alone after too many of them, `sought` the last seek. `redriven` ms of its last redrive. No expiry.
+     * hash, a group's place in a partition. `checkpoint` entry up to which all is finished except the entries in `open`, `floor` first
+     * unfinished entry, `read` number of entries ever added up to the checkpoint. Of an ordered group also its lease: `owner` (""
+     * when released), `session` of the owner's process, `token` fencing token, `commit` number of the last commit under it, `until`
+     * ms by Redis TIME, `losses` of the lease while the floor stood still, `suspect` entry handed out alone after too many of them,
+     * `blame` holders lost over it, `sought` the last seek and `sought_at` its token, `redriven` ms of its last redrive. No expiry.
      */
     lease: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:lease`,
     /** hash member -> ms by Redis TIME until which it counts as alive. Expires with its members. One per group. */
@@ -122,14 +138,17 @@ export function createKeys(prefix: string, partitions: number) {
     aside: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:aside`,
     /** zset key by due ms: keys aside whose first message may be handed out then; parked ones are not in it. */
     asideDue: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:aside-due`,
-    /** hash entry id -> `<header>\n<data>`: the messages aside. */
+    /** hash entry id -> `<bytes of the header> <header><data>`: the messages aside. */
     side: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:side`,
     /** zset, all scores 0, `<key> <entry id, ms 15 and count 10 digits>`: the order of each key's messages aside, by ZRANGEBYLEX. */
     sideOrder: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:side-order`,
 
     // Delayed messages, half messages, and state of the users' own. Owner: lib/mq.
 
-    /** hash record id -> record of a delayed message (lib/mq/delayed.ts); ended ones stay 24 h for a true answer. */
+    /**
+     * hash record id -> record of a delayed message, and `<record id>:` -> its message while it waits (mq-delay.lua draws both). Ended
+     * ones stay 24 h for a true answer.
+     */
     delayed: (partition: number) => `${at(partition)}:delayed`,
     /** zset record id by due ms: PENDING ones. */
     delayedDue: (partition: number) => `${at(partition)}:delayed:due`,

@@ -4,7 +4,7 @@
  */
 
 import { systemClock } from "../../lib/clock.ts";
-import { createConversations, createInbox } from "../../lib/im/index.ts";
+import { createChannels, createConversations, createInbox } from "../../lib/im/index.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import { TUNING } from "../../lib/redis/embedded.ts";
 import { createKeys, openRedis } from "../../lib/redis/index.ts";
@@ -92,7 +92,14 @@ export async function measureCeiling(fsync: Fsync, window: number, measureMs: nu
 async function seed(url: string): Promise<string[]> {
   const redis = await openRedis(url, "seed", silentLog);
   const keys = createKeys(PREFIX, PARTITIONS);
-  const conversations = createConversations(redis.commands, keys, systemClock, createInbox(redis.commands, keys));
+  const channels = createChannels(redis.commands, keys);
+  const conversations = createConversations({
+    redis: redis.commands,
+    keys,
+    clock: systemClock,
+    inbox: createInbox(redis.commands, keys, channels),
+    channels,
+  });
   const ids = Array.from({ length: CONVERSATIONS }, (_, i) => `conversation-${i}`);
   for (let i = 0; i < ids.length; i += CREATING) {
     await Promise.all(

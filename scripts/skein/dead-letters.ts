@@ -1,7 +1,15 @@
 /** `skein dead-letters`: what the groups gave up on. List it, look into one, give it back to its group. */
 
 import { defineCommand } from "citty";
-import type { DeadLetterQuery, Queue, RedriveFilter, RedriveSelection, StoredDeadLetter } from "../../lib/mq/index.ts";
+import type {
+  DeadLetterQuery,
+  Queue,
+  RedriveFilter,
+  RedriveReply,
+  RedriveSelection,
+  RedriveStatus,
+  StoredDeadLetter,
+} from "../../lib/mq/index.ts";
 import {
   groupArgument,
   groupNamed,
@@ -13,7 +21,7 @@ import {
   yesArgument,
 } from "./arguments.ts";
 import { Failure, openRunningQueue } from "./running.ts";
-import { describeTime, renderFields, renderTable } from "./table.ts";
+import { describeTime, print, renderFields, renderPage, renderTable } from "./table.ts";
 
 const FILTERS = {
   key: { type: "string", description: "Only messages with this order key", valueHint: "key" },
@@ -44,11 +52,7 @@ const list = defineCommand({
       ...(args.limit === undefined ? {} : { limit: wholeNumberOf("limit", args.limit) }),
     };
     const page = await running.queue.deadLetters.list(topic.name, group.group, query);
-    if (args.json) console.log(JSON.stringify(page, null, 2));
-    else {
-      console.log(render(page.letters));
-      if (page.next !== undefined) console.log(`\nGo on with --before ${page.next}`);
-    }
+    print(page, args.json, ({ letters, next }) => renderPage(render(letters), "before", next));
   },
 });
 
@@ -60,7 +64,7 @@ const inspect = defineCommand({
     const { topic, group } = await groupNamed(running.queue, args);
     const letter = await running.queue.deadLetters.get(topic.name, group.group, args.id);
     if (!letter) throw new Failure(`${topic.name}/${group.group} has no dead letter ${args.id}`);
-    console.log(args.json ? JSON.stringify(letter, null, 2) : renderLetter(letter));
+    print(letter, args.json, renderLetter);
   },
 });
 
@@ -89,23 +93,7 @@ const redrive = defineCommand({
       dryRun: isDry,
       ...(perSecond === undefined ? {} : { perSecond: wholeNumberOf("per-second", perSecond) }),
     });
-    if (args.json) {
-      console.log(JSON.stringify(reply, null, 2));
-      return;
-    }
-    if (reply.redrive !== undefined) {
-      console.log(`redrive ${reply.redrive} runs in the background: \`skein dead-letters progress ${reply.redrive}\``);
-      return;
-    }
-    if (reply.results.length > 0)
-      console.log(
-        renderTable(
-          ["id", "result"],
-          reply.results.map(({ id, result }) => [id, result]),
-        ),
-      );
-    const redriven = reply.results.filter(({ result }) => result === "redriven").length;
-    console.log(`${redriven} of ${reply.matched} ${isDry ? "would be" : "were"} given back to ${name}`);
+    print(reply, args.json, () => renderReply(reply, name, isDry));
   },
 });
 
@@ -114,20 +102,7 @@ const progress = defineCommand({
   args: { id: ID, json: jsonArgument },
   async run({ args }) {
     await using running = await openRunningQueue();
-    const status = await statusOf(running.queue, args.id);
-    if (args.json) {
-      console.log(JSON.stringify(status, null, 2));
-      return;
-    }
-    const { topic, group, state, perSecond, results, createdAt, endedAt } = status;
-    console.log(
-      renderFields([
-        ["group", `${topic}/${group}`],
-        ["state", endedAt === undefined ? state : `${state} at ${describeTime(endedAt)}`],
-        ["begun", `${describeTime(createdAt)}, ${perSecond} a second`],
-        ...Object.entries(results).map(([result, count]) => [result, String(count)] as const),
-      ]),
-    );
+    print(await statusOf(running.queue, args.id), args.json, renderStatus);
   },
 });
 
@@ -185,6 +160,24 @@ function render(letters: readonly StoredDeadLetter[]): string {
     ...[id, describeTime(buriedAt), key, type, reason, String(attemptCount), String(redrives), lastError],
   ]);
   return renderTable(["id", "buried", "key", "type", "reason", "attempts", "redrives", "last error"], rows);
+}
+
+function renderReply({ matched, results, redrive: id }: RedriveReply, name: string, isDry: boolean): string {
+  if (id !== undefined) return `redrive ${id} runs in the background: \`skein dead-letters progress ${id}\``;
+  const redriven = results.filter(({ result }) => result === "redriven").length;
+  const summary = `${redriven} of ${matched} ${isDry ? "would be" : "were"} given back to ${name}`;
+  if (results.length === 0) return summary;
+  const rows = results.map(({ id: letter, result }) => [letter, result]);
+  return `${renderTable(["id", "result"], rows)}\n\n${summary}`;
+}
+
+function renderStatus({ topic, group, state, perSecond, results, createdAt, endedAt }: RedriveStatus): string {
+  return renderFields([
+    ["group", `${topic}/${group}`],
+    ["state", endedAt === undefined ? state : `${state} at ${describeTime(endedAt)}`],
+    ["begun", `${describeTime(createdAt)}, ${perSecond} a second`],
+    ...Object.entries(results).map(([result, count]) => [result, String(count)] as const),
+  ]);
 }
 
 function renderLetter(letter: StoredDeadLetter): string {

@@ -1,21 +1,23 @@
-/** `skein groups`: how far each group has come, and an operator's orders to one: pause, resume, seek, unpark, drop. */
+/** `skein groups`: how far each group has come, and an operator's orders to one: pause, resume, unpark, seek, drop. */
 
 import { defineCommand } from "citty";
-import type { GroupDescription, StartPoint } from "../../lib/mq/index.ts";
+import type { GroupDescription, GroupSettings, KeyAside, StartPoint } from "../../lib/mq/index.ts";
 import {
   groupArgument,
   groupNamed,
   jsonArgument,
+  required,
   timeOf,
   topicArgument,
   topicNamed,
   yesArgument,
 } from "./arguments.ts";
 import { Failure, openRunningQueue } from "./running.ts";
-import { describeMs, renderTable } from "./table.ts";
+import { describeMs, print, renderTable } from "./table.ts";
 import { describeAll } from "./topics.ts";
 
 const REASON = { type: "string", description: "Shown beside the group", valueHint: "text" } as const;
+const KEY = { type: "string", description: "The parked key", valueHint: "key" } as const;
 const PLACE = { type: "string", description: "first, latest, a time, or an entry id", valueHint: "place" } as const;
 
 const list = defineCommand({
@@ -26,8 +28,14 @@ const list = defineCommand({
     const { queue } = running;
     const described =
       args.topic === undefined ? await describeAll(queue) : [await queue.describe(await topicNamed(queue, args.topic))];
-    const groups = described.flatMap(({ topic, groups: found }) => found.map((group) => ({ topic, ...group })));
-    console.log(args.json ? JSON.stringify(groups, null, 2) : render(groups));
+    const groups = await Promise.all(
+      described.map(async ({ topic, groups: found }) => {
+        const declared = await queue.catalog.groups(topic);
+        const settingsOf = (name: string) => declared.find(({ group }) => group === name)?.settings;
+        return found.map((group) => ({ topic, ...group, settings: withoutSecret(settingsOf(group.group)) }));
+      }),
+    );
+    print(groups.flat(), args.json, render);
   },
 });
 
@@ -50,6 +58,34 @@ const resume = defineCommand({
     const { topic, group } = await groupNamed(running.queue, args);
     await running.queue.control.resume(topic, group.group);
     console.log(`${topic.name}/${group.group} goes on with ${group.lag} messages`);
+  },
+});
+
+const aside = defineCommand({
+  meta: { name: "aside", description: "Print the keys of an ordered group that cannot go on, with their last error" },
+  args: { topic: topicArgument, group: groupArgument, json: jsonArgument },
+  async run({ args }) {
+    await using running = await openRunningQueue();
+    const { topic, group } = await groupNamed(running.queue, args);
+    const keys = await running.queue.aside.list(topic, group.group);
+    print(keys, args.json, renderAside);
+  },
+});
+
+const unpark = defineCommand({
+  meta: {
+    name: "unpark",
+    description: "Let a parked key go on: its first message is tried again, then the rest in order",
+  },
+  args: { topic: topicArgument, group: groupArgument, key: KEY },
+  async run({ args }) {
+    await using running = await openRunningQueue();
+    const { topic, group } = await groupNamed(running.queue, args);
+    const key = required("key", args.key);
+    const name = `${topic.name}/${group.group}`;
+    const outcome = await running.queue.aside.unpark(topic, group.group, key);
+    if (outcome === "not_found") throw new Failure(`key ${JSON.stringify(key)} of ${name} is not parked`);
+    console.log(`key ${key} of ${name} goes on`);
   },
 });
 
@@ -91,12 +127,21 @@ const drop = defineCommand({
 });
 
 export const groups = defineCommand({
-  meta: { name: "groups", description: "Print groups and how far they have come; pause, resume, seek, drop one" },
+  meta: { name: "groups", description: "Print groups and how far they have come; pause, resume, unpark, seek, drop" },
   // What stands before the name of an action is known here too, so that a value is not taken for an action.
-  args: { topic: topicArgument, group: groupArgument, reason: REASON, to: PLACE, json: jsonArgument, yes: yesArgument },
+  args: {
+    ...{ topic: topicArgument, group: groupArgument, reason: REASON, key: KEY, to: PLACE },
+    ...{ json: jsonArgument, yes: yesArgument },
+  },
   default: "list",
-  subCommands: { list, pause, resume, seek, drop },
+  subCommands: { list, pause, resume, aside, unpark, seek, drop },
 });
+
+/** As a service declared it; undefined of groups that only a program knows. What signs its webhook is not for screens. */
+function withoutSecret(settings: GroupSettings | undefined) {
+  if (!settings?.webhook) return settings;
+  return { ...settings, webhook: { url: settings.webhook.url } };
+}
 
 function placeOf(text: string | undefined): StartPoint {
   if (text === undefined) throw new Failure("--to is missing");
@@ -105,13 +150,23 @@ function placeOf(text: string | undefined): StartPoint {
 }
 
 function render(groups: readonly (GroupDescription & { readonly topic: string })[]): string {
-  const rows = groups.map(({ topic, group, mode, lag, open, oldestMs, deadLetters, owners, paused }) => {
+  const rows = groups.map((each) => {
+    const { topic, group, mode, lag, open, oldestMs, deadLetters, parkedKeys, sideMessages, owners, paused } = each;
     const members = new Set(owners.filter((owner) => owner !== undefined)).size;
-    const state = paused ? `paused ${describeMs(Date.now() - paused.at)} ${paused.reason}` : "";
+    const ofOrdered = (count: number) => (mode === "ordered" ? String(count) : "");
     return [
       ...[topic, group, mode, String(lag), String(open), lag === 0 ? "" : describeMs(oldestMs), String(deadLetters)],
-      ...[mode === "ordered" ? String(members) : "", state],
+      ...[ofOrdered(sideMessages), ofOrdered(parkedKeys), ofOrdered(members)],
+      paused ? `paused ${describeMs(Date.now() - paused.at)} ${paused.reason}` : "",
     ];
   });
-  return renderTable(["topic", "group", "mode", "lag", "open", "oldest", "dead", "members", ""], rows);
+  const head = ["topic", "group", "mode", "lag", "open", "oldest", "dead", "aside", "parked", "members", ""];
+  return renderTable(head, rows);
+}
+
+function renderAside(keys: readonly KeyAside[]): string {
+  const rows = keys.map(({ key, state, sinceMs, messages, failed, history }) => [
+    ...[key, state, describeMs(Date.now() - sinceMs), String(messages), String(failed), history.at(-1)?.[2] ?? ""],
+  ]);
+  return renderTable(["key", "state", "since", "messages", "attempts", "last error"], rows);
 }

@@ -4,8 +4,10 @@ import { type ArgsDef, type CommandDef, defineCommand, runMain } from "citty";
 import { AppError } from "../../lib/errors.ts";
 import { chat } from "./chat.ts";
 import { deadLetters } from "./dead-letters.ts";
+import { delayed } from "./delayed.ts";
 import { doctor } from "./doctor.ts";
 import { groups } from "./groups.ts";
+import { half } from "./half.ts";
 import { layers } from "./layers.ts";
 import { replay } from "./replay.ts";
 import { Failure } from "./running.ts";
@@ -23,6 +25,8 @@ async function main(): Promise<void> {
         topics: withPlainFailures(topics),
         groups: withPlainFailures(groups),
         "dead-letters": withPlainFailures(deadLetters),
+        delayed: withPlainFailures(delayed),
+        half: withPlainFailures(half),
         trace: withPlainFailures(trace),
         doctor: withPlainFailures(doctor),
         chat: withPlainFailures(chat),

@@ -14,6 +14,16 @@ export function renderTable(head: readonly string[], rows: readonly (readonly st
     .join("\n");
 }
 
+/** Prints what a command found: as JSON, or for people. */
+export function print<T>(found: T, isJson: boolean, render: (found: T) => string): void {
+  console.log(isJson ? JSON.stringify(found, null, 2) : render(found));
+}
+
+/** A page's table, and how to come to the next one. */
+export function renderPage(table: string, flag: string, next: string | undefined): string {
+  return next === undefined ? table : `${table}\n\nGo on with --${flag} ${next}`;
+}
+
 /** Name and value, one line each. */
 export function renderFields(fields: readonly (readonly [name: string, value: string])[]): string {
   const width = Math.max(...fields.map(([name]) => name.length));

@@ -4,15 +4,14 @@ import { defineCommand } from "citty";
 import type { Queue, TopicDescription } from "../../lib/mq/index.ts";
 import { jsonArgument } from "./arguments.ts";
 import { openRunningQueue } from "./running.ts";
-import { describeMs, renderTable } from "./table.ts";
+import { describeMs, print, renderTable } from "./table.ts";
 
 export const topics = defineCommand({
   meta: { name: "topics", description: "Print topics: length, groups, the largest lag, dead letters" },
   args: { json: jsonArgument },
   async run({ args }) {
     await using running = await openRunningQueue();
-    const described = await describeAll(running.queue);
-    console.log(args.json ? JSON.stringify(described, null, 2) : render(described));
+    print(await describeAll(running.queue), args.json, render);
   },
 });
 

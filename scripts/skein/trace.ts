@@ -4,7 +4,7 @@ import { defineCommand } from "citty";
 import type { Trace } from "../../lib/mq/index.ts";
 import { jsonArgument } from "./arguments.ts";
 import { openRunningQueue } from "./running.ts";
-import { describeTime, renderTable } from "./table.ts";
+import { describeTime, print, renderTable } from "./table.ts";
 
 export const trace = defineCommand({
   meta: { name: "trace", description: "Print the life of one message by its id" },
@@ -12,7 +12,7 @@ export const trace = defineCommand({
   async run({ args }) {
     await using running = await openRunningQueue();
     const found = await running.queue.trace(args.id);
-    console.log(args.json ? JSON.stringify(found, null, 2) : render(found));
+    print(found, args.json, render);
     if (found.verdict === "not_found") process.exitCode = 1;
   },
 });

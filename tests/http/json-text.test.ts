@@ -2,7 +2,7 @@
 
 import { expect, test } from "bun:test";
 import fc from "fast-check";
-import { memberTexts } from "../../lib/http/index.ts";
+import { memberText, memberTexts } from "../../lib/http/index.ts";
 
 test.each<[string, (string | undefined)[]]>([
   ['{"m":[{"d":1.0},{"d": 9007199254740993 },{"x":1}]}', ["1.0", "9007199254740993", undefined]],
@@ -30,4 +30,11 @@ test("of any document, each text parses to the member", () => {
       );
     }),
   );
+});
+
+test("a member of a member", () => {
+  expect(memberText('{"a":{"b": [1.0] ,"c":2}}', "a", "b")).toBe("[1.0]");
+  for (const text of ['{"a":{"c":{"b":1}}}', '{"a":[{"b":1}]}', '{"b":1}', "[]", '"a"', '{"a":1}']) {
+    expect(memberText(text, "a", "b")).toBeUndefined();
+  }
 });

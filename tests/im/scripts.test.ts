@@ -13,6 +13,8 @@ interface Stage {
   readonly store: TestStore;
   readonly chat: Chat;
   readonly conversation: string;
+  /** Of ann and bob. */
+  readonly direct: string;
 }
 
 /** A group of ann (owner), bob and cid with a message of ann's at 1, to which bob reacted, and one of bob's at 3. */
@@ -23,12 +25,16 @@ async function setStage(): Promise<Stage> {
   await chat.send("ann", conversation, "one");
   await chat.amendments.react("bob", { conversation, seq: 1 }, "👍", true);
   await chat.send("bob", conversation, "three");
-  return { store, chat, conversation };
+  const { conversation: direct } = await chat.conversations.create("ann", { type: "direct", members: ["bob"] });
+  return { store, chat, conversation, direct: direct.id };
 }
 
 const key = {
   conv: ({ chat, conversation }: Stage) => chat.keys.conversation(conversation),
   members: ({ chat, conversation }: Stage) => chat.keys.members(conversation),
+  newSilenced: ({ chat }: Stage) => chat.keys.silenced("new"),
+  directMembers: ({ chat, direct }: Stage) => chat.keys.members(direct),
+  silenced: ({ chat, direct }: Stage) => chat.keys.silenced(direct),
   newConv: ({ chat }: Stage) => chat.keys.conversation("new"),
   newMembers: ({ chat }: Stage) => chat.keys.members("new"),
   log: ({ chat, conversation }: Stage) => chat.keys.log(conversation),
@@ -44,7 +50,7 @@ interface Row {
 
 const SCRIPTS: Record<string, Row> = {
   create: {
-    keys: ["newConv", "newMembers", "events"],
+    keys: ["newConv", "newMembers", "newSilenced", "events"],
     run: ({ chat }) => chat.conversations.create("ann", { id: "new", type: "group", members: ["bob", "cid"] }),
   },
   members: {
@@ -53,7 +59,11 @@ const SCRIPTS: Record<string, Row> = {
   },
   settings: {
     keys: ["conv", "members", "log", "events"],
-    run: ({ chat, conversation }) => chat.conversations.setTitle("ann", conversation, "new"),
+    run: ({ chat, conversation }) => chat.conversations.change("ann", conversation, { title: "new" }),
+  },
+  block: {
+    keys: ["directMembers", "silenced"],
+    run: ({ chat }) => chat.blocks.add("ann", "bob"),
   },
   summary: {
     keys: ["conv", "members", "log", "folds"],
@@ -103,13 +113,13 @@ describe("a wrong type at a key changes nothing", () => {
         await using store = stage.store;
         const at = key[planted](stage);
         await store.redis.commands.multi().del(at).set(at, "planted").exec();
-        const before = await digestOf(store);
+        const before = await stateOf(store);
         const error = await run(stage).then(
           () => undefined,
           (thrown: unknown) => thrown,
         );
         expect(error).toBeInstanceOf(Error);
-        expect(await digestOf(store)).toEqual(before);
+        expect(await stateOf(store)).toEqual(before);
       });
     }
   }
@@ -128,7 +138,7 @@ describe("executed twice it has the effect of once", () => {
   }
 });
 
-/** All keys but the conversation lists, which say when a conversation was touched last and are no script's. */
+/** All keys but those of users, which are no script's. */
 async function stateOf(store: TestStore): Promise<Record<string, string>> {
-  return Object.fromEntries(Object.entries(await digestOf(store)).filter(([name]) => !name.endsWith(":inbox")));
+  return Object.fromEntries(Object.entries(await digestOf(store)).filter(([name]) => !name.includes(":user:")));
 }

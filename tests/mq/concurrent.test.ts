@@ -1,6 +1,7 @@
 import { expect, test } from "bun:test";
 import { systemClock } from "../../lib/clock.ts";
-import { DeliveryLeases, Hold, NO_ATTEMPTS } from "../../lib/mq/delivery-lease.ts";
+import { NO_ATTEMPTS } from "../../lib/mq/attempts.ts";
+import { DeliveryLeases, Hold } from "../../lib/mq/delivery-lease.ts";
 import { Bury, type ConsumeOptions, Later, type Message } from "../../lib/mq/index.ts";
 import { Delivery } from "../../lib/mq/message.ts";
 import { silentLog } from "../../lib/observability/index.ts";
@@ -201,7 +202,7 @@ test("a stale token can neither ack, put off, bury nor renew, and nothing change
     const { outcomes } = await leasesOf("a").settle(0, [{ hold: first, settlement }]);
     expect(outcomes).toEqual(["stale"]);
   }
-  expect(await leasesOf("a").renew(0, [first])).toEqual([false]);
+  expect(await leasesOf("a").renew(0, [first])).toEqual([0]);
   expect(await t.deadLetters("g")).toEqual([]);
   const second = new Hold(new Delivery(t.topic, 0, entry), 2, claims[0]!.attempts);
   for (const expected of ["settled", "gone"]) {

@@ -209,3 +209,35 @@ test("letters of one group are not another's", async () => {
   expect(await count("g")).toBe(1);
   expect((await t.queue.deadLetters.list("t", "nobody")).letters).toEqual([]);
 });
+
+test("what the bound evicts is counted, and what was redriven makes room", async () => {
+  await using t = await openTestQueue("mq-letters");
+  const { keys, redis, metrics } = t.store;
+  const partition = keys.partitionOf("k");
+  const bound = 100_000 / keys.partitions;
+  const fields = { i: "x", t: "a", k: "", s: "", d: '{"n":0}', p: "", entry: "1-0" };
+  await redis.commands.eval(
+    "for i = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], i .. '-0', unpack(ARGV, 2)) end",
+    ...([1, keys.deadLetters("t", partition, "g"), bound] as const),
+    ...Object.entries(fields).flat(),
+  );
+  await t.queue.deadLetters.redrive("t", "g", { ids: [`${partition}-7-0`] });
+  await t.run(
+    t.queue.consume(t.topic, {
+      ...{ group: "g", mode: "concurrent" },
+      handle({ data }) {
+        if (data.n > 0) throw new Bury("no");
+      },
+    }),
+  );
+  await eventually(async () => expect((await t.queue.describe(t.topic)).groups[0]?.lag).toBe(0));
+  const evicted = async () => (await metrics.deadLettersEvicted.get()).values[0]?.value ?? 0;
+  const newest = async () => (await t.queue.deadLetters.list("t", "g", { limit: 3, key: "k" })).letters.length;
+  await t.publish("k", 1, 1);
+  await eventually(async () => expect(await newest()).toBe(1));
+  expect(await evicted()).toBe(0);
+  await t.publish("k", 2, 3);
+  await eventually(async () => expect(await newest()).toBe(3));
+  expect(await evicted()).toBe(2);
+  expect(await redis.commands.xlen(keys.deadLetters("t", partition, "g"))).toBe(bound);
+});

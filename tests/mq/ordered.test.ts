@@ -181,10 +181,10 @@ test("stop finishes what is in hand, commits it and frees the partitions at no c
   const gate = Promise.withResolvers<void>();
   const service = await t.run(
     t.queue.consume(t.topic, {
-      ...{ group: "g", mode: "ordered", backoff: [60_000] },
+      ...{ group: "g", mode: "ordered", backoff: [30_000] },
       async handle({ data, attempt }) {
         if (data.n === 1) await gate.promise;
-        if (data.n === 5) throw new Error("waits for a minute");
+        if (data.n === 5) throw new Error("waits for half a minute");
         seen.push([data.n, attempt]);
       },
     }),

@@ -139,3 +139,12 @@ test("the layer rules are asked, and a refusal appends nothing", async () => {
   expect((await refusal(queue.publish(t.topic, { type: "a", data: { n: 1 } }))).code).toBe("LAYER_VIOLATION");
   expect(() => queue.consume(t.topic, { group: "g", mode: "ordered", handle: () => undefined })).toThrow("may not");
 });
+
+test("without a key a dedupe id works as well, though messages without a key go to any partition", async () => {
+  await using t = await openTestQueue("mq-producer", { partitions: 16 });
+  for (let i = 0; i < 20; i++) {
+    const input = { type: "numbered", data: { n: i }, dedupId: `d${i}` };
+    const first = await t.queue.publish(t.topic, input);
+    expect(await t.queue.publish(t.topic, input)).toEqual({ ...first, duplicate: true });
+  }
+});

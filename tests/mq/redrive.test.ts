@@ -132,10 +132,12 @@ describe("in the call", () => {
       { partition: 0, at: "2-0", n: 2, type: "", data: '["junk","1"]' },
       { partition: 0, at: "3-0", n: 3, attributes: "t=a;x=99999999999999" },
     ]);
+    await t.store.redis.commands.xadd(t.store.keys.deadLetters("t", 0, "g"), "4-0", "junk", "1");
     const { results } = await t.queue.deadLetters.redrive("t", "g", all);
-    expect(results.map(({ result }) => result)).toEqual(["expired", "malformed", "redriven"]);
+    expect(results.map(({ result }) => result)).toEqual(["expired", "malformed", "redriven", "malformed"]);
     expect(await entriesOf(t)).toEqual([{ n: 3, attributes: "x=99999999999999;t=a;g=g;r=1;o=4-0" }]);
-    expect(await t.deadLetters("g")).toHaveLength(2);
+    expect(await t.deadLetters("g")).toHaveLength(3);
+    expect((await t.queue.deadLetters.list("t", "g")).letters).toHaveLength(3);
   });
 
   test("by time, key and error", async () => {

@@ -16,7 +16,8 @@ async function consumeAll(
   let seen = 0;
   const service = await t.run(
     t.queue.consume(t.topic, {
-      ...{ group, mode, backoff: [60_000] },
+      // Long, and below the minute after which a key that fails leaves the window for the side queue.
+      ...{ group, mode, backoff: [30_000] },
       handle({ data }) {
         if (data.n > upTo) throw new Error("not yet");
         seen += 1;

@@ -5,20 +5,30 @@
 
 import { describe, expect, test } from "bun:test";
 import { systemClock } from "../../lib/clock.ts";
+import { NO_ATTEMPTS } from "../../lib/mq/attempts.ts";
 import { type Declaration, declare, type QueueContext } from "../../lib/mq/consumer.ts";
-import { DeliveryLeases, Hold, NO_ATTEMPTS } from "../../lib/mq/delivery-lease.ts";
+import { DeliveryLeases, Hold } from "../../lib/mq/delivery-lease.ts";
 import { searchEntries } from "../../lib/mq/entry-search.ts";
+import { Firing } from "../../lib/mq/firing.ts";
 import { registerGroup } from "../../lib/mq/group.ts";
 import type { Queue } from "../../lib/mq/index.ts";
-import { acquireLease, PartitionLease } from "../../lib/mq/lease.ts";
+import { acquireLease, type Grant, PartitionLease } from "../../lib/mq/lease.ts";
 import { scanLetters } from "../../lib/mq/letter-scan.ts";
 import { Membership } from "../../lib/mq/membership.ts";
 import { Delivery, type StreamEntry } from "../../lib/mq/message.ts";
+import { OrderedOutlet } from "../../lib/mq/pull-ordered.ts";
+import type { Handed } from "../../lib/mq/pull-outlet.ts";
+import { PullShare, releasePartition } from "../../lib/mq/pull-share.ts";
+import type { PullRef } from "../../lib/mq/pull-token.ts";
+import { reconcile } from "../../lib/mq/reconcile.ts";
 import { cancelRedrive, runRedrives, startRedrive } from "../../lib/mq/redrive-runner.ts";
+import { SideQueue } from "../../lib/mq/side-queue.ts";
 import { createTransactions } from "../../lib/mq/transaction.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import { scriptNames } from "../../lib/redis/script.ts";
 import { contentOf } from "../support/content.ts";
+import { eventually } from "../support/eventually.ts";
+import { pullGroup } from "../support/pull.ts";
 import { digestOf, letterOf, openTestQueue, type TestQueue } from "../support/queue.ts";
 import { sendTwice } from "../support/twice.ts";
 
@@ -32,11 +42,19 @@ interface Stage {
   readonly holds: readonly Hold<unknown>[];
   /** Half messages: one whose check is due, one whose budget is over, one that expired. */
   readonly halves: { readonly due: string; readonly over: string; readonly expired: string };
+  /** A delayed message that is due and waits for its firing. */
+  readonly delayed: string;
+  /** Of the ordered group, with key `long` in hand from aside, and `due` and `parked` there. */
+  readonly lease: PartitionLease;
+  readonly side: SideQueue<unknown>;
+  /** Of an ordered group whose partition services hold, with its first message out. */
+  readonly outlet: OrderedOutlet<unknown>;
+  readonly out: PullRef;
 }
 
 const LEASE_MS = 10_000;
 
-/** One partition with both kinds of group, deliveries in hand, a retry that is due, a dead letter, and half messages. */
+/** One partition with both kinds of group, deliveries in hand, a retry that is due, a dead letter, half messages, and keys aside. */
 async function setStage(): Promise<Stage> {
   const t = await openTestQueue("mq-scripts", { partitions: 1 });
   const { redis, keys, metrics } = t.store;
@@ -49,7 +67,7 @@ async function setStage(): Promise<Stage> {
   // By another member, so that the one under test has nothing of it in memory.
   await t.member("other").catalog.declareTopic("t", {});
   await t.queue.publish(t.topic, { type: "a", key: "k", data: { n: 301 }, dedupId: "known" });
-  await acquireLease({ context, topic: "t", declaration: ordered, partition: 0, session: "1" });
+  const { lease, side } = await setAside(t, context, ordered);
   const leases = new DeliveryLeases(context, "t", "concurrent", LEASE_MS);
   const stream = keys.topic("t", 0);
   const reply = await redis.commands.xreadgroup("GROUP", "concurrent", "m", "COUNT", 4, "STREAMS", stream, ">");
@@ -65,7 +83,28 @@ async function setStage(): Promise<Stage> {
   ]);
   await startRedrive(context, "running", redriveAll);
   const halves = await prepareHalves(t, context);
-  return { t, context, ordered, concurrent, leases, holds: holds.slice(0, 2), halves };
+  const pulled = await pullOne(t, context);
+  const delayed = await delayMessages(t);
+  const held = { leases, holds: holds.slice(0, 2), lease, side };
+  return { t, context, ordered, concurrent, halves, delayed, ...held, ...pulled };
+}
+
+async function pullOne(t: TestQueue, context: QueueContext) {
+  const group = pullGroup({ group: "pulled", mode: "ordered" });
+  await registerGroup(context, "t", group, 0, "first");
+  const outlet = new OrderedOutlet<unknown>(context, t.topic, group, new PullShare(context, "t", "pulled"));
+  await outlet.open();
+  const [{ delivery, fence }] = (await outlet.take(0, 1, 1)).handed as [Handed<unknown>];
+  return { outlet, out: { partition: 0, entry: delivery.entry, fence, key: delivery.key } };
+}
+
+async function delayMessages(t: TestQueue): Promise<string> {
+  const { key } = t.queue.own("k", "reads");
+  await t.store.redis.commands.hset(key, "ann", "1");
+  const input = { type: "a", key: "k", data: { n: 1 }, deliverAt: 1 };
+  await t.queue.publish(t.topic, input);
+  const condition = { kind: "fieldBelow", key, field: "ann", word: 1, limit: 5 } as const;
+  return (await t.queue.publish(t.topic, { ...input, condition })).id;
 }
 
 async function prepareHalves(t: TestQueue, context: QueueContext): Promise<Stage["halves"]> {
@@ -79,6 +118,28 @@ async function prepareHalves(t: TestQueue, context: QueueContext): Promise<Stage
   return { expired, over: await prepare({ transactions: brief }), due: await prepare(t.queue) };
 }
 
+/** A message of a key as it would lie in the stream. */
+function messageOf(t: TestQueue, name: string, entry: string): Delivery<unknown> {
+  return new Delivery<unknown>(t.topic, 0, [entry, [`id t ${name}  `, "{}"]]);
+}
+
+async function setAside(t: TestQueue, context: QueueContext, declaration: Declaration<unknown>) {
+  const site = { context, topic: "t", declaration, partition: 0, session: "1" };
+  const lease = new PartitionLease(site, (await acquireLease(site)) as Grant, () => undefined);
+  const side = new SideQueue<unknown>({ site, topic: t.topic, lease, start: { keys: [], messages: 0, bytes: 0 } });
+  const turn = { failed: 1, losses: 0, firstFailureMs: 1, history: [[1, "m", "no"]], waitMs: 0 } as const;
+  lease.follow({ progress: () => ({ checkpoint: "100-0", read: 1, open: [] }) });
+  const long = Array.from({ length: 12 }, (_, i) => messageOf(t, "long", `${i + 1}-0`));
+  side.put("long", long, { ...turn, state: "ready" });
+  await lease.commit();
+  await side.take();
+  lease.follow({ progress: () => ({ checkpoint: "200-0", read: 2, open: [] }) });
+  side.put("due", [messageOf(t, "due", "101-0")], { ...turn, state: "ready" });
+  side.put("parked", [messageOf(t, "parked", "102-0")], { ...turn, state: "parked" });
+  await lease.commit();
+  return { lease, side };
+}
+
 const redriveAll = { topic: "t", group: "concurrent", perSecond: 1_000, selection: { filter: {} } };
 
 const key = {
@@ -88,14 +149,22 @@ const key = {
   groups: ({ t }: Stage) => t.store.keys.groups("t", 0),
   orderedLease: ({ t }: Stage) => t.store.keys.lease("t", 0, "ordered"),
   orderedDead: ({ t }: Stage) => t.store.keys.deadLetters("t", 0, "ordered"),
-  lease: ({ t }: Stage) => t.store.keys.lease("t", 0, "concurrent"),
-  retries: ({ t }: Stage) => t.store.keys.retries("t", 0, "concurrent"),
-  attempts: ({ t }: Stage) => t.store.keys.attempts("t", 0, "concurrent"),
-  dead: ({ t }: Stage) => t.store.keys.deadLetters("t", 0, "concurrent"),
+  orderedAttempts: ({ t }: Stage) => t.store.keys.attempts("t", 0, "ordered"),
   aside: ({ t }: Stage) => t.store.keys.aside("t", 0, "ordered"),
   asideDue: ({ t }: Stage) => t.store.keys.asideDue("t", 0, "ordered"),
   side: ({ t }: Stage) => t.store.keys.side("t", 0, "ordered"),
   sideOrder: ({ t }: Stage) => t.store.keys.sideOrder("t", 0, "ordered"),
+  lease: ({ t }: Stage) => t.store.keys.lease("t", 0, "concurrent"),
+  retries: ({ t }: Stage) => t.store.keys.retries("t", 0, "concurrent"),
+  attempts: ({ t }: Stage) => t.store.keys.attempts("t", 0, "concurrent"),
+  dead: ({ t }: Stage) => t.store.keys.deadLetters("t", 0, "concurrent"),
+  pulledLease: ({ t }: Stage) => t.store.keys.lease("t", 0, "pulled"),
+  pulledDead: ({ t }: Stage) => t.store.keys.deadLetters("t", 0, "pulled"),
+  pulledAttempts: ({ t }: Stage) => t.store.keys.attempts("t", 0, "pulled"),
+  pulledAside: ({ t }: Stage) => t.store.keys.aside("t", 0, "pulled"),
+  pulledDue: ({ t }: Stage) => t.store.keys.asideDue("t", 0, "pulled"),
+  pulledSide: ({ t }: Stage) => t.store.keys.side("t", 0, "pulled"),
+  pulledOrder: ({ t }: Stage) => t.store.keys.sideOrder("t", 0, "pulled"),
   topics: ({ t }: Stage) => t.store.keys.topics(),
   groupSettings: ({ t }: Stage) => t.store.keys.groupSettings("t"),
   webhooks: ({ t }: Stage) => t.store.keys.webhooks(),
@@ -107,6 +176,11 @@ const key = {
   halfExpired: ({ t }: Stage) => t.store.keys.halfIn(0, "expired"),
   halfEnded: ({ t }: Stage) => t.store.keys.halfIn(0, "ended"),
   own: ({ t }: Stage) => t.store.keys.own(0, "state"),
+  delayed: ({ t }: Stage) => t.store.keys.delayed(0),
+  delayedDue: ({ t }: Stage) => t.store.keys.delayedDue(0),
+  delayedEnded: ({ t }: Stage) => t.store.keys.delayedEnded(0),
+  relay: ({ t }: Stage) => t.store.keys.topic("im.relay", 0),
+  reads: ({ t }: Stage) => t.queue.own("k", "reads").key,
   redrives: ({ t }: Stage) => t.store.keys.redrives(),
   runningRedrive: ({ t }: Stage) => t.store.keys.redrive("running"),
   newRedrive: ({ t }: Stage) => t.store.keys.redrive("new"),
@@ -146,6 +220,37 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
     run: ({ t }) => t.queue.transactions.expire(),
   },
   "half-read": { keys: ["half", "halfDue"], run: ({ t, halves }) => t.queue.transactions.get(halves.due) },
+  "delay-publish": {
+    keys: ["stream", "even", "odd", "groups", "delayed", "delayedDue", "delayedEnded", "relay"],
+    run({ t }) {
+      const input = { type: "a", key: "k", data: { n: 1 } };
+      const waits = { ...input, deliverAt: Date.now() + 60_000, dedupId: "new" };
+      return t.queue.publishMany(t.topic, [{ ...input, deliverAt: 1 }, waits]);
+    },
+  },
+  "delay-fire": {
+    keys: ["delayed", "delayedDue", "delayedEnded", "stream", "reads"],
+    async run({ context, delayed }) {
+      const outcome = await new Firing(context).fire(delayed);
+      if (outcome.kind !== "fired") throw new Error(JSON.stringify(outcome));
+    },
+  },
+  "delay-cancel": {
+    keys: ["delayed", "delayedDue", "delayedEnded"],
+    run: ({ t, delayed }) => t.queue.delayed.cancel(delayed),
+  },
+  "delay-move": {
+    keys: ["delayed", "delayedDue", "relay"],
+    run: ({ t, delayed }) => t.queue.delayed.move(delayed, Date.now() + 60_000),
+  },
+  "delay-list": { keys: ["delayed", "delayedDue"], run: ({ t }) => t.queue.delayed.list() },
+  "delay-sweep": {
+    keys: ["delayed", "delayedEnded"],
+    run({ context }) {
+      const restore = async () => undefined;
+      return reconcile({ context, firing: new Firing(context), now: Date.now, restore });
+    },
+  },
   "group-register ordered": {
     keys: ["groups", "stream"],
     run: ({ context, ordered }) => registerGroup(context, "t", { ...ordered, group: "new" }, 0, "latest"),
@@ -160,27 +265,35 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
       acquireLease({ context, topic: "t", declaration: ordered, partition: 0, session: "2" }),
   },
   "lease-commit": {
-    keys: ["orderedLease", "orderedDead"],
-    async run({ context, ordered }) {
-      const site = { context, topic: "t", declaration: ordered, partition: 0, session: "1" };
-      const progress = { checkpoint: "0-0", read: 0, open: [] };
-      const token = Number(
-        (await context.redis.commands.hget(context.keys.lease("t", 0, "ordered"), "token").catch(() => 1)) ?? 1,
-      );
-      const grant = {
-        token,
-        progress,
-        losses: 0,
-        suspect: "",
-        blame: 0,
-        previousOwner: "",
-        askedAt: performance.now(),
-      };
-      const lease = new PartitionLease(site, grant, () => undefined);
-      lease.follow(() => ({ checkpoint: "9999999999999-0", read: 5, open: [] }));
-      lease.bury(letterOf("5-0"));
+    keys: ["orderedLease", "orderedDead", "orderedAttempts", "aside", "asideDue", "side", "sideOrder"],
+    async run({ t, lease, side }) {
+      lease.follow({ progress: () => ({ checkpoint: "9999999999999-0", read: 5, open: [] }) });
+      lease.changes.bury(letterOf("501-0"));
+      lease.changes.note("502-0", { ...NO_ATTEMPTS, failed: 1 });
+      side.put("new", [messageOf(t, "new", "503-0")]);
+      side.done("long");
+      side.drop("long", letterOf("2-0"));
+      side.back("long", { ...NO_ATTEMPTS, state: "parked", waitMs: 0 });
       if (!(await lease.commit())) throw new Error("not committed");
     },
+  },
+  "side-take": {
+    keys: ["orderedLease", "aside", "asideDue", "side", "sideOrder"],
+    async run({ side }) {
+      await side.take();
+      if (!side.isInHand("due")) throw new Error("not taken");
+    },
+  },
+  "side-read": {
+    keys: ["side", "sideOrder"],
+    async run({ side }) {
+      side.done("long");
+      await eventually(() => expect(side.queueOf("long")).toHaveLength(11), 200);
+    },
+  },
+  unpark: {
+    keys: ["aside", "asideDue", "side", "sideOrder"],
+    run: ({ t }) => t.queue.aside.unpark(t.topic, "ordered", "parked"),
   },
   "member-beat": {
     keys: ["members", "control"],
@@ -210,11 +323,24 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
         webhook: { url: "https://a.example", secret: "0123456789" },
       }),
   },
-  renew: { keys: ["stream"], run: ({ leases, holds }) => leases.renew(0, holds) },
+  renew: { keys: ["stream", "retries"], run: ({ leases, holds }) => leases.renew(0, holds) },
   disown: { keys: ["stream", "retries", "attempts"], run: ({ leases }) => leases.disown(0, 10) },
   "consumers-drop": { keys: ["stream"], run: ({ leases }) => leases.dropConsumers(0, 0, 10) },
+  receive: {
+    keys: ["stream", "groups", "retries", "attempts", "lease"],
+    run: ({ context }) => new DeliveryLeases(context, "t", "concurrent", 1_000, "#pull").receive(0, 10, 1_000_000),
+  },
+  "receive-ordered": {
+    keys: ["stream", "pulledLease", "pulledAttempts", "pulledAside", "pulledDue", "pulledSide", "pulledOrder"],
+    run: ({ outlet }) => outlet.take(0, 10, 1_000_000),
+  },
+  "answer-ordered": {
+    keys: ["pulledLease", "pulledDead", "pulledAside", "pulledDue", "pulledSide", "pulledOrder"],
+    run: ({ outlet, out }) => outlet.ack([out]),
+  },
+  "pull-release": { keys: ["pulledLease"], run: ({ context }) => releasePartition(context, "t", "pulled", 0) },
   "seek ordered": {
-    keys: ["stream", "groups", "orderedLease", "aside", "asideDue", "side", "sideOrder"],
+    keys: ["stream", "groups", "orderedLease", "orderedAttempts", "aside", "asideDue", "side", "sideOrder"],
     run: ({ t }) => t.queue.control.seek(t.topic, "ordered", "first"),
   },
   "seek concurrent": {

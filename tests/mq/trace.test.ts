@@ -208,3 +208,79 @@ describe("the search", () => {
     }
   });
 });
+
+test("a half message is told of before, and found at once behind its commit", async () => {
+  await using t = await openTraced();
+  const { transactions } = t.queue;
+  const { id } = await transactions.prepare(
+    t.topic,
+    { type: "numbered", key: "k", data: { n: 1 } },
+    { producerGroup: "shop" },
+  );
+  expect(await t.queue.trace(id)).toMatchObject({
+    ...{ verdict: "found", commits: [], deliveries: [] },
+    records: [{ kind: "half", record: { id, state: "prepared", producerGroup: "shop" } }],
+  });
+  await t.publish("k", 1, 1_000);
+  const { entry } = await transactions.commit(id);
+  const trace = await t.queue.trace(id);
+  expect(trace).toMatchObject({ commits: [{ entry }], records: [{ record: { state: "committed" } }] });
+  expect(trace.entriesLookedAt).toBe(1);
+});
+
+describe("an ordered group's failing key", () => {
+  test("its message is retrying, with its attempts", async () => {
+    await using t = await openTraced();
+    await t.run(
+      t.queue.consume(t.topic, {
+        ...{ group: "g", mode: "ordered", backoff: [60_000] },
+        handle() {
+          throw new Error("not yet");
+        },
+      }),
+    );
+    const { id } = await publishOne(t);
+    await eventually(async () => {
+      const [delivery] = (await t.queue.trace(id)).deliveries;
+      expect(delivery).toMatchObject({
+        ...{ state: "retrying", attemptCount: 1 },
+        attempts: [{ member: "m", error: "Error: not yet" }],
+      });
+    });
+  });
+
+  test("parked, holds all that come for it, and the first tells why", async () => {
+    await using t = await openTraced();
+    await t.run(
+      t.queue.consume(t.topic, {
+        ...{ group: "g", mode: "ordered", backoff: [1], maxAttempts: 2, onPoison: "park" },
+        handle() {
+          throw new Error("not today");
+        },
+      }),
+    );
+    const first = await publishOne(t);
+    const second = await publishOne(t);
+    await eventually(async () => {
+      const [head] = (await t.queue.trace(first.id)).deliveries;
+      expect(head).toMatchObject({ state: "parked", attempts: [{ error: "Error: not today" }, {}] });
+      const [behind] = (await t.queue.trace(second.id)).deliveries;
+      expect(behind).toMatchObject({ state: "parked", attemptCount: 0 });
+    });
+  });
+});
+
+test("a delayed message is told of while it waits, and found at once when it has been sent", async () => {
+  await using t = await openTraced();
+  const deliverAt = Date.now() + 3_600_000;
+  const { id } = await t.queue.publish(t.topic, { type: "numbered", key: "k", data: { n: 1 }, deliverAt });
+  expect(await t.queue.trace(id)).toMatchObject({
+    ...{ verdict: "found", commits: [] },
+    records: [{ kind: "delayed", record: { id, state: "PENDING", deliverAt } }],
+  });
+  await t.publish("k", 1, 1_000);
+  await t.queue.delayed.sendNow(id);
+  const trace = await t.queue.trace(id);
+  expect(trace).toMatchObject({ commits: [{ topic: "t", key: "k" }], records: [{ record: { state: "FIRED" } }] });
+  expect(trace.entriesLookedAt).toBe(1);
+});

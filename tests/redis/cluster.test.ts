@@ -9,6 +9,7 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { systemClock } from "../../lib/clock.ts";
 import { attach, history, read, sync } from "../../lib/im/index.ts";
+import { declare } from "../../lib/mq/consumer.ts";
 import { defineTopic, openQueue } from "../../lib/mq/index.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import { openRedis, type RedisClient } from "../../lib/redis/index.ts";
@@ -53,7 +54,7 @@ test("no script and no read of the chat, the queue and the registry crosses slot
   await chat.conversations.create("ann", { type: "direct", members: ["bob"] });
   const [first] = ids as [string];
   await chat.conversations.add("ann", first, ["cid"]);
-  await chat.conversations.setTitle("ann", first, "Tea");
+  await chat.conversations.change("ann", first, { title: "Tea" });
 
   await eventually(async () => {
     const delivered = (await redis.commands.xrange(gateway, "-", "+")).flatMap(([, fields]) => fields);
@@ -70,6 +71,9 @@ test("no script and no read of the chat, the queue and the registry crosses slot
 
   await roundOfQueue("ordered");
   await roundOfQueue("concurrent");
+  await roundOfPull("ordered");
+  await roundOfPull("concurrent");
+  await queue.pull.dispose();
   await roundOfRegistry();
   expect(loadedScripts(redis.commands).filter((name) => !called.has(name))).toEqual([]);
 
@@ -100,6 +104,31 @@ test("no script and no read of the chat, the queue and the registry crosses slot
     expect((await queue.describe(topic)).groups).toMatchObject([{ group: "smoke", deadLetters: 0 }]);
     await consumer.stop(AbortSignal.timeout(2_000));
     await queue.trim(topic);
+  }
+
+  async function roundOfPull(mode: "ordered" | "concurrent"): Promise<void> {
+    const topic = defineTopic(`pulled.${mode}`, { schema: v.strictObject({ n: v.number() }) });
+    const group = declare<unknown>({ group: "pull", mode, leaseMs: 5_000, handle: () => undefined });
+    const receive = () => queue.pull.receive(topic, group, { max: 100, waitMs: 5_000 });
+    const waiting = receive();
+    const inputs = Array.from({ length: 50 }, (_, n) => ({ type: "n", key: `key-${n}`, data: { n } }));
+    await queue.publishMany(topic, inputs);
+    await eventually(async () => expect((await waiting).length).toBeGreaterThan(0));
+    await queue.control.pause(topic, "pull");
+    expect(await queue.pull.receive(topic, group)).toEqual([]);
+    await queue.control.resume(topic, "pull");
+    await queue.control.seek(topic, "pull", "first");
+    const seen = new Set<number>();
+    while (seen.size < 50) {
+      const received = await receive();
+      for (const { message } of received) seen.add(message.data.n);
+      const [first, ...others] = received.map(({ token }) => token) as [string, ...string[]];
+      expect(await queue.pull.renew(topic, group, [first], 5_000)).toMatchObject([{ result: "ok" }]);
+      expect(await queue.pull.nack(topic, group, first, { kind: "reject" })).toMatchObject({ result: "ok" });
+      expect((await queue.pull.ack(topic, group, others)).every(({ result }) => result === "ok")).toBe(true);
+    }
+    expect((await queue.describe(topic)).groups).toMatchObject([{ group: "pull", lag: 0 }]);
+    await queue.control.dropGroup(topic, "pull");
   }
 
   async function roundOfRegistry(): Promise<void> {

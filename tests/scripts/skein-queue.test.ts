@@ -77,11 +77,14 @@ async function bury(...numbers: number[]): Promise<string[]> {
   return results.map(({ id }) => id);
 }
 
-test.each(["groups", "dead-letters", "trace", "groups seek", "dead-letters redrive"])("%s has --help", async (line) => {
-  const { out, code } = await run(...line.split(" "), "--help");
-  expect(out).toContain(line);
-  expect(code).toBe(0);
-});
+test.each(["groups", "dead-letters", "half", "delayed", "trace", "groups seek", "dead-letters redrive"])(
+  "%s has --help",
+  async (line) => {
+    const { out, code } = await run(...line.split(" "), "--help");
+    expect(out).toContain(line);
+    expect(code).toBe(0);
+  },
+);
 
 test("topics and groups tell of the product's and of the services' own", async () => {
   const { out } = await run("topics");
@@ -92,6 +95,11 @@ test("topics and groups tell of the product's and of the services' own", async (
   const own = await json("groups", "--topic", "shop");
   expect(own).toMatchObject([{ topic: "shop", group: "billing", mode: "ordered", lag: 0 }]);
   expect(await json("groups", "list", "--topic", "shop")).toMatchObject([{ group: "billing" }]);
+  const webhook = { url: "https://example.com/hook", secret: "not-for-screens" };
+  await queue.catalog.declareGroup("hooked", "service", { mode: "concurrent", maxAttempts: 5, webhook });
+  const hooked = await run("groups", "--topic", "hooked", "--json");
+  expect(JSON.parse(hooked.out)).toMatchObject([{ settings: { maxAttempts: 5, webhook: { url: webhook.url } } }]);
+  expect(hooked.out).not.toContain("secret");
 });
 
 test("what is wrong is said in one line that names it", async () => {
@@ -175,6 +183,92 @@ test("a group is paused, resumed, set to another place, and dropped when its mem
   );
   expect(await failure("groups", "resume", ...billing)).toContain("no group");
 }, 60_000);
+
+test("a parked key is shown with its reason, and goes on in order when it is unparked", async () => {
+  const parking = defineTopic("parking", { schema: v.strictObject({ n: v.number() }) });
+  const seen: number[] = [];
+  let isClosed = true;
+  const group = queue.consume(parking, {
+    ...{ group: "attendant", mode: "ordered", maxAttempts: 2, backoff: [1], onPoison: "park" },
+    handle({ data }) {
+      if (isClosed) throw new Error("closed");
+      seen.push(data.n);
+    },
+  });
+  await group.start();
+  const attendant = ["--topic", "parking", "--group", "attendant"];
+  try {
+    await queue.publishMany(
+      parking,
+      [1, 2, 3].map((n) => ({ type: "car", key: "lot-5", data: { n } })),
+    );
+    await eventually(async () => expect((await queue.describe(parking)).groups[0]!.parkedKeys).toBe(1));
+    expect((await run("groups", "aside", ...attendant)).out).toMatch(/lot-5 +parked +\S+ s +\d +\d +Error: closed/);
+    expect(await json("groups", "list", "--topic", "parking")).toMatchObject([{ parkedKeys: 1 }]);
+    isClosed = false;
+    expect(await failure("groups", "unpark", ...attendant)).toContain("--key is missing");
+    expect((await run("groups", "unpark", ...attendant, "--key", "lot-5")).out).toContain("goes on");
+    await eventually(() => expect(seen).toEqual([1, 2, 3]));
+    expect(await failure("groups", "unpark", ...attendant, "--key", "lot-5")).toContain("is not parked");
+  } finally {
+    await group.stop(AbortSignal.timeout(5_000));
+  }
+});
+
+test("delayed messages are listed, moved, cancelled and sent", async () => {
+  const reminders = defineTopic("reminders", { schema: v.unknown() });
+  const hour = 3_600_000;
+  const results = await queue.publishMany(
+    reminders,
+    [1, 2, 3].map((n) => ({ type: "due", key: "k", data: { n }, deliverAt: Date.now() + n * hour })),
+  );
+  const [first, second, third] = results.map(({ id }) => id) as [string, string, string];
+  expect((await run("delayed", "--topic", "reminders")).out).toMatch(new RegExp(`${first} .* reminders +k +due`));
+  const page = await json("delayed", "list", "--topic", "reminders", "--limit", "2");
+  expect(page.messages.map(({ id }: { id: string }) => id)).toEqual([first, second]);
+  const rest = await json("delayed", "--topic", "reminders", "--cursor", page.next);
+  expect(rest.messages.map(({ id }: { id: string }) => id)).toEqual([third]);
+  expect((await run("delayed", "inspect", first)).out).toContain('{"n":1}');
+
+  expect(await failure("delayed", "move", first, "--at", "2099-01-01T00:00:00Z")).toContain("40 days ahead");
+  expect((await run("delayed", "move", first, "--at", String(Date.now() + 5 * hour))).out).toContain("is due at");
+  expect(await failure("delayed", "cancel", second)).toContain("add --yes");
+  expect((await run("delayed", "cancel", second, "--yes")).out).toContain("is cancelled");
+  expect((await run("delayed", "send-now", third)).out).toContain("is sent");
+  expect(await failure("delayed", "send-now", third)).toContain("has been sent already");
+  expect(await failure("delayed", "move", second, "--at", "5")).toContain("nothing waits");
+  expect(await failure("delayed", "move", first)).toContain("--at is missing");
+  expect(await failure("delayed", "inspect", "nobody's")).toContain("no delayed message");
+  expect((await run("trace", first)).out).toContain("PENDING");
+});
+
+test("half messages are listed, and decided by an operator", async () => {
+  const prepare = (n: number) =>
+    queue.transactions.prepare(
+      shop,
+      { type: "order.placed", key: "customer-7", data: { n } },
+      { producerGroup: "tills" },
+    );
+  const [kept, dropped] = [await prepare(21), await prepare(22)];
+  expect((await run("half", "--state", "prepared")).out).toMatch(new RegExp(`${kept.id} +prepared +shop +tills`));
+  expect((await json("half")).halves).toEqual([]);
+  const first = await json("half", "list", "--state", "prepared", "--limit", "1");
+  const second = await json("half", "list", "--state", "prepared", "--limit", "1", "--cursor", first.next);
+  const listed = [...first.halves, ...second.halves].map(({ id }: { id: string }) => id);
+  expect(listed.toSorted()).toEqual([kept.id, dropped.id].toSorted());
+  expect((await run("half", "inspect", kept.id)).out).toContain('{"n":21}');
+  expect((await run("half", "resume", kept.id)).out).toContain("tills is asked again");
+
+  expect(await failure("half", "commit", kept.id)).toContain("add --yes");
+  expect((await run("half", "commit", kept.id, "--yes")).out).toContain("is committed as entry");
+  expect((await run("half", "rollback", dropped.id, "--yes")).out).toContain("is rolled_back");
+  expect(await failure("half", "commit", dropped.id, "--yes")).toContain("rolled back");
+  expect(await failure("half", "inspect", "nobody's")).toContain("nobody's");
+  expect(await failure("half", "--state", "lost")).toContain("--state lost");
+  const traced = await run("trace", kept.id);
+  expect(traced.out).toContain("half");
+  expect(traced.out).toContain("committed");
+});
 
 test("trace tells the life of a message, and of none that there is none", async () => {
   const late = defineTopic("late", { schema: v.unknown() });

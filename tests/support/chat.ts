@@ -12,7 +12,7 @@ import { imTopics } from "../../lib/im/index.ts";
 import { openQueue } from "../../lib/mq/index.ts";
 import { createMetrics, type Log, type Metrics, silentLog } from "../../lib/observability/index.ts";
 import { type LocalServices, openRpcNode, type Role } from "../../lib/rpc/index.ts";
-import { loadSecrets } from "../../lib/secrets.ts";
+import { deriveSecret, loadSecrets } from "../../lib/secrets.ts";
 import { type RunningServices, startServices } from "../../lib/service.ts";
 import { worker as archive } from "../../workers/archive/main.ts";
 import type { Worker, WorkerContext } from "../../workers/context.ts";
@@ -94,7 +94,10 @@ export async function openTestChat(
       config: configOf(env),
       secrets,
       instance,
-      queue: openQueue({ ...shared, member: instance, topics: imTopics }),
+      queue: openQueue({
+        ...{ ...shared, member: instance, topics: imTopics },
+        tokenSecret: deriveSecret(secrets, "pull tokens"),
+      }),
       rpc: openRpcNode({
         ...shared,
         role,

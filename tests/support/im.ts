@@ -4,10 +4,13 @@ import { systemClock } from "../../lib/clock.ts";
 import {
   type Body,
   createAmendments,
+  createBlocks,
+  createChannels,
   createCommitter,
   createConversations,
   createHidden,
   createInbox,
+  createMutes,
   createTimeline,
   listConversations,
   type ReadArchive,
@@ -30,21 +33,27 @@ export function makeChat(
 ) {
   const parts = { redis: redis.commands, keys, clock: systemClock };
   const committer = createCommitter({ ...parts, metrics, replicas: 0, makeRoom, ...limits });
-  const inbox = createInbox(redis.commands, keys);
-  const conversations = createConversations(redis.commands, keys, systemClock, inbox);
+  const channels = createChannels(redis.commands, keys);
+  const inbox = createInbox(redis.commands, keys, channels);
+  const conversations = createConversations({ ...parts, inbox, channels });
   const timeline = createTimeline(redis.commands, keys, readArchive);
   const hidden = createHidden(redis.commands, keys);
+  const mutes = createMutes(redis.commands, keys, systemClock);
+  const blocks = createBlocks(redis.commands, keys, systemClock);
   const amendments = createAmendments({ ...parts, conversations, timeline, recallMs: 120_000 });
   let count = 0;
   return {
     ...parts,
     inbox,
+    channels,
     conversations,
     timeline,
     hidden,
+    mutes,
+    blocks,
     amendments,
     list: (user: string, limit = 10, before?: string) =>
-      listConversations({ conversations, inbox, hidden }, user, limit, before),
+      listConversations({ conversations, inbox, hidden, mutes }, user, limit, before),
     /** Sends a text, or a body of another type, under a fresh clientId, or the given one. */
     send: (
       by: string,

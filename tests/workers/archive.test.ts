@@ -77,7 +77,7 @@ async function talk({ chat }: World, conversations: number, messages: number): P
       await chat.conversations.add("ann", group, ["cid"]);
       for (let i = 0; i < messages; i++) await chat.send("ann", group, `${g} "${i}" ä🜁`);
       await chat.conversations.remove("ann", group, "bob");
-      await chat.conversations.setTitle("ann", group, 'a "title"');
+      await chat.conversations.change("ann", group, { title: 'a "title"' });
     }),
   );
   return groups;

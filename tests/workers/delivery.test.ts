@@ -31,12 +31,19 @@ async function setup(store: TestStore) {
         number,
         device: "",
       }),
-    /** What the gateway is to write: [targets, frame] in order. */
+    /** What the gateway is to write: [targets, frame] in order, with a list that stands for the one before written out. */
     async frames(node: string): Promise<[string, { method: string; params: Record<string, unknown> }][]> {
       const entries = await redis.commands.xrange(keys.gateway(node), "-", "+");
       return entries.slice(1).flatMap(([, fields]) => {
         const pairs: [string, { method: string; params: Record<string, unknown> }][] = [];
-        for (let i = 0; i < fields.length; i += 2) pairs.push([fields[i]!, JSON.parse(fields[i + 1]!)]);
+        let list = "";
+        for (let i = 0; i < fields.length; i += 2) {
+          const [conversation, seq, shown] = fields[i]!.split(" ") as [string, string, string];
+          const [own, except] = shown.split("!");
+          list = own === "=" ? list : own!;
+          const targets = `${conversation} ${seq} ${list}${except === undefined ? "" : `!${except}`}`;
+          pairs.push([targets, JSON.parse(fields[i + 1]!)]);
+        }
         return pairs;
       });
     },

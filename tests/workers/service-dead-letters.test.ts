@@ -141,8 +141,12 @@ test.each<[string, string, string]>([
   expect([status, body.code, body.issues?.[0]?.path]).toEqual([400, "INVALID", field]);
 });
 
+test("a redrive that names neither ids nor a filter means all of them; protocol.md has both as optional", async () => {
+  const answer = await services.call("POST", path("/redrive"), { dryRun: true });
+  expect([answer.status, answer.body]).toEqual([200, { matched: 0, results: [] }]);
+});
+
 test.each<[string, object, string]>([
-  ["nothing", {}, "ids"],
   ["ids and a filter", { ids: ["0-1-0"], filter: {} }, "ids"],
   ["no ids", { ids: [] }, "ids"],
   ["5 001 ids", { ids: Array.from({ length: 5_001 }, (_, i) => `0-${i}-0`) }, "ids"],

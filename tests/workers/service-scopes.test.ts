@@ -10,10 +10,11 @@ import { silentLog } from "../../lib/observability/index.ts";
 import { createServiceKeyStore } from "../../workers/gateway/service-key-store.ts";
 import type { ServiceRoute } from "../../workers/gateway/service-route.ts";
 import { createServiceRoutes } from "../../workers/gateway/service-routes.ts";
+import { createTails } from "../../workers/gateway/service-tail.ts";
 import { openTestStore } from "../support/redis.ts";
 import { openTestServices, type TestServices } from "../support/services.ts";
 
-const OWN = { topic: "matrix", group: "g", id: "01JDG3S8QK7XN4P200A1-0", key: "k" };
+const OWN = { topic: "matrix", group: "g", id: "01JDG3S8QK7XN4P200A1-0", key: "k", producerGroup: "p" };
 /** Every kind of key: one scope each. */
 const KINDS = [
   ...["chat", "broadcast", "admin", "publish:*", "consume:*"],
@@ -23,10 +24,13 @@ const KINDS = [
 /** The table, made of parts that are never called. */
 await using store = await openTestStore("svc-scopes-table");
 const { redis, keys, metrics } = store;
+const queue = openQueue({ redis, keys, metrics, clock: systemClock, log: silentLog, member: "m" });
 const table: readonly ServiceRoute[] = createServiceRoutes({
-  queue: openQueue({ redis, keys, metrics, clock: systemClock, log: silentLog, member: "m" }),
+  queue,
+  tails: createTails(queue, silentLog),
   serviceKeys: createServiceKeyStore({ commands: redis.commands, keys, clock: systemClock, serviceKey: "sk_root_x" }),
   allowPrivate: false,
+  checkSecretOf: () => "",
 });
 
 let services: TestServices;

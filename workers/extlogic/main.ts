@@ -1,13 +1,14 @@
-/** Extlogic: the heavy and outward work behind the queue, at its own pace. Webhooks of declared groups. */
+/** Extlogic: the heavy and outward work behind the queue, at its own pace. Webhooks of declared groups, checks by HTTP. */
 
 import { createOutbound } from "../../lib/http/outbound.ts";
 import { createService } from "../../lib/service.ts";
 import type { Worker } from "../context.ts";
+import { createHttpChecks } from "./checks.ts";
 import { createWebhooks } from "./webhooks.ts";
 
 export const worker: Worker = {
   role: "extlogic",
-  async build({ config, clock, log, metrics, queue }) {
+  async build({ config, secrets, clock, log, metrics, queue }) {
     const outbound = createOutbound({ allowPrivate: config.outboundPrivate });
     return [
       createService(
@@ -15,6 +16,7 @@ export const worker: Worker = {
         async () => undefined,
         async () => outbound.close(),
       ),
+      createHttpChecks({ queue, outbound, secrets, clock }),
       createWebhooks({ queue, outbound, clock, log, metrics }),
     ];
   },

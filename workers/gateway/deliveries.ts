@@ -2,9 +2,7 @@
  * Reads this gateway's delivery stream and hands each frame to the sockets it is addressed to. The frames are written as they
  * are; this file knows no chat.
  *
- *   entry = [targets, frame, targets, frame, …]     targets = "<conversation> <seq> <n1,n2,…>", numbers in base 36
- *                                                             "- 0 <n1,…>"  no place in a timeline
- *                                                             "… *"         every connection
+ *   entry = [targets, frame, targets, frame, …]     targets: targets.ts
  *
  * Delivery may repeat frames after a takeover: what was written of a conversation is remembered and dropped. The stream is
  * ours: we create it, let it expire should we die, and trim what we have read. When it was lost, or was trimmed beyond us,
@@ -16,6 +14,7 @@ import type { Log, Metrics } from "../../lib/observability/index.ts";
 import { BLOCK_MS, type Keys, type RedisClient, type RedisConnections } from "../../lib/redis/index.ts";
 import { createService, type Service } from "../../lib/service.ts";
 import type { Sessions } from "./sessions.ts";
+import { Targets } from "./targets.ts";
 
 /** Entries per read. An entry holds up to 64 frames, so a read of the largest ones is some 64 MB, of usual ones 1 MB. */
 const ENTRIES_PER_READ = 64;
@@ -32,8 +31,6 @@ const PAUSE_MS = 100;
 const RETRY_MS = 200;
 /** Routes written so shortly before Redis went away may not have survived it, below ack level disk. */
 const DOUBT_MS = 5_000;
-
-const COMMA = 0x2c;
 
 type Entry = [id: string, fields: string[]];
 
@@ -55,6 +52,7 @@ export interface Deliveries extends Service {
 export function createDeliveries({ node, redis, keys, sessions, clock, log, metrics }: DeliveriesParts): Deliveries {
   const stream = keys.gateway(node);
   const stopping = new AbortController();
+  const targets = new Targets();
   let lastSeqs = new Map<string, number>();
   let position = "";
   let renewedAt = 0;
@@ -71,6 +69,7 @@ export function createDeliveries({ node, redis, keys, sessions, clock, log, metr
     position = first;
     lastSeqs = new Map();
     renewedAt = clock.now();
+    sessions.subscriptions.clear();
   }
 
   async function renew(): Promise<void> {
@@ -116,6 +115,8 @@ export function createDeliveries({ node, redis, keys, sessions, clock, log, metr
           log.warn({ node }, "the delivery stream was trimmed beyond our place");
           await create();
           sessions.resyncAll("overrun");
+          // Their routes stand, but not what was said of channels in what was trimmed.
+          sessions.doubtRoutes(0);
         }
         issuedMs = performance.now();
         const from = position;
@@ -136,24 +137,17 @@ export function createDeliveries({ node, redis, keys, sessions, clock, log, metr
     }
   }
 
-  function write(targets: string, frame: string): void {
-    const placeEnd = targets.indexOf(" ");
-    const seqEnd = targets.indexOf(" ", placeEnd + 1);
-    const seq = Number(targets.slice(placeEnd + 1, seqEnd));
-    if (seq > 0 && !isNew(targets.slice(0, placeEnd), seq)) return;
-    if (targets.charCodeAt(seqEnd + 1) === ASTERISK) {
-      sessions.deliverToAll(frame);
-      return;
-    }
-    let number = 0;
-    for (let i = seqEnd + 1; i < targets.length; i++) {
-      const unit = targets.charCodeAt(i);
-      if (unit === COMMA) {
-        sessions.deliver(number, frame);
-        number = 0;
-      } else number = number * 36 + (unit >= SMALL_A ? unit - SMALL_A + 10 : unit - ZERO);
-    }
-    if (seqEnd + 1 < targets.length) sessions.deliver(number, frame);
+  function write(text: string, frame: string): void {
+    targets.read(text);
+    const { conversation, seq, kind, numbers, except } = targets;
+    // Whether they hear the channel does not hang on whether this frame came before.
+    if (targets.turn !== 0) sessions.changeSubscribers(numbers, conversation, seq, targets.turn > 0);
+    if (seq > 0 && !isNew(conversation, seq)) return;
+    if (kind === "list") {
+      for (const number of numbers) if (number !== except) sessions.deliver(number, frame);
+    } else if (kind === "channel") sessions.deliverToChannel(conversation, frame, except);
+    else if (kind === "all") sessions.deliverToAll(frame);
+    else sessions.kick(numbers, frame);
   }
 
   function isNew(conversation: string, seq: number): boolean {
@@ -199,10 +193,6 @@ export function createDeliveries({ node, redis, keys, sessions, clock, log, metr
     },
   };
 }
-
-const ASTERISK = 0x2a;
-const SMALL_A = 0x61;
-const ZERO = 0x30;
 
 /** Order of two stream ids `<ms>-<n>`. */
 function isAfter(a: string, b: string): boolean {

@@ -3,12 +3,15 @@
 import { createAuthenticator, createLimiter } from "../../lib/http/index.ts";
 import { newId } from "../../lib/id.ts";
 import { LIMITS, logicContract } from "../../lib/im/index.ts";
+import { checkSecretOf } from "../../lib/secrets.ts";
+import { createService } from "../../lib/service.ts";
 import type { Worker } from "../context.ts";
 import { createChecks } from "./checks.ts";
 import { createDeliveries } from "./deliveries.ts";
 import { createRoutes } from "./routes.ts";
 import { createServiceKeyStore } from "./service-key-store.ts";
 import { createServiceRoutes } from "./service-routes.ts";
+import { createTails } from "./service-tail.ts";
 import { Sessions } from "./sessions.ts";
 import { createServer } from "./upgrade.ts";
 
@@ -31,8 +34,19 @@ export const worker: Worker = {
     const sessions = new Sessions({ node, logic, auth, limiter, limits, clock, log, metrics });
     const deliveries = createDeliveries({ node, redis, keys, sessions, clock, log, metrics });
     const allChecks = createChecks({ checks, logic, rpc, deliveries, sessions });
-    const serviceRoutes = createServiceRoutes({ queue, serviceKeys, allowPrivate: config.outboundPrivate });
+    const tails = createTails(queue, log);
+    const serviceRoutes = createServiceRoutes({
+      ...{ queue, serviceKeys, tails, allowPrivate: config.outboundPrivate },
+      checkSecretOf: (producerGroup) => checkSecretOf(secrets, producerGroup),
+    });
     const app = createRoutes({ logic, auth, limiter, serviceRoutes, origins, checks: allChecks, clock, log, metrics });
-    return [deliveries, rpc.announce("gateway", node), createServer({ host, port, origins, app, auth, sessions, log })];
+    const server = createServer({ host, port, origins, app, auth, sessions, log });
+    // Whoever waits for messages is let go before the server waits for its answers.
+    const pulls = createService(
+      "pulls",
+      async () => undefined,
+      () => queue.pull.dispose(),
+    );
+    return [deliveries, rpc.announce("gateway", node), server, tails.service, pulls];
   },
 };

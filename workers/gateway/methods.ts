@@ -8,17 +8,23 @@ import type { InputSchema } from "../../lib/http/index.ts";
 import type { UserId } from "../../lib/id.ts";
 import {
   AddMembersParams,
+  BlockParams,
+  BlockReply,
   ConversationParams,
   ConversationReply,
   CreateConversationParams,
   EditParams,
   HistoryParams,
   HistoryReply,
+  ListBlocksReply,
   ListConversationsParams,
   ListConversationsReply,
   type LogicContract,
   MemberParams,
   MessageReply,
+  MuteConversationParams,
+  MuteConversationReply,
+  NoParams,
   ReactionParams,
   ReactParams,
   ReadParams,
@@ -102,6 +108,13 @@ const updateMember = define(UpdateMemberParams, ConversationReply, (logic, by, p
   logic.updateMember({ by, params }),
 );
 
+const muteConversation = define(MuteConversationParams, MuteConversationReply, (logic, by, params, connection) =>
+  logic.muteConversation(connection === undefined ? { by, params } : { by, params, connection }),
+);
+const listBlocks = define(NoParams, ListBlocksReply, (logic, by, params) => logic.listBlocks({ by, params }));
+const addBlock = define(BlockParams, BlockReply, (logic, by, params) => logic.addBlock({ by, params }));
+const removeBlock = define(BlockParams, Nothing, (logic, by, params) => logic.removeBlock({ by, params }));
+
 /** For the HTTP routes, each with its own type. */
 export const methods = {
   send,
@@ -120,6 +133,10 @@ export const methods = {
   addMembers,
   removeMember,
   updateMember,
+  muteConversation,
+  listBlocks,
+  addBlock,
+  removeBlock,
 } as const;
 
 /** By the names of protocol.md. A Map, so that no name of a client reaches a prototype. */
@@ -135,6 +152,11 @@ export const webSocketMethods: ReadonlyMap<string, Method> = new Map<string, Met
   ["conversation.list", list as unknown as Method],
   ["conversation.get", get as unknown as Method],
   ["conversation.update", update as unknown as Method],
+  ["conversation.dissolve", dissolve as unknown as Method],
+  ["conversation.mute", muteConversation as unknown as Method],
+  ["block.list", listBlocks as unknown as Method],
+  ["block.add", addBlock as unknown as Method],
+  ["block.remove", removeBlock as unknown as Method],
   ["member.add", addMembers as unknown as Method],
   ["member.remove", removeMember as unknown as Method],
   ["member.update", updateMember as unknown as Method],

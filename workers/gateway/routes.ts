@@ -113,11 +113,20 @@ export function createRoutes(parts: RoutesParts): App {
   );
   route("get", "/v1/conversations", "List conversations, newest activity first", methods.list);
   route("get", one, "Details of a conversation", methods.get);
-  route("patch", one, "Change the title", methods.update);
+  route("patch", one, "Change the title or who may join", methods.update);
   route("delete", one, "Dissolve the conversation", methods.dissolve, noContent, [204]);
-  route("post", `${one}/members`, "Add members", methods.addMembers);
+  route("post", `${one}/members`, "Add members, or join", methods.addMembers);
   route("delete", `${one}/members/:user`, "Remove a member, or leave", methods.removeMember, noContent, [204]);
-  route("patch", `${one}/members/:user`, "Change a member's role or mute", methods.updateMember);
+  route(
+    "patch",
+    `${one}/members/:user`,
+    "Change a member's role or mute, or give ownership away",
+    methods.updateMember,
+  );
+  route("put", `${one}/mute`, "Take no notice of it until a time", methods.muteConversation);
+  route("get", "/v1/me/blocks", "Users whose direct messages are not taken", methods.listBlocks);
+  route("put", "/v1/me/blocks/:user", "Block a user", methods.addBlock);
+  route("delete", "/v1/me/blocks/:user", "Unblock a user", methods.removeBlock, noContent, [204]);
   route(
     "post",
     `${one}/messages`,

@@ -119,8 +119,8 @@ export function deadLetterRoutes({ deadLetters }: Queue): readonly ServiceRoute[
       },
       async ({ c, caller, params: { topic, group, ids, filter, ...options } }) => {
         assertMayOperate(caller, topic, group);
-        if ((ids === undefined) === (filter === undefined)) throw invalid("ids", "or filter: give exactly one");
-        const selection = (ids ? { ids } : { filter }) as RedriveSelection;
+        if (ids !== undefined && filter !== undefined) throw invalid("ids", "or filter: give one, or neither for all");
+        const selection = (ids ? { ids } : { filter: filter ?? {} }) as RedriveSelection;
         const reply = await deadLetters.redrive(topic, group, selection, options);
         return c.json(reply, reply.redrive === undefined ? 200 : 202);
       },

@@ -17,29 +17,14 @@ import {
   validate,
 } from "../../lib/http/index.ts";
 import type { PublishInput, Queue, Topic } from "../../lib/mq/index.ts";
-import { assertMayWrite, Key, Name, Time } from "./service-inputs.ts";
+import { assertMayWrite, Name } from "./service-inputs.ts";
+import { MessageParams, toPublishInput } from "./service-message.ts";
 import { publisher, type ServiceRoute, serviceRoute } from "./service-route.ts";
 
 const BATCH_MAX = 500;
 const BATCH_BYTES_MAX = 1024 * 1_024;
 /** Faults named when all messages fail. */
 const ISSUES_MAX = 20;
-/** What a message is called whose publisher did not say: CloudEvents asks for a type. */
-const DEFAULT_TYPE = "message";
-const TRACEPARENT_PATTERN = /^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$/;
-
-const PublishMessage = v.strictObject({
-  data: v.unknown(),
-  key: v.optional(Key),
-  tag: v.optional(Name),
-  dedupId: v.optional(
-    v.pipe(v.string(), v.minLength(1, "must not be empty"), v.maxLength(256, "must be at most 256 characters")),
-  ),
-  expireAt: v.optional(Time),
-  id: v.optional(Name),
-  type: v.optional(v.pipe(v.string(), v.regex(/^[A-Za-z0-9_.-]{1,128}$/, "must be 1..128 of [A-Za-z0-9_.-]"))),
-  traceparent: v.optional(v.pipe(v.string(), v.regex(TRACEPARENT_PATTERN, "must be a W3C traceparent"))),
-});
 const BATCH_MESSAGE = `must be a list of 1 to ${BATCH_MAX} messages`;
 const batchOf = <const S extends v.GenericSchema>(message: S) =>
   v.strictObject({
@@ -76,7 +61,7 @@ export function publishRoutes(queue: Queue): readonly ServiceRoute[] {
       {
         summary: "Publish up to 500 messages; each has its own result, a bad one does not hold up the others",
         scopes: publisher,
-        input: batchOf(PublishMessage),
+        input: batchOf(MessageParams),
         read: readBatch,
         replies: { 200: PublishReply },
       },
@@ -104,16 +89,9 @@ async function readBatch(c: Context<AppEnv>): Promise<{ topic: string; messages:
   return { topic, messages: messages.map((message, i) => toInput(message, data[i], traceparent)) };
 }
 
-function toInput(message: unknown, raw: string | undefined, requestTraceparent: string | undefined): Input | AppError {
+function toInput(message: unknown, raw: string | undefined, traceparent: string | undefined): Input | AppError {
   try {
-    const {
-      data: _parsed,
-      type = DEFAULT_TYPE,
-      traceparent = requestTraceparent,
-      ...rest
-    } = validate(PublishMessage, message);
-    const isTraced = traceparent !== undefined && TRACEPARENT_PATTERN.test(traceparent);
-    return { ...rest, type, raw: raw!, ...(isTraced ? { properties: { traceparent } } : {}) } as Input;
+    return toPublishInput(validate(MessageParams, message), raw!, traceparent);
   } catch (error) {
     if (error instanceof AppError) return error;
     throw error;

@@ -2,25 +2,32 @@
 
 import type { App, Authenticator } from "../../lib/http/index.ts";
 import { deadLetterRoutes } from "./service-dead-letters.ts";
+import { deliveryRoutes } from "./service-deliveries.ts";
 import { type GroupParts, groupRoutes } from "./service-groups.ts";
 import type { ServiceKeyStore } from "./service-key-store.ts";
 import { serviceKeyRoutes } from "./service-keys.ts";
 import { publishRoutes } from "./service-publish.ts";
 import type { ServiceRoute } from "./service-route.ts";
+import type { Tails } from "./service-tail.ts";
 import { topicRoutes } from "./service-topics.ts";
 import { traceRoutes } from "./service-trace.ts";
+import { type TransactionParts, transactionRoutes } from "./service-transactions.ts";
 
-export interface ServiceParts extends GroupParts {
+export interface ServiceParts extends GroupParts, TransactionParts {
   readonly serviceKeys: ServiceKeyStore;
+  readonly tails: Tails;
 }
 
 export function createServiceRoutes(parts: ServiceParts): readonly ServiceRoute[] {
-  const { queue, serviceKeys } = parts;
+  const { queue, serviceKeys, tails } = parts;
   return [
     ...topicRoutes(queue),
     ...publishRoutes(queue),
     ...groupRoutes(parts),
+    ...deliveryRoutes(queue),
     ...deadLetterRoutes(queue),
+    ...transactionRoutes(parts),
+    ...tails.routes,
     ...traceRoutes(queue),
     ...serviceKeyRoutes(serviceKeys),
   ];

@@ -14,6 +14,7 @@ import type { Log, Metrics } from "../../lib/observability/index.ts";
 import type { Logic } from "./methods.ts";
 import { Writer } from "./outbox.ts";
 import { AUTH_DEADLINE_MS, CLOSE, HEARTBEAT_MS, Session } from "./session.ts";
+import { Subscriptions } from "./subscriptions.ts";
 
 /** Sockets of one gateway, some 5 KB each. */
 const CONNECTIONS_MAX = 50_000;
@@ -62,6 +63,7 @@ export class Sessions {
   readonly clock: Clock;
   readonly log: Log;
   readonly writer: Writer;
+  readonly subscriptions = new Subscriptions<Session>();
   /** Counted here and reported by the sweep: a metric per frame costs more than its dispatch. */
   framesIn = 0;
   isDraining = false;
@@ -120,6 +122,7 @@ export class Sessions {
     this.byNumber.delete(session.number);
     this.opening.delete(session);
     this.closingSince.delete(session);
+    this.subscriptions.end(session);
     this.metrics.connections.set(this.byNumber.size);
     if (session.user === undefined) return;
     const left = this.byUser.get(session.user)?.filter((other) => other !== session);
@@ -150,6 +153,26 @@ export class Sessions {
     this.byNumber.get(number)?.outbox.deliver(frame);
   }
 
+  /** To the channel's subscribers here, but not to the connection of this number. */
+  deliverToChannel(channel: string, frame: string, except: number): void {
+    for (const session of this.subscriptions.of(channel)) {
+      if (session.number !== except) session.outbox.deliver(frame);
+    }
+  }
+
+  /** These connections' users came into the channel, or left it, by its entry `seq`. */
+  changeSubscribers(numbers: readonly number[], channel: string, seq: number, isIn: boolean): void {
+    for (const number of numbers) {
+      const session = this.byNumber.get(number);
+      if (session) this.subscriptions.change(session, channel, seq, isIn);
+    }
+  }
+
+  /** Closes these connections for good: their user has sent them away. */
+  kick(numbers: readonly number[], reason: string): void {
+    for (const number of numbers) this.byNumber.get(number)?.close(CLOSE.kicked, reason);
+  }
+
   deliverToAll(frame: string): void {
     for (const session of this.byNumber.values()) if (session.state === "open") session.outbox.deliver(frame);
   }
@@ -164,13 +187,15 @@ export class Sessions {
     const startedAt = this.clock.now();
     // Whatever comes of it, it may have been executed.
     session.hasRoute = true;
-    await this.logic.attach({
+    this.subscriptions.begin(session);
+    const { channels } = await this.logic.attach({
       user: session.user!,
       connection: session.id,
       gateway: this.node,
       number: session.number,
       device: session.device,
     });
+    this.subscriptions.settle(session, channels);
     session.attachedAt = startedAt;
   }
 

@@ -95,7 +95,10 @@ export function createServer({ host, port, origins, app, auth, sessions, log }: 
           if (isWebSocketPath(request.url) && request.method === "GET" && request.headers.has("upgrade")) {
             return upgrade(request, on);
           }
-          return app.fetch(request, { address: on.requestIP(request)?.address });
+          return app.fetch(request, {
+            address: on.requestIP(request)?.address,
+            idleTimeout: (seconds: number) => on.timeout(request, seconds),
+          });
         },
         error: (error) => {
           log.error({ error }, "request failed outside the app");

@@ -1,10 +1,10 @@
 /**
  * The `inbox` group: keeps every user's conversation list. A batch is folded first, so a busy conversation costs one index
- * write per member and batch, not per message.
+ * write per member and batch, not per message. Channels are in no index: a list takes them in by their own activity.
  */
 
 import type { Clock } from "../../lib/clock.ts";
-import { createInbox, createMembership, type InboxChanges, imEvents } from "../../lib/im/index.ts";
+import { createChannels, createInbox, createMembership, type InboxChanges, imEvents } from "../../lib/im/index.ts";
 import type { DeliveryContext, Message, Queue } from "../../lib/mq/index.ts";
 import type { Keys, RedisClient } from "../../lib/redis/index.ts";
 import type { Service } from "../../lib/service.ts";
@@ -29,11 +29,12 @@ interface InboxParts {
 }
 
 export function createInboxConsumer({ redis, keys, clock, queue }: InboxParts): Service {
-  const inbox = createInbox(redis, keys);
+  const inbox = createInbox(redis, keys, createChannels(redis, keys));
   const membership = createMembership(redis, keys);
   const lastWritten = new Map<string, number>();
 
-  async function handleBatch(events: readonly Message<unknown>[], { token }: DeliveryContext): Promise<void> {
+  async function handleBatch(all: readonly Message<unknown>[], { token }: DeliveryContext): Promise<void> {
+    const events = all.filter((event) => event.properties.channel === undefined);
     const conversations = events.map((event) => event.key);
     for (;;) {
       const missing = membership.missing(conversations, token);

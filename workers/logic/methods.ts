@@ -5,10 +5,13 @@ import { AppError } from "../../lib/errors.ts";
 import {
   attach,
   createAmendments,
+  createBlocks,
+  createChannels,
   createCommitter,
   createConversations,
   createHidden,
   createInbox,
+  createMutes,
   createNotifier,
   createRouteCache,
   createTimeline,
@@ -50,10 +53,13 @@ export function createMethods({
   status,
 }: MethodParts): Handlers<LogicContract> {
   const committer = createCommitter({ redis, keys, clock, metrics, replicas, makeRoom });
-  const inbox = createInbox(redis, keys);
-  const conversations = createConversations(redis, keys, clock, inbox);
+  const channels = createChannels(redis, keys);
+  const inbox = createInbox(redis, keys, channels);
+  const conversations = createConversations({ redis, keys, clock, inbox, channels });
   const timeline = createTimeline(redis, keys, readArchive);
   const hidden = createHidden(redis, keys);
+  const mutes = createMutes(redis, keys, clock);
+  const blocks = createBlocks(redis, keys, clock);
   const amendments = createAmendments({ redis, keys, clock, conversations, timeline, recallMs });
   const notifier = createNotifier(
     redis,
@@ -75,14 +81,22 @@ export function createMethods({
 
   return guarded({
     send: (inputs) => Promise.all(inputs.map((input) => send(committer, clock, metrics, input))),
-    attach: (inputs) => each(inputs, (route) => attach(redis, keys, clock, route)),
-    detach: (inputs) => each(inputs, ({ user, connection }) => detach(redis, keys, user, connection)),
+    attach: (inputs) =>
+      each(inputs, async (route) => {
+        await attach(redis, keys, clock, route);
+        return { channels: await channels.heardBy(route.user, route.gateway) };
+      }),
+    detach: (inputs) =>
+      each(inputs, async ({ user, connection }) => {
+        await detach(redis, keys, user, connection);
+        return nothing;
+      }),
     createConversation: ({ by, params }) => conversations.create(by, params),
     getConversation: async ({ by, params }) => ({ conversation: await conversations.get(by, params.conversation) }),
     listConversations: ({ by, params }) =>
-      listConversations({ conversations, inbox, hidden }, by, params.limit, params.before),
+      listConversations({ conversations, inbox, hidden, mutes }, by, params.limit, params.before),
     updateConversation: async ({ by, params }) => ({
-      conversation: await conversations.setTitle(by, params.conversation, params.title),
+      conversation: await conversations.change(by, params.conversation, params),
     }),
     dissolveConversation: async ({ by, params }) => {
       await conversations.dissolve(by, params.conversation);
@@ -108,6 +122,21 @@ export function createMethods({
       return nothing;
     },
     react: async ({ by, params }) => ({ message: await amendments.react(by, params, params.emoji, params.on) }),
+    async muteConversation({ by, params: { conversation, until }, connection }) {
+      if (!(await conversations.state(by, conversation))) throw new AppError("NOT_MEMBER");
+      await mutes.set(by, conversation, until);
+      const [mutedUntil] = await mutes.of(by, [conversation]);
+      const shown = mutedUntil === undefined ? {} : { mutedUntil };
+      const frame = notification("conversation.muted", JSON.stringify({ conversation, ...shown }));
+      await notifier.toUsers([by], frame, connection);
+      return shown;
+    },
+    listBlocks: async ({ by }) => ({ blocks: await blocks.list(by) }),
+    addBlock: ({ by, params }) => blocks.add(by, params.user),
+    async removeBlock({ by, params }) {
+      await blocks.remove(by, params.user);
+      return nothing;
+    },
     history: ({ by, params }) => history({ conversations, timeline, hidden }, by, params),
     sync: ({ by, params }) => sync({ conversations, inbox, timeline, hidden }, by, params.cursors),
     read: ({ by, params }) =>
@@ -116,12 +145,12 @@ export function createMethods({
   });
 }
 
-/** A batch whose items succeed or fail one by one, without a value. */
-function each<T>(inputs: readonly T[], act: (input: T) => Promise<void>): Promise<Outcome<Record<string, never>>[]> {
+/** A batch whose items succeed or fail one by one. */
+function each<T, R>(inputs: readonly T[], act: (input: T) => Promise<R>): Promise<Outcome<R>[]> {
   return Promise.all(
     inputs.map((input) =>
       act(input).then(
-        () => ({ ok: true, value: {} }) as const,
+        (value) => ({ ok: true, value }) as const,
         (error: unknown) => ({ ok: false, error: toAppError(error) }) as const,
       ),
     ),

@@ -6,6 +6,7 @@
 local conv = KEYS[1]
 local members = KEYS[2]
 local events = KEYS[3]
+local silenced = KEYS[4]
 local id = ARGV[1]
 local conversation_type = ARGV[2]
 local title = ARGV[3]
@@ -13,6 +14,7 @@ local epoch = ARGV[4]
 local digest = ARGV[5]
 local creator = ARGV[6]
 local event_id = ARGV[7]
+local join = ARGV[8]
 -- Then the other members, each once.
 
 local existing = im_load(conv, members)
@@ -22,19 +24,26 @@ if existing then
 end
 redis.call('HLEN', members)
 redis.call('XLEN', events)
+redis.call('SCARD', silenced)
 local now_ms = im_now()
-local state = { type = conversation_type, title = title, epoch = epoch, head = 0, messages = 0, size = #ARGV - 6,
-  created = string.format('%.0f', now_ms), active = now_ms, last = '0', flags = conversation_type == 'channel' and 'c' or '' }
+local state = { type = conversation_type, title = title, epoch = epoch, head = 0, messages = 0, size = #ARGV - 7,
+  created = string.format('%.0f', now_ms), active = now_ms, last = '0', flags = conversation_type == 'channel' and 'c' or '', join = join }
 -- The place comes first, for every send reads it: a small hash is searched from its start. In a direct conversation nobody
--- owns the other.
-local values = { '#', im_place(state), creator, (conversation_type == 'direct' and 'm' or 'o') .. ' 0 0 0 0' }
-for i = 8, #ARGV do
-  values[#values + 1] = ARGV[i]
-  values[#values + 1] = 'm 0 0 0 0'
+-- owns the other, and one may have blocked the other before it began.
+local is_direct = conversation_type == 'direct'
+local values = { '#', im_place(state) }
+local quoted = {}
+for i = 0, #ARGV - 8 do
+  local user = i == 0 and creator or ARGV[8 + i]
+  local muted = is_direct and redis.call('SISMEMBER', silenced, user) == 1 and IM_BLOCKED or '0'
+  values[#values + 1] = user
+  values[#values + 1] = (i == 0 and not is_direct and 'o' or 'm') .. ' 0 ' .. muted .. ' 0 0'
+  quoted[i + 1] = '"' .. user .. '"'
 end
 redis.call('HSET', conv, 'type', conversation_type, 'title', title, 'size', state.size, 'created', state.created,
-  'creator', creator, 'digest', digest)
+  'creator', creator, 'digest', digest, 'join', join)
+if conversation_type == 'channel' then redis.call('HSET', conv, 'staff', creator) end
 redis.call('HSET', members, unpack(values))
-mq_append(events, event_id, 'im.conversation.created', id, '', '{"conversation":"' .. id .. '","view":' .. im_view(id, state) .. '}',
-  '{"epoch":"' .. epoch .. '","ordinal":"0"}')
+mq_append(events, event_id, 'im.conversation.created', id, '', '{"conversation":"' .. id .. '","view":' .. im_view(id, state) ..
+  ',"members":[' .. table.concat(quoted, ',') .. ']}', im_properties(state))
 return 'created'

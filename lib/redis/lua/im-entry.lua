@@ -1,6 +1,10 @@
 #!lua
 -- Fragment: what the scripts that change a conversation share. Needs mq_append.
 
+-- In the place of a mute's end: the other side of a direct conversation has blocked the member. Later than any time that a
+-- mute may have.
+local IM_BLOCKED = '9007199254740991'
+
 local function im_now()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
@@ -9,7 +13,7 @@ end
 -- The conversation's fields that decide and describe, or nil. Ids and titles in it are JSON already, so views are built by
 -- concatenation: user text is never decoded in Lua.
 local function im_load(conv, members)
-  local values = redis.call('HMGET', conv, 'type', 'title', 'size', 'created', 'digest')
+  local values = redis.call('HMGET', conv, 'type', 'title', 'size', 'created', 'digest', 'join')
   local place = redis.call('HGET', members, '#')
   if not values[1] or not place then return nil end
   local head, messages, active, last, epoch, flags = string.match(place, '^(%d+) (%d+) (%d+) (%d+) (%w+) ?(%a*)$')
@@ -17,6 +21,7 @@ local function im_load(conv, members)
     head = tonumber(head), messages = tonumber(messages), active = tonumber(active), last = last, epoch = epoch,
     flags = flags, dissolved = string.find(flags, 'd', 1, true) ~= nil,
     type = values[1], title = values[2], size = tonumber(values[3]), created = values[4], digest = values[5],
+    join = values[6] or 'invited',
   }
 end
 
@@ -34,14 +39,22 @@ end
 
 -- Why a member must be silent now, or nil.
 local function im_silenced(member, now_ms)
-  local muted_until = tonumber(string.match(member, '^%a %d+ (%d+)'))
-  return muted_until > now_ms and 'MUTED' or nil
+  local muted_until = string.match(member, '^%a %d+ (%d+)')
+  if tonumber(muted_until) <= now_ms then return nil end
+  return muted_until == IM_BLOCKED and 'BLOCKED' or 'MUTED'
 end
 
 -- The conversation as notifications show it: JSON without its member list.
 local function im_view(id, state)
   return '{"id":"' .. id .. '","type":"' .. state.type .. '","title":' .. state.title .. ',"epoch":"' .. state.epoch ..
-    '","head":' .. state.head .. ',"created":' .. state.created .. ',"memberCount":' .. state.size .. '}'
+    '","head":' .. state.head .. ',"created":' .. state.created .. ',"memberCount":' .. state.size ..
+    ',"join":"' .. state.join .. '"}'
+end
+
+-- The properties of an event: which timeline, the messages up to it, and whether it is a channel's.
+local function im_properties(state)
+  return '{"epoch":"' .. state.epoch .. '","ordinal":"' .. state.messages .. '"' ..
+    (string.find(state.flags, 'c', 1, true) and ',"channel":"1"}' or '}')
 end
 
 -- Appends a timeline entry that is no message, and its event. `tail` is the entry's JSON behind kind and seq, `extra` what the
@@ -55,7 +68,6 @@ local function im_append_entry(log, events, id, state, kind, event_id, event_typ
   state.head = seq
   mq_append(events, event_id, event_type, id, seq,
     '{"conversation":"' .. id .. '","entry":' .. entry .. (extra or ',"view":' .. im_view(id, state)) .. '}',
-    '{"epoch":"' .. state.epoch .. '","ordinal":"' .. state.messages .. '"' ..
-    (string.find(state.flags, 'c', 1, true) and ',"channel":"1"}' or '}'))
+    im_properties(state))
   return seq
 end

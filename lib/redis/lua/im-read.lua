@@ -28,6 +28,6 @@ else
   ordinal = string.match(entry[1], '%d+$')
 end
 mq_append(events, event_id, 'im.read', id, '', '{"conversation":"' .. id .. '","user":"' .. user .. '","seq":' .. seq .. '}',
-  '{"epoch":"' .. state.epoch .. '","ordinal":"' .. ordinal .. '"}')
+  im_properties(state))
 redis.call('HSET', members, user, head .. ' ' .. seq .. ' ' .. ordinal)
 return {seq, state.messages - ordinal}

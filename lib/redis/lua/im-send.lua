@@ -52,7 +52,7 @@ local function to_member(state, user, value)
     local head, muted_until = match(value, '^(%a %d+ (%d+))')
     member.head = head
     if muted_until ~= '0' and tonumber(muted_until) > now_ms then
-      member.refused = 'EMUTED'
+      member.refused = muted_until == '9007199254740991' and 'EBLOCKED' or 'EMUTED'
     elseif state.is_channel and not string.find(channel_speakers, string.sub(head, 1, 1), 1, true) then
       member.refused = 'EFORBIDDEN'
     end

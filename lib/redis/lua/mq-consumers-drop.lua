@@ -12,7 +12,7 @@ local dropped = 0
 for _, reply in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
   local of = {}
   for i = 1, #reply, 2 do of[reply[i]] = reply[i + 1] end
-  if dropped < limit and of['pending'] == 0 and of['idle'] > idle_ms and of['name'] ~= '#retry' then
+  if dropped < limit and of['pending'] == 0 and of['idle'] > idle_ms and of['name'] ~= '#retry' and of['name'] ~= '#pull' then
     redis.call('XGROUP', 'DELCONSUMER', stream, group, of['name'])
     dropped = dropped + 1
   end

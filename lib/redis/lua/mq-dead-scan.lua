@@ -3,7 +3,7 @@
 --
 -- Reads one key. From `from` to `to`, as XRANGE takes them, newest first when `is_reverse` is 1. Conditions that are '' are not
 -- looked at: the order key, the message's id, a text in any of the errors (plain, and as JSON escapes it in the history).
--- Stops at `wanted` matches, `scan_max` letters or `bytes_max` bytes, whichever comes first.
+-- Stops at `wanted` matches, `scan_max` letters or `bytes_max` bytes of bodies, whichever comes first.
 -- Returns {matches, the last letter looked at or '', 1 when nothing is left behind it}; a match is {id, bytes}.
 local dead = KEYS[1]
 local from = ARGV[1]
@@ -21,25 +21,30 @@ local bytes_max = tonumber(ARGV[10])
 local STEP = 16
 local command = is_reverse == '1' and 'XREVRANGE' or 'XRANGE'
 
-local function matches(of)
-  if key ~= '' and of['k'] ~= key then return false end
-  if id ~= '' and of['i'] ~= id then return false end
+-- Few are asked for, so a table of all would cost more than looking through the names.
+local function field(fields, name)
+  for j = 1, #fields, 2 do
+    if fields[j] == name then return fields[j + 1] end
+  end
+  return ''
+end
+
+local function matches(fields)
+  if key ~= '' and field(fields, 'k') ~= key then return false end
+  if id ~= '' and field(fields, 'i') ~= id then return false end
   if error_text == '' then return true end
-  return string.find(of['error'] or '', error_text, 1, true) ~= nil
-    or string.find(of['history'] or '', error_json, 1, true) ~= nil
+  return string.find(field(fields, 'error'), error_text, 1, true) ~= nil
+    or string.find(field(fields, 'history'), error_json, 1, true) ~= nil
 end
 
 local found, last, scanned, bytes = {}, '', 0, 0
 while true do
   local letters = redis.call(command, dead, from, to, 'COUNT', STEP)
   for i, letter in ipairs(letters) do
-    local of, size = {}, 0
-    for j = 1, #letter[2], 2 do
-      of[letter[2][j]] = letter[2][j + 1]
-      size = size + #letter[2][j + 1]
-    end
+    local fields = letter[2]
+    local size = #field(fields, 'd') + #field(fields, 'p')
     last, scanned, bytes = letter[1], scanned + 1, bytes + size
-    if matches(of) then found[#found + 1] = { last, size } end
+    if matches(fields) then found[#found + 1] = { last, size } end
     if #found >= wanted or scanned >= scan_max or bytes >= bytes_max then
       return { found, last, (i == #letters and i < STEP) and 1 or 0 }
     end

@@ -5,8 +5,8 @@
 -- once when its session is not older: that is its restart, and the session it replaces is fenced.
 -- The token is at least Redis' time in µs, so that it goes on rising when the hash was lost. A holder that vanished counts as a
 -- loss against the first unfinished entries, unless there was none; and as blame against the entry that it had in hand alone.
--- Returns {'granted', token, checkpoint, read, open, losses, suspect, blame, previous owner when its lease ran out or ''},
--- {'held', owner, ms left}, or {'unregistered'}.
+-- Returns {'granted', token, checkpoint, read, open, losses, suspect, blame, previous owner when its lease ran out or '', the stream's
+-- last entry}, {'held', owner, ms left}, or {'unregistered'}.
 local lease = KEYS[1]
 local groups = KEYS[2]
 local stream = KEYS[3]
@@ -34,6 +34,7 @@ losses = is_owned and not is_idle and tonumber(losses or 0) + 1 or 0
 blame = tonumber(blame or 0)
 if is_owned and (suspect or '') ~= '' then blame = blame + 1 end
 redis.call('HSET', lease, 'owner', member, 'session', session, 'token', token,
-  'until', string.format('%.0f', now_ms + lease_ms), 'losses', losses, 'blame', blame)
+  'until', string.format('%.0f', now_ms + lease_ms), 'losses', losses, 'blame', blame, 'commit', 0)
 local previous = (is_owned and not is_own) and owner or ''
-return { 'granted', token, checkpoint, read or '0', open or '', losses, suspect or '', blame, previous }
+return { 'granted', token, checkpoint, read or '0', open or '', losses, suspect or '', blame, previous,
+  last and last[1] or '0-0' }

@@ -24,6 +24,14 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local function attribute(text, name) return string.match(';' .. text, ';' .. name .. '=([^;]*)') end
 
+-- An entry that was no message has no type; one that mq_bury did not write lacks fields.
+local function is_message(of)
+  for _, name in ipairs({ 'i', 'k', 's', 'd', 'p', 'entry' }) do
+    if not of[name] then return false end
+  end
+  return (of['t'] or '') ~= ''
+end
+
 local outcomes, bytes, is_any = {}, 0, false
 for i = 5, #ARGV do
   if bytes >= bytes_max then break end
@@ -35,8 +43,8 @@ for i = 5, #ARGV do
     local known = of['a'] or ''
     local redrives = tonumber(attribute(known, 'r') or 0)
     local tag, expires = attribute(known, 't'), attribute(known, 'x')
-    bytes = bytes + #of['d']
-    if of['t'] == '' then
+    bytes = bytes + #(of['d'] or '')
+    if not is_message(of) then
       outcome = 'malformed'
     elseif redrives >= redrives_max then
       outcome = 'limit'

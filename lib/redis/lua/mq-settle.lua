@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Settle deliveries of a concurrent group in one partition otherwise than by an ack: put them off to a retry, or bury them with it.
+-- Settle deliveries of a concurrent group in one partition: ack them, put them off to a retry, or bury them with the ack.
 --
 -- Atomic and fenced per delivery; all keys are of one partition. A delivery is the caller's while the pending list names the
--- member and the token (Redis' delivery count). Again has no further effect.
--- ARGV behind the named ones, per delivery: kind, entry, token, wait ms, attempts record; of kind `bury` the values that mq_bury
--- takes behind them. Kinds: `retry` (record '' leaves it), `bury`.
+-- member and the count (of Redis, how often it was handed out). Again has no further effect.
+-- ARGV behind the named ones, per delivery: kind, entry, count, wait ms, attempts record; of kind `bury` the values that mq_bury
+-- takes behind them. Kinds: `ack`, `pass` (acked unseen), `retry` (record '' leaves it), `bury`.
 -- Returns {outcomes, dead letters evicted}; outcomes: 1 settled, 0 another holds it, 2 it is settled already.
 local stream = KEYS[1]
 local retries = KEYS[2]
@@ -24,11 +24,11 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local outcomes, buried = {}, 0
 local i = 4
 while i <= #ARGV do
-  local kind, entry, token = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local kind, entry, count = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local pending = redis.call('XPENDING', stream, group, entry, entry, 1)[1]
   if not pending then
     outcomes[#outcomes + 1] = 2
-  elseif pending[2] ~= member or string.format('%.0f', pending[4]) ~= token then
+  elseif pending[2] ~= member or string.format('%.0f', pending[4]) ~= count then
     outcomes[#outcomes + 1] = 0
   else
     if kind == 'retry' then
@@ -36,10 +36,13 @@ while i <= #ARGV do
       redis.call('XCLAIM', stream, group, '#retry', 0, entry, 'JUSTID')
       if ARGV[i + 4] ~= '' then redis.call('HSET', attempts, entry, ARGV[i + 4]) end
     else
-      mq_bury(dead, dead_max, member, i + 5)
-      buried = buried + 1
+      if kind == 'bury' then
+        mq_bury(dead, dead_max, member, i + 5)
+        buried = buried + 1
+      end
       redis.call('XACK', stream, group, entry)
       redis.call('HDEL', attempts, entry)
+      if member == '#pull' then redis.call('ZREM', retries, entry) end
     end
     outcomes[#outcomes + 1] = 1
   end

@@ -8,11 +8,11 @@
 -- first message may be handed out (or is taken back), exactly while it is not parked. So put makes the record that is
 -- missing, remove drops it with the last message, and set moves it in or out of `due`.
 --
--- A record is a table of strings and numbers:
+-- A record is a table of strings and numbers; its counts are those of the key's first message:
 --   state     'r' ready or waiting for its retry · 'h' in hand of the partition's holder, under `token` ·
 --             'o' out to a service, under `token`, until `until_ms` · 'p' parked until unpark
 --   since     ms, when the key came aside
---   failed    counted failures of its first message · losses: holders that vanished with it in hand
+--   failed    counted failures · losses: those who vanished with it in hand or out
 --   first     ms of the first failure, 0 when none · history: JSON [[ms, member, error], ...]
 -- The key of a message that has none is its entry id.
 
@@ -33,12 +33,15 @@ local function mq_side_get(queue, key)
     until_ms = tonumber(until_ms), history = history }
 end
 
--- Stores the record of a key that has messages aside. `due_ms`: when it is to be looked at; of a parked one it is ignored.
+-- Stores the record of a key that has messages aside. `due_ms`: when it is to be looked at, nil to leave that as it is.
 local function mq_side_set(queue, key, record, due_ms)
-  redis.call('HSET', queue.aside, key, string.format('%s %s %.0f %.0f %s %s %.0f %s', record.state, record.since, record.failed,
-    record.losses, record.first, record.token, record.until_ms, record.history))
-  if record.state == 'p' then redis.call('ZREM', queue.due, key)
-  else redis.call('ZADD', queue.due, string.format('%.0f', due_ms), key) end
+  redis.call('HSET', queue.aside, key, string.format('%s %s %.0f %.0f %s %s %.0f ', record.state, record.since, record.failed,
+    record.losses, record.first, record.token, record.until_ms) .. record.history)
+  if record.state == 'p' then
+    redis.call('ZREM', queue.due, key)
+  elseif due_ms then
+    redis.call('ZADD', queue.due, string.format('%.0f', due_ms), key)
+  end
 end
 
 local function mq_side_fresh(now_ms)
@@ -59,30 +62,42 @@ end
 
 -- Adds a message behind the others of its key; a key without a record gets one, ready now. Again has no effect while it is there.
 local function mq_side_put(queue, key, entry, header, data, now_ms)
-  if redis.call('HSETNX', queue.side, entry, header .. '\n' .. data) == 0 then return end
+  if redis.call('HSETNX', queue.side, entry, #header .. ' ' .. header .. data) == 0 then return end
   redis.call('ZADD', queue.order, 0, mq_side_member(key, entry))
   if redis.call('HEXISTS', queue.aside, key) == 0 then mq_side_set(queue, key, mq_side_fresh(now_ms), now_ms) end
 end
 
--- The first messages of a key, at most `count`: a list of { entry, header, data }. `after`: an entry of it, or nil.
-local function mq_side_first(queue, key, count, after)
+-- The first messages of a key, behind the entry `after` unless that is nil: a list of { entry, header, data } of at most `count`,
+-- and, beyond the first, `bytes_max` bytes; and its bytes.
+local function mq_side_first(queue, key, after, count, bytes_max)
   local from = after and '(' .. mq_side_member(key, after) or '[' .. key .. ' '
-  local found = {}
+  local found, bytes = {}, 0
   for _, member in ipairs(redis.call('ZRANGEBYLEX', queue.order, from, '(' .. key .. '!', 'LIMIT', 0, count)) do
     local _, entry = mq_side_of(member)
     local text = redis.call('HGET', queue.side, entry)
-    local header, data = string.match(text or '', '^([^\n]*)\n(.*)$')
-    if header then found[#found + 1] = { entry, header, data } end
+    if #found > 0 and bytes + #text > bytes_max then break end
+    bytes = bytes + #text
+    local blank = string.find(text, ' ', 1, true)
+    local last = blank + tonumber(string.sub(text, 1, blank - 1))
+    found[#found + 1] = { entry, string.sub(text, blank + 1, last), string.sub(text, last + 1) }
   end
-  return found
+  return found, bytes
 end
 
--- Removes a message, and the key's record with its last one. Returns whether the key still stands aside; again changes nothing.
+-- Removes the first message of a key; its counts go with it, and with the last message the record. Returns whether the key still
+-- stands aside. Again changes nothing.
 local function mq_side_remove(queue, key, entry)
-  redis.call('HDEL', queue.side, entry)
+  local was_there = redis.call('HDEL', queue.side, entry) == 1
   redis.call('ZREM', queue.order, mq_side_member(key, entry))
-  if redis.call('ZLEXCOUNT', queue.order, '[' .. key .. ' ', '(' .. key .. '!') > 0 then return true end
-  redis.call('HDEL', queue.aside, key)
-  redis.call('ZREM', queue.due, key)
-  return false
+  if redis.call('ZLEXCOUNT', queue.order, '[' .. key .. ' ', '(' .. key .. '!') == 0 then
+    redis.call('HDEL', queue.aside, key)
+    redis.call('ZREM', queue.due, key)
+    return false
+  end
+  local record = was_there and mq_side_get(queue, key)
+  if record and (record.failed > 0 or record.losses > 0) then
+    record.failed, record.losses, record.first, record.history = 0, 0, '0', '[]'
+    mq_side_set(queue, key, record)
+  end
+  return true
 end
