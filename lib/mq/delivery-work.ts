@@ -81,13 +81,17 @@ export class DeliveryWork<D> {
     for (const hold of holds) this.#inHand.add(hold);
     const now = this.#parts.context.clock.now();
     const fit = holds.filter((hold) => !this.#isSetAside(hold, now));
-    const isBatch = this.#parts.declaration.handleBatch !== undefined;
+    const { batchMax, handleBatch } = this.#parts.declaration;
+    const isBatch = handleBatch !== undefined;
     const together: Hold<D>[] = [];
     for (const hold of fit) {
       if (isBatch && hold.attempts.failed === 0 && hold.attempts.losses === 0) together.push(hold);
       else this.#waiting.push([hold]);
     }
-    if (together.length > 0) this.#waiting.push(together);
+    // A read brings no more than a batch; a claim may.
+    for (let first = 0; first < together.length; first += batchMax) {
+      this.#waiting.push(together.slice(first, first + batchMax));
+    }
     this.#pump();
   }
 

@@ -19,6 +19,7 @@ import type { Log } from "../observability/index.ts";
 import { corkWrites } from "./cork.ts";
 import "./tracing.ts";
 import { installScripts, scriptNames } from "./script.ts";
+import { decodeStreamReads } from "./stream-replies.ts";
 
 export type RedisClient = Redis | Cluster;
 /** Replies keep their RESP2 shapes (ioredis' default), so that one reader serves every server version. */
@@ -102,12 +103,15 @@ export async function openRedis(
   return {
     topology: target.topology,
     commands,
-    blocking: (reader) =>
-      open(reader, {
+    blocking(reader) {
+      const client = open(reader, {
         maxRetriesPerRequest: null,
         autoResendUnfulfilledCommands: false,
         socketTimeout: BLOCK_SILENCE_MS,
-      }),
+      });
+      if (client instanceof Redis) decodeStreamReads(client);
+      return client;
+    },
     subscriber: (reader) => open(reader, { maxRetriesPerRequest: null }),
     timers: (name) => open(name, { maxRetriesPerRequest: null, socketTimeout: TIMERS_SILENCE_MS }),
     async close() {

@@ -6,6 +6,7 @@
 import { defineCommand, runMain } from "citty";
 import { type CampaignName, runCampaign } from "./campaign.ts";
 import { runHalfCampaign } from "./half-campaign.ts";
+import { runMqCampaign } from "./mq-campaign.ts";
 
 const SEED_LIMIT = 2 ** 31;
 
@@ -53,6 +54,28 @@ const half = defineCommand({
   },
 });
 
+const mq = defineCommand({
+  meta: { name: "mq", description: "kill -9 and SIGSTOP of producers and group members over failing handlers" },
+  args: {
+    messages: { type: "string", default: "100000", description: "Messages to publish" },
+    keys: { type: "string", default: "100", description: "Order keys" },
+    seed: { type: "string", description: "Repeats the choices of an earlier run (default: random)" },
+    json: { type: "boolean", default: false, description: "Print the result as JSON" },
+    keep: { type: "boolean", default: false, description: "Keep the data dir and the evidence" },
+  },
+  async run({ args }) {
+    const result = await runMqCampaign({
+      messages: wholeNumber("messages", args.messages, 1, 10_000_000),
+      keys: wholeNumber("keys", args.keys, 1, 100_000),
+      seed: seedOf(args.seed),
+      keep: args.keep,
+      print: args.json ? (line) => console.error(line) : (line) => console.log(line),
+    });
+    if (args.json) console.log(JSON.stringify(result, null, 2));
+    process.exitCode = result.isClean ? 0 : 1;
+  },
+});
+
 function seedOf(text: string | undefined): number {
   return text === undefined ? Math.floor(Math.random() * SEED_LIMIT) : wholeNumber("seed", text, 0, SEED_LIMIT - 1);
 }
@@ -72,6 +95,7 @@ await runMain(
       "worker-kill": campaign("worker-kill", "kill -9 of gateways, logic, archive and the examples at random", 30),
       "worker-pause": campaign("worker-pause", "SIGSTOP of one of them for longer than its lease", 10),
       half,
+      mq,
     },
   }),
 );

@@ -1,4 +1,7 @@
-/** Every script with a key of a wrong type planted at each of its keys: it refuses and the keyspace is unchanged. */
+/**
+ * Every script with a key of a wrong type planted at each of its keys: it refuses and the keyspace is unchanged. And every script
+ * sent twice in a row: the second time changes nothing.
+ */
 
 import { describe, expect, test } from "bun:test";
 import { systemClock } from "../../lib/clock.ts";
@@ -22,9 +25,12 @@ import { cancelRedrive, runRedrives, startRedrive } from "../../lib/mq/redrive-r
 import { SideQueue } from "../../lib/mq/side-queue.ts";
 import { createTransactions } from "../../lib/mq/transaction.ts";
 import { silentLog } from "../../lib/observability/index.ts";
+import { scriptNames } from "../../lib/redis/script.ts";
+import { contentOf } from "../support/content.ts";
 import { eventually } from "../support/eventually.ts";
 import { pullGroup } from "../support/pull.ts";
 import { digestOf, letterOf, openTestQueue, type TestQueue } from "../support/queue.ts";
+import { sendTwice } from "../support/twice.ts";
 
 interface Stage {
   readonly t: TestQueue;
@@ -32,7 +38,7 @@ interface Stage {
   readonly ordered: Declaration<unknown>;
   readonly concurrent: Declaration<unknown>;
   readonly leases: DeliveryLeases;
-  /** Deliveries 1 and 2 of the concurrent group, held by this member. */
+  /** Deliveries 1 and 2 of the concurrent group, held by this member for longer than its lease. */
   readonly holds: readonly Hold<unknown>[];
   /** Half messages: one whose check is due, one whose budget is over, one that expired. */
   readonly halves: { readonly due: string; readonly over: string; readonly expired: string };
@@ -45,6 +51,8 @@ interface Stage {
   readonly outlet: OrderedOutlet<unknown>;
   readonly out: PullRef;
 }
+
+const LEASE_MS = 10_000;
 
 /** One partition with both kinds of group, deliveries in hand, a retry that is due, a dead letter, half messages, and keys aside. */
 async function setStage(): Promise<Stage> {
@@ -60,11 +68,13 @@ async function setStage(): Promise<Stage> {
   await t.member("other").catalog.declareTopic("t", {});
   await t.queue.publish(t.topic, { type: "a", key: "k", data: { n: 301 }, dedupId: "known" });
   const { lease, side } = await setAside(t, context, ordered);
-  const leases = new DeliveryLeases(context, "t", "concurrent", 1);
+  const leases = new DeliveryLeases(context, "t", "concurrent", LEASE_MS);
   const stream = keys.topic("t", 0);
   const reply = await redis.commands.xreadgroup("GROUP", "concurrent", "m", "COUNT", 4, "STREAMS", stream, ">");
   const [[, entries]] = reply as unknown as [[string, StreamEntry[]]];
   const holds = entries.map((entry) => new Hold<unknown>(new Delivery(t.topic, 0, entry), 1, NO_ATTEMPTS));
+  const late = ["XCLAIM", stream, "concurrent", "m", 0, entries[0]![0], entries[1]![0], "IDLE", 2 * LEASE_MS, "JUSTID"];
+  await redis.commands.call(...(late as [string, ...string[]]));
   const letter = letterOf(entries[3]![0]);
   const record = { failed: 1, losses: 0, firstFailureMs: 1, history: [[1, "m", "no"]] as const };
   await leases.settle(0, [
@@ -289,13 +299,7 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
     keys: ["members", "control"],
     run: ({ context }) => new Membership(context, "t", "ordered", 1_000).look(),
   },
-  claim: {
-    keys: ["stream", "retries", "attempts", "lease"],
-    async run({ leases }) {
-      await Bun.sleep(3);
-      await leases.claim(0, 10);
-    },
-  },
+  claim: { keys: ["stream", "retries", "attempts", "lease"], run: ({ leases }) => leases.claim(0, 10) },
   ack: { keys: ["stream", "attempts"], run: ({ leases, holds }) => leases.ack(0, holds) },
   settle: {
     keys: ["stream", "retries", "attempts", "dead"],
@@ -373,6 +377,7 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
   },
   "redrive-claim": { keys: ["runningRedrive"], run: ({ context }) => runRedrives(context) },
   "redrive-note": { keys: ["redrives", "runningRedrive"], run: ({ context }) => cancelRedrive(context, "running") },
+  count: { keys: ["stream"], run: ({ t }) => t.queue.describe(t.topic) },
   trim: {
     keys: ["stream", "groups", "orderedLease", "lease"],
     run: ({ t }) => t.queue.trim({ name: "t", retentionMs: 1, lengthMax: 1, backlogMax: 10, dedupMs: 1 }),
@@ -406,4 +411,34 @@ test("each script works on the stage as it stands, so that the refusals above ar
     await using _t = stage.t;
     await run(stage);
   }
+});
+
+/** Scripts whose repetition is another act, and why that is right. */
+const NOT_THE_SAME_AGAIN: Readonly<Record<string, string>> = {
+  mqLeaseAcquire: "each lease is a new one, with a higher token: the holder goes by the answer that it heard",
+};
+
+describe("twice in a row is once", () => {
+  const executed = new Set<string>();
+  for (const [name, { run }] of Object.entries(SCRIPTS)) {
+    test(name, async () => {
+      const stage = await setStage();
+      await using t = stage.t;
+      const contents: { readonly script: string; readonly content: unknown }[] = [];
+      sendTwice(t.store.redis.commands, {
+        async onExecuted(script) {
+          executed.add(script);
+          if (script in NOT_THE_SAME_AGAIN) return;
+          contents.push({ script, content: await contentOf(t.store) });
+        },
+      });
+      await run(stage);
+      for (let i = 0; i < contents.length; i += 2) expect(contents[i + 1]).toEqual(contents[i]!);
+    });
+  }
+
+  test("no script of the queue is left out", () => {
+    const left = scriptNames().filter((script) => script.startsWith("mq") && !executed.has(script));
+    expect(left).toEqual([]);
+  });
 });
