@@ -25,6 +25,7 @@ import {
 import type { UserId } from "../../lib/id.ts";
 import { UserIdSchema } from "../../lib/im/index.ts";
 import { type Check, type Log, type Metrics, readiness } from "../../lib/observability/index.ts";
+import { describeSocket } from "./async-api.ts";
 import { serveDocs } from "./docs.ts";
 import { type Logic, type Method, methods } from "./methods.ts";
 import type { ServiceRoute, Verb } from "./service-route.ts";
@@ -179,6 +180,7 @@ export function createRoutes(parts: RoutesParts): App {
   });
 
   serveDocs(app);
+  app.get("/asyncapi.json", (c) => c.json(describeSocket()));
 
   let document: Promise<object> | undefined;
   app.get("/openapi.json", async (c) => {

@@ -13,7 +13,7 @@ import * as v from "valibot";
 import { AppError, ERRORS } from "../../lib/errors.ts";
 import { isExpired, type TokenClaims, validate } from "../../lib/http/index.ts";
 import type { UserId } from "../../lib/id.ts";
-import { CursorSchema, IdSchema, LIMITS } from "../../lib/im/index.ts";
+import { CursorSchema, IdSchema, LIMITS, SyncReply } from "../../lib/im/index.ts";
 import {
   errorFrame,
   idOf,
@@ -53,7 +53,7 @@ const BUSY_RETRY_MS = 100;
 /** A client learns while draining that another gateway takes it. */
 const DRAINING_RETRY_MS = 500;
 
-const OpenParams = v.strictObject({
+export const OpenParams = v.strictObject({
   token: v.string("must be a string"),
   device: v.optional(IdSchema),
   cursors: v.optional(
@@ -61,6 +61,17 @@ const OpenParams = v.strictObject({
   ),
 });
 type OpenParams = v.InferOutput<typeof OpenParams>;
+
+export const OpenReply = v.strictObject({
+  user: v.string(),
+  connection: v.string(),
+  ackLevel: v.string(),
+  serverTime: v.number(),
+  limits: v.record(v.string(), v.number()),
+  heartbeatMs: v.number(),
+  /** Of an opening with cursors. */
+  sync: v.optional(SyncReply),
+});
 
 export interface SessionSocket extends Socket {
   close(code: number, reason: string): void;
