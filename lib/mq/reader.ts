@@ -158,6 +158,8 @@ export class Reader {
 
   /** Sends one read of all targets with room, or waits until there is one. */
   async #read(): Promise<unknown> {
+    // Stopped while it recovered: nobody would await the refusal of a closed connection.
+    if (this.#isStopped) return null;
     this.#readNumber += 1;
     // First, for a read that could not be ended would leave out whoever comes meanwhile. A connection that is closed while it is
     // down leaves the command without an answer.
