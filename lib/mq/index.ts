@@ -36,6 +36,7 @@ import { createDeadLetters, type DeadLetters } from "./dead-letters.ts";
 import { createDelayed, type Delayed } from "./delayed.ts";
 import { DELAY_MS_DEFAULT, DELAY_MS_MAX } from "./delaying.ts";
 import { describeTopic, type TopicDescription } from "./describe.ts";
+import type { PublishRules } from "./effect.ts";
 import { Firing } from "./firing.ts";
 import type { HalfTimes } from "./half.ts";
 import { createOrderedConsumer } from "./ordered.ts";
@@ -215,6 +216,7 @@ export function openQueue({
     may?.publish(topic);
     if (inputs.some(({ deliverAt }) => deliverAt !== undefined)) may?.publish(imRelay.name);
   };
+  const rules: PublishRules = { mayPublish, delayMsMax };
   const consume: Queue["consume"] = (topic, options) => {
     may?.consume(topic.name, options.group);
     const declaration = declare(options);
@@ -234,8 +236,7 @@ export function openQueue({
       return producer.publish(topic, inputs);
     },
     async publishWith(topic, input, writes) {
-      may?.publish(topic.name);
-      return publishWith(context, topic, input, writes);
+      return publishWith(context, topic, input, writes, rules);
     },
     own: (key, name) => ownKey(context.keys, key, name),
     consume,

@@ -255,9 +255,14 @@ function delayedResult(partition: number, id: string, reply: DelayReply): Publis
 }
 
 /** Of an original that waited, its due time stands for the entry that it did not have yet. */
-function duplicateOf(partition: number, id: string, entry: string): PublishResult {
-  if (!entry.startsWith("@")) return { id, partition, entry, duplicate: true };
-  return { id, partition, entry: "", duplicate: true, deliverAt: Number(entry.slice(1)) };
+export function duplicateOf(partition: number, id: string, entry: string): PublishResult {
+  return { ...appendedOf(partition, id, entry), duplicate: true };
+}
+
+/** What scripts tell of a message: its entry, or `@` and its due time while it waits. */
+export function appendedOf(partition: number, id: string, entry: string): PublishResult {
+  if (!entry.startsWith("@")) return { id, partition, entry, duplicate: false };
+  return { id, partition, entry: "", duplicate: false, deliverAt: Number(entry.slice(1)) };
 }
 
 /**
@@ -281,7 +286,7 @@ const AT_PROPERTIES = 5;
 const AT_DEDUP_ID = 7;
 
 /** The field's name in the topic: as mq_append joins it. */
-function headerOf([id, type, key, sequence, , properties, attributes]: readonly string[]): string {
+export function headerOf([id, type, key, sequence, , properties, attributes]: readonly string[]): string {
   const header = `${id} ${type} ${key} ${sequence} ${properties}`;
   return attributes === "" ? header : `@${attributes} ${header}`;
 }

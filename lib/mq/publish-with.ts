@@ -8,77 +8,54 @@ import { newId } from "../id.ts";
 import { defineScript } from "../redis/index.ts";
 import appendLua from "../redis/lua/mq-append.lua" with { type: "text" };
 import dedupeLua from "../redis/lua/mq-dedupe.lua" with { type: "text" };
+import delayLua from "../redis/lua/mq-delay.lua" with { type: "text" };
+import effectLua from "../redis/lua/mq-effect.lua" with { type: "text" };
 import publishWithLua from "../redis/lua/mq-publish-with.lua" with { type: "text" };
 import writesLua from "../redis/lua/mq-writes.lua" with { type: "text" };
 import type { QueueContext } from "./consumer.ts";
-import { type PublishInput, type PublishResult, valuesOf } from "./producer.ts";
-import { withRoom } from "./retention.ts";
-import { backlogOfPartition, type Topic } from "./topic.ts";
-import { formatWrites, refusedByState, type Write } from "./writes.ts";
-
-type Reply =
-  | [kind: "appended", entry: string]
-  | [kind: "duplicate", id: string, entry: string]
-  | [kind: "refused", number: number, why: string]
-  | [kind: "full"];
+import { type EffectRefusal, formatEffect, type PublishRules, sendEffect } from "./effect.ts";
+import { appendedOf, duplicateOf, type PublishInput, type PublishResult } from "./producer.ts";
+import type { Topic } from "./topic.ts";
+import type { Write } from "./writes.ts";
 
 const publishWithScript = defineScript({
   name: "mqPublishWith",
-  lua: [appendLua, dedupeLua, writesLua, publishWithLua],
-  keys: ["stream", "even", "odd", "groups"],
-  args: [
-    ...(["windowMs", "backlogMax", "id", "messageType", "key", "sequence"] as const),
-    ...(["data", "properties", "attributes", "dedupeId"] as const),
-  ],
+  lua: [appendLua, dedupeLua, delayLua, writesLua, effectLua, publishWithLua],
+  keys: ["stream"],
+  args: ["dedupeId"],
   hasRest: true,
-  decode: (reply) => reply as Reply,
+  decode: (reply) => reply as EffectRefusal | ["done", id: string, entry: string, isDuplicate: 0 | 1],
 });
 
 /**
- * Appends a message and does the writes in one script. `key` is required, for the writes lie in its partition. The message's id
- * is its dedupe id when `dedupId` gives no other, so a repeat under the same id or dedupId does neither again and answers with
- * the original. Throws AppError as publish does; INVALID also when an own key holds another type or no integer.
+ * Appends a message, or keeps it until it is due, and does the writes in one script. `key` is required, for the writes lie in its
+ * partition. The message's id is its dedupe id when `dedupId` gives no other, so a repeat under the same id or dedupId does
+ * neither again and answers with the original. Throws AppError as publish does; INVALID also when an own key holds another type
+ * or no integer.
  */
 export async function publishWith<D>(
   context: QueueContext,
   topic: Topic<D>,
   input: PublishInput<D>,
   writes: readonly Write[],
+  rules: PublishRules,
 ): Promise<PublishResult> {
   const { keys, redis, clock, metrics } = context;
-  if (input.deliverAt !== undefined) {
-    const issues = [{ path: "deliverAt", message: "cannot be given together with writes" }];
-    throw new AppError("INVALID", `topic ${topic.name}: deliverAt cannot be given together with writes`, { issues });
-  }
   if (!input.key) {
     const issues = [{ path: "key", message: "is required: the writes lie in its partition" }];
     throw new AppError("INVALID", `topic ${topic.name}: key is required`, { issues });
   }
-  const newMessageId = input.id ?? newId(clock.now());
-  const values = valuesOf(topic, { ...input, dedupId: input.dedupId || newMessageId }, newMessageId);
-  const [id, messageType, key, sequence, data, properties, attributes, dedupeId] = values as Values;
-  const partition = keys.partitionOf(key);
-  const formatted = formatWrites(keys, partition, writes);
-  const send = () =>
-    publishWithScript(redis.commands, {
-      stream: keys.topic(topic.name, partition),
-      even: keys.published(topic.name, partition, "even"),
-      odd: keys.published(topic.name, partition, "odd"),
-      groups: keys.groups(topic.name, partition),
-      windowMs: topic.dedupMs,
-      backlogMax: backlogOfPartition(topic, keys.partitions),
-      ...{ id, messageType, key, sequence, data, properties, attributes, dedupeId },
-      restKeys: formatted.keys,
-      restArgs: formatted.args,
-    });
-  const reply = await withRoom(context, topic, partition, send);
-  if (reply[0] === "refused") throw refusedByState(reply[1], reply[2]);
-  if (reply[0] === "duplicate") return { id: reply[1], partition, entry: reply[2], duplicate: true };
-  metrics.published.inc({ topic: topic.name });
-  return { id, partition, entry: reply[1], duplicate: false };
+  const partition = keys.partitionOf(input.key);
+  // The script may run twice: without an id of the caller's, too, it is one publication.
+  const dedupId = input.dedupId || input.id || newId(clock.now());
+  const next = { topic: topic as Topic<unknown>, input: { ...input, dedupId } };
+  const effect = formatEffect(context, partition, { publish: [next], writes }, rules);
+  const [stream, ...restKeys] = effect.keys;
+  const [, id, entry, isDuplicate] = await sendEffect(context, partition, effect, () =>
+    publishWithScript(redis.commands, { stream: stream!, dedupeId: dedupId, restKeys, restArgs: effect.args }),
+  );
+  if (isDuplicate === 1) return duplicateOf(partition, id, entry);
+  const result = appendedOf(partition, id, entry);
+  if (result.entry !== "") metrics.published.inc({ topic: topic.name });
+  return result;
 }
-
-type Values = [
-  ...[id: string, type: string, key: string, sequence: string, data: string, properties: string],
-  ...[attributes: string, dedupeId: string],
-];

@@ -76,6 +76,7 @@ const FORMS: Readonly<Record<Form, { readonly fits: (value: unknown) => boolean;
 export interface FormattedWrites {
   readonly keys: readonly string[];
   readonly args: readonly Text[];
+  readonly bytes: number;
 }
 
 /** Where a key of the user's own lies, to read it with any Redis client. */
@@ -110,7 +111,7 @@ export function formatWrites(keys: Keys, partition: number, writes: readonly Wri
     const message = `are ${bytes} bytes; the limit is ${BYTES_MAX}`;
     throw new AppError("TOO_LARGE", `writes ${message}`, { issues: [{ path: "writes", message }] });
   }
-  return { keys: Array.from(numbers.keys(), (name) => keys.own(partition, name)), args };
+  return { keys: Array.from(numbers.keys(), (name) => keys.own(partition, name)), args, bytes };
 }
 
 /** What Redis found when it looked at the keys: nothing was written. `number` counts from 1. */

@@ -46,9 +46,9 @@ local function mq_write_add(state, place, current, by)
   return nil
 end
 
--- Returns {number of the first write that is not possible, why}, or nil when all are.
-local function mq_writes_refusal(writes)
-  local states = {}
+-- Returns {number of the first write that is not possible, why}, or nil when all are. `states`: what the writes that were looked at
+-- before make of their keys, {} at first; of no further use when one is refused.
+local function mq_writes_refusal(writes, states)
   for i, write in ipairs(writes) do
     local command, key, from = write.command, write.key, write.from
     local wanted = MQ_WRITE_TYPES[command]
