@@ -166,6 +166,11 @@ export class SideQueue<D> {
     this.#parts.lease.changes.done(key, delivery.entry);
   }
 
+  /** The first message of a key in hand is finished, by the commit that did its effect. */
+  ended(key: string): void {
+    this.#shift(key);
+  }
+
   /** The first message of a key in hand is finished, by its move to dead letters. */
   drop(key: string, letter: DeadLetter): void {
     this.#shift(key);
