@@ -224,7 +224,7 @@ export function openQueue({
   const rules: PublishRules = { mayPublish, delayMsMax };
   const consume: Queue["consume"] = (topic, options) => {
     may?.consume(topic.name, options.group);
-    const declaration = declare(options);
+    const declaration = declare(options, rules);
     const name = `${topic.name}/${declaration.group}`;
     if (consuming.has(name)) throw new AppError("INVALID", `${name} is consumed by this process already`);
     consuming.add(name);

@@ -1,6 +1,7 @@
 /** The gateway from outside: sessions, sends, notifications across two gateways, and the same by HTTP. */
 
 import { describe, expect, test } from "bun:test";
+import { webSocketMethods } from "../../workers/gateway/methods.ts";
 import { openTestChat } from "../support/chat.ts";
 import { openTestStore } from "../support/redis.ts";
 
