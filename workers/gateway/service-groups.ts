@@ -22,14 +22,14 @@ export interface GroupParts {
   readonly allowPrivate: boolean;
 }
 
-const { webhook: _webhook, ...openSettings } = GroupSettingsSchema.entries;
-const GroupReply = v.strictObject({
-  topic: v.string(),
-  group: v.string(),
-  ...openSettings,
+const { webhook: _webhook, ...openEntries } = GroupSettingsSchema.entries;
+/** The settings of a group, without the secret. */
+export const OpenSettings = v.strictObject({
+  ...openEntries,
   webhook: v.optional(v.strictObject({ url: v.string() })),
   created: v.number(),
 });
+const GroupReply = v.strictObject({ topic: v.string(), group: v.string(), ...OpenSettings.entries });
 
 const OfGroup = { topic: Name, group: Name };
 const Done = v.strictObject({ result: v.literal("ok") });
@@ -71,7 +71,7 @@ export function groupRoutes({ queue, allowPrivate }: GroupParts): readonly Servi
         assertMayOwn(topic, group);
         if (settings.webhook) checkWebhookUrl(settings.webhook.url, allowPrivate);
         const declared = await queue.catalog.declareGroup(topic, group, settings);
-        return c.json(showGroup(declared), declared.isNew ? 201 : 200);
+        return c.json({ topic, group, ...openSettingsOf(declared) }, declared.isNew ? 201 : 200);
       },
     ),
     serviceRoute(
@@ -175,10 +175,9 @@ function showKey({ key, state, sinceMs, messages, failed }: KeyAside) {
   return { key, state, since: sinceMs, messages, attempts: failed };
 }
 
-/** Without the secret. */
-function showGroup({ topic, group, settings, created }: DeclaredGroup) {
+export function openSettingsOf({ settings, created }: DeclaredGroup) {
   const { webhook, ...open } = settings;
-  return { topic, group, ...open, ...(webhook ? { webhook: { url: webhook.url } } : {}), created };
+  return { ...open, ...(webhook ? { webhook: { url: webhook.url } } : {}), created };
 }
 
 function checkWebhookUrl(url: string, allowPrivate: boolean): void {
