@@ -1,6 +1,6 @@
 /**
  * A connection that sends every script twice, as a caller does who did not hear the first answer. What comes back is the answer of
- * the repetition: it must be as good.
+ * the repetition, unless told otherwise: it must be as good.
  */
 
 import { Command, Redis } from "ioredis";
@@ -11,18 +11,19 @@ export interface TwiceOptions {
    * Scripts whose first answer is handed on: they hand something out, and a repetition finds it gone. Who did not hear the first
    * answer gets it again when its lease is over.
    */
-  readonly handOuts?: readonly string[];
-  /** Called after the first execution of a script, and after the second one. */
+  readonly isHandOut?: (script: string) => boolean;
+  /** Called after the first execution of a script, and after the second one. Scripts go one at a time then. */
   readonly onExecuted?: (script: string) => Promise<void>;
 }
 
 /** Of a Cluster this would be a matter of its nodes: a single server only. */
-export function sendTwice(client: RedisClient, { handOuts = [], onExecuted }: TwiceOptions = {}): void {
+export function sendTwice(client: RedisClient, { isHandOut = () => false, onExecuted }: TwiceOptions = {}): void {
   if (!(client instanceof Redis)) throw new Error("a single server is wanted");
   const { scriptsSet } = client as unknown as { scriptsSet: Record<string, { sha: string; lua: string }> };
   const send = client.sendCommand.bind(client);
   const nameOf = (source: unknown) =>
     Object.entries(scriptsSet).find(([, { sha, lua }]) => sha === source || lua === source)?.[0];
+  let turn: Promise<unknown> = Promise.resolve();
   client.sendCommand = (command, ...rest) => {
     const isScript = command.name === "evalsha" || command.name === "eval";
     const script = isScript ? nameOf(command.args[0]) : undefined;
@@ -35,8 +36,11 @@ export function sendTwice(client: RedisClient, { handOuts = [], onExecuted }: Tw
       const again = new Command("evalsha", [sha, ...args], { replyEncoding: "utf8" });
       const second = await (send(again) as Promise<unknown>);
       await onExecuted?.(script);
-      return handOuts.includes(script) ? first : second;
+      return isHandOut(script) ? first : second;
     };
-    return both();
+    if (!onExecuted) return both();
+    const result = turn.then(both);
+    turn = result.catch(() => undefined);
+    return result;
   };
 }
