@@ -17,6 +17,7 @@ import changesLua from "../redis/lua/mq-changes.lua" with { type: "text" };
 import acquireLua from "../redis/lua/mq-lease-acquire.lua" with { type: "text" };
 import commitLua from "../redis/lua/mq-lease-commit.lua" with { type: "text" };
 import sideLua from "../redis/lua/mq-side.lua" with { type: "text" };
+import { LOSSES_MAX } from "./attempts.ts";
 import { Changes } from "./changes.ts";
 import type { Declaration, QueueContext } from "./consumer.ts";
 import { deadLettersMax } from "./dead-letter.ts";
@@ -27,8 +28,6 @@ import { sideKeys } from "./side.ts";
 const COMMIT_BACKOFF = { firstMs: 50, maxMs: 1_000, jitter: 0.2 };
 /** A stop waits about 1.5 s for a Redis that is away; then the lease runs out by itself. */
 const RELEASE_TRIES_MAX = 5;
-/** This many losses without progress make the first unfinished entries suspects (design.md §6). */
-export const LOSSES_MAX = 3;
 
 export interface Grant {
   readonly token: number;
