@@ -232,7 +232,7 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
     keys: ["delayed", "delayedDue", "delayedEnded", "stream", "reads"],
     async run({ context, delayed }) {
       const outcome = await new Firing(context).fire(delayed);
-      if (outcome.kind !== "fired") throw new Error(JSON.stringify(outcome));
+      if (outcome.kind === "failed") throw new Error(outcome.error);
     },
   },
   "delay-cancel": {
