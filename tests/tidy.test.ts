@@ -154,7 +154,7 @@ describe("the layer table", () => {
     expect(contracts.map(({ service }) => service).sort()).toEqual(["archive", "logic"]);
     expect(topics.map(({ topic }) => topic)).toContain("im.events");
     const built = ROLES.filter((role) => filesOf(role).length > 0);
-    expect(built).toEqual(["gateway", "logic", "extlogic", "archive", "orders", "trades", "ads"]);
+    expect(built).toEqual(["gateway", "logic", "extlogic", "scheduler", "archive", "orders", "trades", "ads"]);
   });
 
   test("a role uses the contracts of services that it serves or may call, and no others", () => {
@@ -214,7 +214,7 @@ describe("keys", () => {
     ({ path }) => path !== "lib/redis/keys.ts" && !path.startsWith("scripts/bench/yardstick"),
   );
   const KEY_PATTERN =
-    /[`"'][^`"'\n]*(?:\}:\{|:(?:conv|topic|user|sent):|(?<!\$)\{(?:installation|registry|gateway:|routes|chore:|members:))/;
+    /[`"'][^`"'\n]*(?:\}:\{|:(?:conv|topic|user|sent):|(?<!\$)\{(?:installation|registry|gateway:|routes|members:))/;
 
   test("are written in lib/redis/keys.ts only", () => {
     const faults = writers.filter(({ text }) => KEY_PATTERN.test(withoutComments(text)));

@@ -9,7 +9,7 @@ import type { Config } from "../lib/config.ts";
 import { socketFolder } from "../lib/data-dir.ts";
 import { AppError } from "../lib/errors.ts";
 import { imTopics } from "../lib/im/index.ts";
-import { openQueue, type Queue } from "../lib/mq/index.ts";
+import { imRelay, openQueue, type Queue } from "../lib/mq/index.ts";
 import { type Check, createLog, createMetrics, type Log, type Metrics } from "../lib/observability/index.ts";
 import {
   assertRedisIsSafe,
@@ -104,7 +104,7 @@ export async function openUnitContext(config: Config, instance: string): Promise
           ...shared,
           member,
           may,
-          topics: imTopics,
+          topics: [...imTopics, imRelay],
           tokenSecret: deriveSecret(secrets, "pull tokens"),
         }),
         rpc: openRpcNode({ ...shared, role, instance: member, secret: secrets.internalSecret, listen, local }),

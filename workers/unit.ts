@@ -27,6 +27,7 @@ const WORKERS: Partial<Record<Role, () => Promise<{ worker: Worker }>>> = {
   archive: () => import("./archive/main.ts"),
   logic: () => import("./logic/main.ts"),
   extlogic: () => import("./extlogic/main.ts"),
+  scheduler: () => import("./scheduler/main.ts"),
   orders: () => import("./examples/orders.ts"),
   trades: () => import("./examples/trades.ts"),
   ads: () => import("./examples/ads.ts"),

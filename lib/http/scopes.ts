@@ -8,11 +8,9 @@ export type Scope = "chat" | "broadcast" | "admin" | `publish:${string}` | `cons
 
 export const ALL_SCOPES: readonly Scope[] = ["chat", "broadcast", "admin", "publish:*", "consume:*"];
 
-export const ScopeSchema = v.custom<Scope>(
-  (value) =>
-    typeof value === "string" && /^(chat|broadcast|admin|(publish|consume):(\*|[A-Za-z0-9_.-]{1,64}))$/.test(value),
-  "must be chat, broadcast, admin, publish:<topic>, consume:<topic>, or one of the latter with *",
-);
+const SCOPE_MESSAGE = "must be chat, broadcast, admin, publish:<topic>, consume:<topic>, or one of the latter with *";
+const SCOPE_PATTERN = /^(chat|broadcast|admin|(publish|consume):(\*|[A-Za-z0-9_.-]{1,64}))$/;
+export const ScopeSchema = v.pipe(v.string(SCOPE_MESSAGE), v.regex(SCOPE_PATTERN, SCOPE_MESSAGE));
 
 /**
  * Whether the caller is a service with the scope, by name or by `*`. `publish:` and `consume:` without a name ask for one of any topic:

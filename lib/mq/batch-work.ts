@@ -9,8 +9,9 @@
  */
 
 import { LOSSES_MAX } from "./attempts.ts";
-import type { BatchHandler, DeliveryContext } from "./consumer.ts";
+import type { BatchHandler } from "./consumer.ts";
 import { buryReasonOf } from "./dead-letter.ts";
+import { HandOut } from "./hand-out.ts";
 import { type Delivery, InvalidMessage, Later } from "./message.ts";
 import type { Progress } from "./progress.ts";
 import { orderKeyOf } from "./side.ts";
@@ -25,21 +26,23 @@ const UNCOMMITTED_ENTRIES_MAX = 4_000;
 export class BatchWork<D> implements Work<D> {
   readonly #site: WorkSite<D>;
   readonly #handle: BatchHandler<D>;
-  readonly #context: DeliveryContext;
   #inHand: Delivery<D>[] | undefined;
   #ahead: Delivery<D>[] | undefined;
   /** Keys aside with a message to hand out. */
   readonly #aside: string[] = [];
   #running: Promise<void> | undefined;
   #progress: Progress;
+  /** What the handler has in hand, with what does not reach it. */
+  #given: readonly Delivery<D>[] = [];
+  /** The next commits finish that, with its effect. */
+  #isEnding = false;
   #uncommitted = 0;
   #careful: number;
 
   constructor(site: WorkSite<D>, handle: BatchHandler<D>) {
     this.#site = site;
     this.#handle = handle;
-    const { partition, lease } = site;
-    this.#context = { partition, token: lease.token, signal: lease.signal };
+    const { lease } = site;
     this.#progress = lease.grant.progress;
     this.#careful = lease.isSuspicious ? 2 * site.declaration.batchMax : 0;
   }
@@ -67,7 +70,18 @@ export class BatchWork<D> implements Work<D> {
 
   progress(): Progress {
     this.#uncommitted = 0;
-    return this.#progress;
+    return this.#isEnding ? this.#progressPast(this.#given) : this.#progress;
+  }
+
+  onEnding(delivery: Delivery<D>, isEnding: boolean): void {
+    // What came from aside is no part of the progress.
+    this.#isEnding = isEnding && this.#given.includes(delivery);
+  }
+
+  onEnded(delivery: Delivery<D>): void {
+    const { side } = this.#site;
+    const key = orderKeyOf(delivery);
+    if (side.holds(key, delivery)) side.ended(key);
   }
 
   mayTake(): boolean {
@@ -111,12 +125,17 @@ export class BatchWork<D> implements Work<D> {
 
   #advance(batch: readonly Delivery<D>[]): void {
     for (const delivery of batch) if (delivery.attempt > 1) this.#site.forget(delivery);
+    this.#progress = this.#progressPast(batch);
+    this.#isEnding = false;
+    this.#site.changed();
+  }
+
+  #progressPast(batch: readonly Delivery<D>[]): Progress {
     const last = batch[batch.length - 1]!;
     // What a predecessor left open comes first, and is of entries before the checkpoint.
     const open = this.#progress.open.length === 0 ? this.#progress.open : this.#withoutFinished(batch);
     const isBehind = last.ordinal <= this.#progress.read;
-    this.#progress = isBehind ? { ...this.#progress, open } : { checkpoint: last.entry, read: last.ordinal, open };
-    this.#site.changed();
+    return isBehind ? { ...this.#progress, open } : { checkpoint: last.entry, read: last.ordinal, open };
   }
 
   #withoutFinished(batch: readonly Delivery<D>[]) {
@@ -129,15 +148,19 @@ export class BatchWork<D> implements Work<D> {
     const { declaration, counters, clock, waits } = this.#site;
     let batch = this.#sift(given);
     let failures = 0;
+    this.#given = given;
     while (batch.length > 0) {
       if (!this.#site.mayHandOut()) return false;
       counters.delivered.inc(batch.length);
+      const handOut = new HandOut(this.#site, this, given[given.length - 1]!);
       try {
-        await this.#handle(batch, this.#context);
+        await this.#handle(batch, handOut);
+        if (handOut.hasTransaction && (await this.#site.isEnded(handOut, undefined, batch.length))) return true;
         if (!this.#site.lease.isHeld()) return false;
         counters.acked.inc(batch.length);
         return true;
       } catch (error) {
+        if (handOut.hasTransaction && (await this.#site.isEnded(handOut, error, batch.length))) return true;
         if (!this.#site.lease.isHeld()) return false;
         if (error instanceof Later) {
           await clock.sleep(error.ms, waits);
@@ -216,9 +239,10 @@ export class BatchWork<D> implements Work<D> {
     const { side } = this.#site;
     const [delivery] = side.queueOf(key);
     if (delivery === undefined) return;
-    const outcome = await this.#site.attempt(delivery, (each) => this.#handle([each], this.#context));
+    const outcome = await this.#site.attempt(delivery, (message, handOut) => this.#handle([message], handOut), this);
     if (outcome.kind === "left") return;
     if (outcome.kind === "again") side.back(key, this.#site.retry(delivery, outcome.waitMs));
+    else if (outcome.kind === "ended") this.#afterAside(key);
     else {
       if (outcome.kind === "done") side.done(key);
       else this.#site.bury(delivery, outcome.kind === "bury" ? outcome.reason : "attempts", outcome.error);

@@ -155,7 +155,13 @@ class BroadcastPartition<D> implements ReadTarget {
     this.#position = beginning.position;
     this.#ordinal = beginning.ordinal;
     this.stream = context.keys.topic(topic.name, beginning.partition);
-    this.#handling = { partition: beginning.partition, token: 0, signal: this.#controller.signal };
+    this.#handling = {
+      partition: beginning.partition,
+      token: 0,
+      signal: this.#controller.signal,
+      // Nothing records what an instance has seen, so nothing could be done once.
+      commit: () => Promise.reject(new AppError("INVALID", "a broadcast group has no transactions")),
+    };
   }
 
   get position(): string {

@@ -6,6 +6,8 @@
  *   throw             retry after the back-off; after `maxAttempts` deliveries the message is buried
  *   throw Bury        buried now
  *   throw Later(ms)   again after ms, no attempt counted
+ *
+ * Before it returns it may `context.commit(effect)`: the ack, with writes and further messages, in one script.
  */
 
 import { type Backoff, backoffMs, type Clock } from "../clock.ts";
@@ -13,6 +15,8 @@ import { AppError, type Issue } from "../errors.ts";
 import { ID_PATTERN } from "../id.ts";
 import type { Log, Metrics } from "../observability/index.ts";
 import type { Keys, RedisConnections } from "../redis/index.ts";
+import { DELAY_MS_DEFAULT } from "./delaying.ts";
+import type { EffectInput, PublishRules } from "./effect.ts";
 import type { Message } from "./message.ts";
 
 export type GroupMode = "ordered" | "concurrent" | "broadcast";
@@ -39,6 +43,15 @@ export interface DeliveryContext {
   readonly token: number;
   /** Aborts when the lease is lost or the process stops hard; the outcome is dropped then. */
   readonly signal: AbortSignal;
+  /**
+   * Finishes the message (of a batch: all of it) together with writes to keys of the group's own in its partition and with messages
+   * that follow from it: one script, under the fencing token. Done at most once however often the message is delivered, so it needs
+   * no dedupe of the handler's. The last thing that a handler does: from here on its key goes on, and what it throws changes nothing.
+   *
+   * Throws AppError, and nothing is done: INVALID, TOO_LARGE, LAYER_VIOLATION and RATE_LIMITED as publishWith; LEASE_LOST, then
+   * another holder decides (or an answer was lost, and it is done). Not for broadcast groups: INVALID.
+   */
+  commit(effect?: EffectInput): Promise<void>;
 }
 
 export type Handler<D> = (message: Message<D>, context: DeliveryContext) => unknown;
@@ -142,6 +155,8 @@ export interface Declaration<D> {
   readonly validate: boolean;
   readonly handle: Handler<D> | undefined;
   readonly handleBatch: BatchHandler<D> | undefined;
+  /** For what handlers commit. */
+  readonly publishing: PublishRules;
   /** The wait before the next attempt, after attempt 1, 2, … failed. */
   retryMs(attempt: number): number;
 }
@@ -157,8 +172,10 @@ export interface QueueContext {
   readonly member: string;
 }
 
+const ANYTHING: PublishRules = { mayPublish: () => undefined, delayMsMax: DELAY_MS_DEFAULT };
+
 /** Fills in the defaults. Throws AppError INVALID with one issue per setting out of range. */
-export function declare<D>(options: ConsumeOptions<D>): Declaration<D> {
+export function declare<D>(options: ConsumeOptions<D>, publishing: PublishRules = ANYTHING): Declaration<D> {
   const { batchMax = BATCH_MAX, inFlightMax = IN_FLIGHT_MAX, leaseMs = LEASE_MS, maxAttempts = ATTEMPTS_MAX } = options;
   const { lingerMs = 0 } = options;
   const issues: Issue[] = [];
@@ -201,6 +218,7 @@ export function declare<D>(options: ConsumeOptions<D>): Declaration<D> {
     validate: options.validate ?? true,
     handle: options.handle,
     handleBatch: options.handleBatch,
+    publishing,
     retryMs: (attempt) => ("firstMs" in backoff ? backoffMs(attempt, backoff) : stepMs(backoff, attempt)),
   };
 }

@@ -6,18 +6,25 @@
 
 import { defineScript, type RedisClient } from "../redis/index.ts";
 import ackLua from "../redis/lua/mq-ack.lua" with { type: "text" };
+import ackWithLua from "../redis/lua/mq-ack-with.lua" with { type: "text" };
+import appendLua from "../redis/lua/mq-append.lua" with { type: "text" };
 import buryLua from "../redis/lua/mq-bury.lua" with { type: "text" };
 import claimLua from "../redis/lua/mq-claim.lua" with { type: "text" };
 import dropLua from "../redis/lua/mq-consumers-drop.lua" with { type: "text" };
+import dedupeLua from "../redis/lua/mq-dedupe.lua" with { type: "text" };
+import delayLua from "../redis/lua/mq-delay.lua" with { type: "text" };
 import disownLua from "../redis/lua/mq-disown.lua" with { type: "text" };
+import effectLua from "../redis/lua/mq-effect.lua" with { type: "text" };
 import lostLua from "../redis/lua/mq-lost.lua" with { type: "text" };
 import receiveLua from "../redis/lua/mq-receive.lua" with { type: "text" };
 import redeliverLua from "../redis/lua/mq-redeliver.lua" with { type: "text" };
 import renewLua from "../redis/lua/mq-renew.lua" with { type: "text" };
 import settleLua from "../redis/lua/mq-settle.lua" with { type: "text" };
+import writesLua from "../redis/lua/mq-writes.lua" with { type: "text" };
 import { type Attempts, formatAttempts, parseAttempts } from "./attempts.ts";
 import type { DeliveryContext, QueueContext } from "./consumer.ts";
 import { type DeadLetter, deadLettersMax } from "./dead-letter.ts";
+import type { Effect, EffectInput, EffectRefusal } from "./effect.ts";
 import type { Delivery, StreamEntry } from "./message.ts";
 import { registrationsOf, streamGroupOf } from "./stream-group.ts";
 
@@ -99,6 +106,15 @@ const ackScript = defineScript({
   },
 });
 
+const ackWithScript = defineScript({
+  name: "mqAckWith",
+  lua: [appendLua, dedupeLua, delayLua, writesLua, effectLua, ackWithLua],
+  keys: ["stream", "attempts"],
+  args: ["group", "member", "count"],
+  hasRest: true,
+  decode: (reply) => reply as EffectRefusal | ["settled", appended: number[]] | ["stale"] | ["gone"],
+});
+
 const settleScript = defineScript({
   name: "mqSettle",
   lua: [buryLua, settleLua],
@@ -142,11 +158,20 @@ export interface Fence {
   readonly count: number;
 }
 
+/** Acks deliveries of one batch with an effect. */
+export type Committer<D> = (holds: readonly Hold<D>[], effect: EffectInput) => Promise<void>;
+
 /** One delivery in hand. It is the handler's context too. */
 export class Hold<D> implements DeliveryContext, Fence {
   readonly partition: number;
   readonly entry: string;
   renewedAt = performance.now();
+  /** Its consume transaction, from the moment when it is asked for. */
+  transaction: Promise<void> | undefined;
+  /** It is acked, by its transaction. */
+  isCommitted = false;
+  /** Who can commit it; set when it is handed out. */
+  committer: Committer<D> | undefined;
   #controller: AbortController | undefined;
   #reason: Error | undefined;
 
@@ -175,6 +200,10 @@ export class Hold<D> implements DeliveryContext, Fence {
     this.#controller ??= new AbortController();
     if (this.#reason) this.#controller.abort(this.#reason);
     return this.#controller.signal;
+  }
+
+  commit(effect: EffectInput = {}): Promise<void> {
+    return this.committer!([this], effect);
   }
 
   lose(reason: Error): void {
@@ -256,6 +285,20 @@ export class DeliveryLeases {
     });
     this.#claims[partition] = claims;
     return outcomes;
+  }
+
+  /** Acks deliveries of one partition and generation together with an effect, all or nothing. */
+  ackWith<D>(holds: readonly Hold<D>[], effect: Effect) {
+    const { partition, generation } = holds[0]!;
+    const { stream, attempts } = this.#keys(partition);
+    return ackWithScript(this.#commands, {
+      stream,
+      attempts,
+      ...this.#names(partition, generation),
+      count: holds.length,
+      restKeys: effect.keys,
+      restArgs: [...holds.flatMap(({ entry, count }) => [entry, count]), ...effect.args],
+    });
   }
 
   /** At most `limit` deliveries for a service outside, due and new ones, of whatever generation the group is; undefined when it is not registered. */

@@ -4,10 +4,13 @@
  * holders were lost three times without an answer is handed out while nothing else is; lost three times so, it is buried.
  */
 
+import { AppError } from "../errors.ts";
+import { ackWith } from "./ack-with.ts";
 import { type Attempts, inHandAlone, LOSSES_MAX, lostAlone, resume } from "./attempts.ts";
 import type { Declaration, DeliveryContext, QueueContext } from "./consumer.ts";
 import { buryReasonOf, deadLetterOf, textOf } from "./dead-letter.ts";
-import { type DeliveryLeases, Hold, type Settlement, type SettleOutcome } from "./delivery-lease.ts";
+import { type Committer, type DeliveryLeases, Hold, type Settlement, type SettleOutcome } from "./delivery-lease.ts";
+import type { EffectInput } from "./effect.ts";
 import { type Delivery, InvalidMessage, Later } from "./message.ts";
 import { isExpired, isSelected } from "./selection.ts";
 import { Settler } from "./settler.ts";
@@ -76,7 +79,10 @@ export class DeliveryWork<D> {
 
   /** Takes deliveries of one partition in hand. */
   deliver(holds: readonly Hold<D>[]): void {
-    for (const hold of holds) this.#inHand.add(hold);
+    for (const hold of holds) {
+      this.#inHand.add(hold);
+      hold.committer = this.#commit;
+    }
     const now = this.#parts.context.clock.now();
     const fit = holds.filter((hold) => !this.#isSetAside(hold, now));
     const { batchMax, handleBatch } = this.#parts.declaration;
@@ -189,12 +195,45 @@ export class DeliveryWork<D> {
     counters.delivered.inc(holds.length);
     try {
       await this.#handle(holds, declaration);
-      for (const hold of holds) this.#settle(hold, ACK);
+      if (holds[0]!.transaction) await this.#afterTransaction(holds);
+      for (const hold of holds) if (!hold.isCommitted) this.#settle(hold, ACK);
     } catch (error) {
-      for (const hold of holds) this.#settle(hold, this.#settlementOf(hold, error, holds.length === 1));
+      if (holds[0]!.transaction) await this.#afterTransaction(holds, error);
+      for (const hold of holds) {
+        if (!hold.isCommitted) this.#settle(hold, this.#settlementOf(hold, error, holds.length === 1));
+      }
     }
     this.#running -= holds.length;
     this.#pump();
+  }
+
+  readonly #commit: Committer<D> = async (holds, effect) => {
+    if (holds.some(({ transaction }) => transaction)) throw new AppError("INVALID", "it is committed already");
+    const transaction = ackWith(this.#parts, holds, effect);
+    for (const hold of holds) hold.transaction = transaction;
+    try {
+      await transaction;
+      for (const hold of holds) hold.isCommitted = true;
+    } catch (error) {
+      for (const hold of holds) hold.transaction = undefined;
+      throw error;
+    }
+  };
+
+  /** The handler is done, and has committed or is about to: what is committed needs no answer any more. */
+  async #afterTransaction(holds: readonly Hold<D>[], error?: unknown): Promise<void> {
+    const { context, topic, declaration } = this.#parts;
+    // Its caller hears of a failure.
+    await holds[0]!.transaction?.catch(() => undefined);
+    for (const hold of holds) {
+      if (!hold.isCommitted) continue;
+      this.#settling += 1;
+      this.#settled(hold, ACK, "settled");
+    }
+    this.#answered();
+    if (error === undefined || !holds[0]!.isCommitted) return;
+    const fields = { topic, group: declaration.group, partition: holds[0]!.partition, reason: textOf(error) };
+    context.log.warn(fields, "handler failed after its commit, which stands");
   }
 
   #handle(holds: readonly Hold<D>[], { handle, handleBatch }: Declaration<D>): unknown {
@@ -292,6 +331,10 @@ class BatchContext<D> implements DeliveryContext {
   get signal(): AbortSignal {
     this.#signal ??= AbortSignal.any(this.#holds.map(({ signal }) => signal));
     return this.#signal;
+  }
+
+  commit(effect: EffectInput = {}): Promise<void> {
+    return this.#holds[0]!.committer!(this.#holds, effect);
   }
 }
 

@@ -136,6 +136,11 @@ export async function makeRoomFor(
   return true;
 }
 
+/** Counts what was appended, as scripts tell of it: per message 1 or 0. */
+export function countAppended({ metrics }: QueueContext, { messages }: Effect, appended: readonly number[]): void {
+  for (const [i, { topic }] of messages.entries()) if (appended[i] === 1) metrics.published.inc({ topic: topic.name });
+}
+
 /** The error of a refusal. */
 export function refusalOf({ metrics }: QueueContext, { messages }: Effect, refusal: EffectRefusal): AppError {
   if (refusal[0] === "write") return refusedByState(refusal[1], refusal[2]);

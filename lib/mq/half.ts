@@ -81,7 +81,7 @@ export interface Half {
   readonly preparedAt: number;
   /** The id that the message has in its topic: of a duplicate, the original's. */
   readonly messageId: string;
-  /** Of a committed one: its entry, and whether another message had its dedupId already. */
+  /** Of a committed one: its entry (none of a duplicate whose original is delayed), and whether another message had its dedupId already. */
   readonly entry?: string;
   readonly duplicate?: boolean;
 }
@@ -158,7 +158,12 @@ export function parseHead(id: string, text: string): Half {
     preparedAt: Number(preparedMs),
     messageId: messageId!,
   };
-  return half.state === "committed" ? { ...half, entry: entry!, duplicate: duplicate === "1" } : half;
+  return half.state === "committed" ? committed(half, entry!, duplicate!) : half;
+}
+
+/** Of an original that is delayed, its due time stands for the entry that it does not have yet. */
+function committed(half: Half, entry: string, duplicate: string): Half {
+  return { ...half, ...(entry.startsWith("@") ? {} : { entry }), duplicate: duplicate === "1" };
 }
 
 export function messageOf(half: Half, partition: number, reply: MessageReply): HalfMessage {
@@ -255,7 +260,7 @@ export async function decideHalf(context: HalfContext, id: string, decision: Hal
   }
   if (state !== decision) throw conflict(id, state);
   const decided: Half = { ...half, state, messageId };
-  return state === "committed" ? { ...decided, entry, duplicate: duplicate === "1" } : decided;
+  return state === "committed" ? committed(decided, entry, duplicate) : decided;
 }
 
 /**

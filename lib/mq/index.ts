@@ -93,7 +93,7 @@ export type { RedriveOptions, RedriveReply } from "./redrive.ts";
 export type { RedriveFilter, RedriveResult } from "./redrive-letters.ts";
 export type { RedriveSelection, RedriveState, RedriveStatus } from "./redrive-runner.ts";
 export { imRelay } from "./relay-topic.ts";
-export { createTrimmer, topicIsFull } from "./retention.ts";
+export { topicIsFull } from "./retention.ts";
 export {
   type GroupSettings,
   GroupSettingsSchema,
@@ -186,8 +186,6 @@ export interface Queue {
    * the cursor is not of this topic, OVERLOADED.
    */
   tail(topic: Topic<unknown>, after: StartPoint | { readonly cursor: string }): Promise<Tail>;
-  /** Whether this process does a periodic chore now: true for one of all that ask within `forMs`. */
-  claim(chore: string, forMs: number): Promise<boolean>;
   /** Topics and groups that services declared, for all processes. */
   readonly catalog: Catalog;
   /** Logs what went wrong in the background, for services built on the queue. */
@@ -226,7 +224,7 @@ export function openQueue({
   const rules: PublishRules = { mayPublish, delayMsMax };
   const consume: Queue["consume"] = (topic, options) => {
     may?.consume(topic.name, options.group);
-    const declaration = declare(options);
+    const declaration = declare(options, rules);
     const name = `${topic.name}/${declaration.group}`;
     if (consuming.has(name)) throw new AppError("INVALID", `${name} is consumed by this process already`);
     consuming.add(name);
@@ -263,10 +261,6 @@ export function openQueue({
         options,
       ),
     tail: (topic, after) => openTail(context, topic, after),
-    async claim(chore, forMs) {
-      const { redis, keys, member } = context;
-      return (await redis.commands.set(keys.chore(chore), member, "PX", forMs, "NX")) === "OK";
-    },
     catalog,
     report: (error, message) => context.log.warn({ error }, message),
   };

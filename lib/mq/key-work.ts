@@ -9,7 +9,7 @@
 
 import { LOSSES_MAX } from "./attempts.ts";
 import type { AsideTurn } from "./changes.ts";
-import type { DeliveryContext, Handler } from "./consumer.ts";
+import type { Handler } from "./consumer.ts";
 import type { BuryReason } from "./dead-letter.ts";
 import type { Delivery } from "./message.ts";
 import type { Progress } from "./progress.ts";
@@ -56,7 +56,7 @@ export class InFlight {
 
 export class KeyWork<D> implements Work<D> {
   readonly #site: WorkSite<D>;
-  readonly #handle: (delivery: Delivery<D>) => unknown;
+  readonly #handle: Handler<D>;
   readonly #inFlight: InFlight;
   /** Unfinished entries, in the partition's order. */
   readonly #open = new Map<string, Delivery<D>>();
@@ -68,6 +68,8 @@ export class KeyWork<D> implements Work<D> {
   readonly #retrying = new Map<string, AbortController>();
   /** Keys aside over whose first message so many holders were lost that it is handed out alone. */
   readonly #suspects: string[] = [];
+  /** Unfinished entries that the next commits finish, with their effects. */
+  readonly #ending = new Set<string>();
   /** The entry furthest on that is finished, and its ordinal. */
   #checkpoint: string;
   #read: number;
@@ -79,9 +81,8 @@ export class KeyWork<D> implements Work<D> {
   constructor(site: WorkSite<D>, handle: Handler<D>, inFlight: InFlight) {
     this.#site = site;
     this.#inFlight = inFlight;
-    const { partition, lease } = site;
-    const context: DeliveryContext = { partition, token: lease.token, signal: lease.signal };
-    this.#handle = (delivery) => handle(delivery, context);
+    this.#handle = handle;
+    const { lease } = site;
     this.#checkpoint = lease.grant.progress.checkpoint;
     this.#read = lease.grant.progress.read;
     this.#careful = lease.isSuspicious ? OPEN_MAX : 0;
@@ -135,16 +136,33 @@ export class KeyWork<D> implements Work<D> {
   progress(): Progress {
     let checkpoint = this.#checkpoint;
     let read = this.#read;
-    // A failed entry is recorded even when nothing behind it is finished: it can be seen to be tried.
+    // A failed entry is recorded even when nothing behind it is finished: it can be seen to be tried. One that ends with this very
+    // commit is finished.
     for (const { attempt, ordinal, entry } of this.#open.values()) {
-      if (attempt > 1 && ordinal > read) [checkpoint, read] = [entry, ordinal];
+      if (ordinal > read && (attempt > 1 || this.#ending.has(entry))) [checkpoint, read] = [entry, ordinal];
     }
     const open: string[] = [];
     for (const { entry, ordinal } of this.#open.values()) {
       if (ordinal > read) break;
-      open.push(entry);
+      if (!this.#ending.has(entry)) open.push(entry);
     }
     return { checkpoint, read, open };
+  }
+
+  onEnding({ entry }: Delivery<D>, isEnding: boolean): void {
+    // What came from aside is no part of the progress.
+    if (isEnding && this.#open.has(entry)) this.#ending.add(entry);
+    else this.#ending.delete(entry);
+  }
+
+  onEnded(delivery: Delivery<D>): void {
+    const { side } = this.#site;
+    const key = orderKeyOf(delivery);
+    if (side.holds(key, delivery)) {
+      side.ended(key);
+      this.#nextAside(key);
+    } else this.#next(key, delivery);
+    this.run();
   }
 
   mayTake(): boolean {
@@ -200,7 +218,7 @@ export class KeyWork<D> implements Work<D> {
     const { side } = this.#site;
     const isAside = side.size > 0 && side.isInHand(key);
     const delivery = isAside ? side.queueOf(key)[0]! : this.#keys.get(key)![0]!;
-    let outcome = await this.#site.attempt(delivery, this.#handle);
+    let outcome = await this.#site.attempt(delivery, this.#handle, this);
     if (outcome.kind === "again" && !isAside) outcome = await this.#retryInWindow(key, delivery, outcome.waitMs);
     this.#conclude(key, delivery, outcome);
     this.#settle();
@@ -215,7 +233,7 @@ export class KeyWork<D> implements Work<D> {
       const leftMs = await this.#wait(key, outcome.waitMs);
       if (!this.#site.mayHandOut()) return { kind: "left" };
       if (leftMs > 0) return { kind: "again", waitMs: leftMs };
-      outcome = await this.#site.attempt(delivery, this.#handle);
+      outcome = await this.#site.attempt(delivery, this.#handle, this);
     }
     return outcome;
   }
@@ -309,6 +327,7 @@ export class KeyWork<D> implements Work<D> {
 
   #finish(delivery: Delivery<D>): void {
     this.#open.delete(delivery.entry);
+    this.#ending.delete(delivery.entry);
     if (delivery.ordinal > this.#read) {
       this.#read = delivery.ordinal;
       this.#checkpoint = delivery.entry;
@@ -367,7 +386,7 @@ export class KeyWork<D> implements Work<D> {
 
   async #runAlone(key: string, delivery: Delivery<D>): Promise<void> {
     if (!this.#site.mayHandOut()) return;
-    let outcome = await this.#site.attempt(delivery, this.#handle);
+    let outcome = await this.#site.attempt(delivery, this.#handle, this);
     const isAside = this.#site.side.holds(key, delivery);
     if (outcome.kind === "again" && !isAside) outcome = await this.#retryInWindow(key, delivery, outcome.waitMs);
     this.#conclude(key, delivery, outcome);

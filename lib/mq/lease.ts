@@ -12,15 +12,21 @@
 import { backoffMs } from "../clock.ts";
 import { AppError } from "../errors.ts";
 import { defineScript, outcomeOf } from "../redis/index.ts";
+import appendLua from "../redis/lua/mq-append.lua" with { type: "text" };
 import buryLua from "../redis/lua/mq-bury.lua" with { type: "text" };
 import changesLua from "../redis/lua/mq-changes.lua" with { type: "text" };
+import dedupeLua from "../redis/lua/mq-dedupe.lua" with { type: "text" };
+import delayLua from "../redis/lua/mq-delay.lua" with { type: "text" };
+import effectLua from "../redis/lua/mq-effect.lua" with { type: "text" };
 import acquireLua from "../redis/lua/mq-lease-acquire.lua" with { type: "text" };
 import commitLua from "../redis/lua/mq-lease-commit.lua" with { type: "text" };
 import sideLua from "../redis/lua/mq-side.lua" with { type: "text" };
+import writesLua from "../redis/lua/mq-writes.lua" with { type: "text" };
 import { LOSSES_MAX } from "./attempts.ts";
-import { Changes } from "./changes.ts";
+import { Changes, type EndingOf } from "./changes.ts";
 import type { Declaration, QueueContext } from "./consumer.ts";
 import { deadLettersMax } from "./dead-letter.ts";
+import { countAppended, type EffectInput, type EffectRefusal, formatEffect, sendEffect } from "./effect.ts";
 import { formatOpen, type Progress, parseOpen } from "./progress.ts";
 import { sideKeys } from "./side.ts";
 
@@ -61,21 +67,21 @@ const acquireScript = defineScript({
   decode: (reply) => reply as AcquireReply,
 });
 
+type CommitReply =
+  | [0, owner: string]
+  | [1, evicted: number, left: string[], appended: number[][]]
+  | [2, number: number, why: EffectRefusal];
+
 const commitScript = defineScript({
   name: "mqLeaseCommit",
-  lua: [buryLua, sideLua, changesLua, commitLua],
+  lua: [appendLua, dedupeLua, delayLua, writesLua, effectLua, buryLua, sideLua, changesLua, commitLua],
   keys: ["lease", "dead", "attempts", "aside", "asideDue", "side", "sideOrder"],
   args: [
     ...(["member", "token", "number", "leaseMs", "checkpoint", "floor", "open", "read"] as const),
-    ...(["suspect", "isRelease", "deadMax"] as const),
+    ...(["suspect", "isRelease", "deadMax", "effects"] as const),
   ],
   hasRest: true,
-  decode: (reply) => {
-    const [isHolder, evictedOrOwner, left] = reply as [0, string, undefined] | [1, number, string[]];
-    return isHolder === 1
-      ? { isHolder: true as const, evicted: evictedOrOwner, left }
-      : { isHolder: false as const, owner: evictedOrOwner };
-  },
+  decode: (reply) => reply as CommitReply,
 });
 
 /** Where one group's lease on one partition lies, and on whose behalf. */
@@ -196,6 +202,22 @@ export class PartitionLease {
     await this.flush();
   }
 
+  /**
+   * Finishes an entry with an effect, in one commit. Throws AppError: as formatEffect and sendEffect do, and LEASE_LOST when no commit
+   * can say any more that it was done; whoever holds the partition then decides.
+   */
+  async end(input: EffectInput, of: EndingOf): Promise<void> {
+    const { context, declaration, partition } = this.#site;
+    const effect = formatEffect(context, partition, input, declaration.publishing);
+    const [, appended] = await sendEffect(context, partition, effect, () => {
+      if (!this.isHeld()) throw new AppError("LEASE_LOST", `partition ${partition} is not held any more`);
+      const reply = this.changes.end(effect, of);
+      void this.flush();
+      return reply;
+    });
+    countAppended(context, effect, appended);
+  }
+
   isRenewalDue(): boolean {
     return performance.now() - this.#renewedAt > this.#site.declaration.leaseMs / 3;
   }
@@ -233,7 +255,12 @@ export class PartitionLease {
   /** Leaves the work to the lease's end: the process stops hard. */
   abandon(): void {
     this.#isReleased = true;
-    this.#controller.abort(new AppError("OVERLOADED", "the process is stopping"));
+    this.#end(new AppError("OVERLOADED", "the process is stopping"));
+  }
+
+  #end(error: AppError): void {
+    this.#controller.abort(error);
+    this.changes.abandon(error);
   }
 
   async #sendAll(): Promise<void> {
@@ -269,19 +296,27 @@ export class PartitionLease {
         suspect: this.#suspect,
         isRelease: isRelease ? 1 : 0,
         deadMax: deadLettersMax(context),
+        effects: load.endings.length,
+        restKeys: load.keys,
         restArgs: load.args,
       });
       this.#failures = 0;
-      if (!reply.isHolder) {
+      if (reply[0] === 0) {
+        const [, owner] = reply;
         // The answer to an earlier release was lost.
-        if (isRelease && reply.owner === "") this.#isReleased = true;
-        this.#lose(reply.owner === "" ? "nobody holds it any more" : `${reply.owner} holds it`);
+        if (isRelease && owner === "") this.#isReleased = true;
+        this.#lose(owner === "" ? "nobody holds it any more" : `${owner} holds it`);
         return false;
       }
+      if (reply[0] === 2) {
+        this.changes.refused(load.endings[reply[1] - 1]!, reply[2]);
+        return true;
+      }
+      const [, evicted, left, appended] = reply;
       this.#renewedAt = sentAt;
       this.#deadline = sentAt + declaration.leaseMs;
-      this.#count(this.changes.carried(load.changes), reply.evicted);
-      this.#follower.onCommitted?.(reply.left);
+      this.#count(this.changes.carried(load, appended), evicted);
+      this.#follower.onCommitted?.(left);
       return load.hasMore;
     } catch (error) {
       this.#failures += 1;
@@ -305,9 +340,7 @@ export class PartitionLease {
     const { context, topic, declaration, partition } = this.#site;
     context.metrics.leasesLost.inc({ topic, group: declaration.group });
     context.log.warn({ topic, group: declaration.group, partition, token: this.token, reason }, "partition lease lost");
-    this.#controller.abort(
-      new AppError("LEASE_LOST", `partition ${partition} of ${topic} for ${declaration.group}: ${reason}`),
-    );
+    this.#end(new AppError("LEASE_LOST", `partition ${partition} of ${topic} for ${declaration.group}: ${reason}`));
     this.#onLost();
   }
 }

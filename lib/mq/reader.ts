@@ -110,10 +110,12 @@ export class Reader {
     this.#isStopped = true;
     this.#stopped.resolve(undefined);
     this.#targets.clear();
+    // A read that waits for a connection is never answered once it was told to wait no longer (ioredis): nor waited for.
+    const isConnected = this.#connection.status === "ready";
     this.#connection.disconnect();
     this.#awake?.();
     this.#lingering?.abort();
-    await this.#loop;
+    if (isConnected) await this.#loop;
   }
 
   async #run(): Promise<void> {
@@ -126,18 +128,16 @@ export class Reader {
         if (this.#lingerMs > 0 && touched.length > 0 && !this.#isBehind) {
           for (const target of touched) target.run();
           await this.#linger();
-          reading = this.#read();
+          reading = this.#readAhead();
           continue;
         }
-        reading = this.#read();
-        // It is awaited in the next turn; a handler that throws synchronously must not leave its rejection without one.
-        reading.catch(() => undefined);
+        reading = this.#readAhead();
         for (const target of touched) target.run();
       } catch (error) {
         if (this.#isStopped) return;
         failures += 1;
         await this.#recover(error, failures);
-        reading = this.#read();
+        reading = this.#readAhead();
       }
     }
   }
@@ -149,8 +149,17 @@ export class Reader {
     this.#lingering = undefined;
   }
 
+  /** Begins a read that is awaited in the next turn. There may be none: a handler may throw, or the reader be stopped. */
+  #readAhead(): Promise<unknown> {
+    const reading = this.#read();
+    reading.catch(() => undefined);
+    return reading;
+  }
+
   /** Sends one read of all targets with room, or waits until there is one. */
   async #read(): Promise<unknown> {
+    // Stopped while it recovered: nobody would await the refusal of a closed connection.
+    if (this.#isStopped) return null;
     this.#readNumber += 1;
     // First, for a read that could not be ended would leave out whoever comes meanwhile. A connection that is closed while it is
     // down leaves the command without an answer.

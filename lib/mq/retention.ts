@@ -8,7 +8,6 @@
 import { AppError } from "../errors.ts";
 import { defineScript, toAppError } from "../redis/index.ts";
 import trimLua from "../redis/lua/mq-trim.lua" with { type: "text" };
-import { createService, type Service } from "../service.ts";
 import type { QueueContext } from "./consumer.ts";
 import { DEAD_LETTER_MS } from "./dead-letter.ts";
 import { parseRegistration, type Registration, streamGroupOf } from "./stream-group.ts";
@@ -134,40 +133,4 @@ async function trimPartition(context: QueueContext, topic: AnyTopic, partition: 
     break;
   }
   return total;
-}
-
-/** What a trimmer needs of the queue. */
-export interface Trimmable {
-  trim(topic: AnyTopic): Promise<number>;
-  claim(chore: string, forMs: number): Promise<boolean>;
-  report(error: unknown, message: string): void;
-}
-
-/** Trims the topics every `intervalMs`; of all processes that run one, one does it each time. */
-export function createTrimmer(queue: Trimmable, topics: readonly AnyTopic[], intervalMs: number): Service {
-  let timer: ReturnType<typeof setInterval> | undefined;
-  let running: Promise<void> | undefined;
-  const trimAll = async () => {
-    try {
-      // Shorter than the interval, so that the process that did it last time can do it again.
-      if (!(await queue.claim("trim", Math.ceil(intervalMs * 0.9)))) return;
-      for (const topic of topics) await queue.trim(topic);
-    } catch (error) {
-      queue.report(error, "trimming failed; the next interval tries again");
-    }
-  };
-  return createService(
-    "trimmer",
-    async () => {
-      timer = setInterval(() => {
-        running ??= trimAll().finally(() => {
-          running = undefined;
-        });
-      }, intervalMs);
-    },
-    async () => {
-      clearInterval(timer);
-      await running;
-    },
-  );
 }

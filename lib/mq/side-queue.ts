@@ -172,6 +172,11 @@ export class SideQueue<D> {
     this.#parts.lease.changes.done(key, delivery.entry, () => (hand.finishing -= 1));
   }
 
+  /** The first message of a key in hand is finished, by the commit that did its effect. */
+  ended(key: string): void {
+    this.#shift(key);
+  }
+
   /** The first message of a key in hand is finished, by its move to dead letters. */
   drop(key: string, letter: DeadLetter): void {
     const { hand } = this.#shift(key);

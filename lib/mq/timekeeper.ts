@@ -11,6 +11,7 @@
  */
 
 import type { Clock } from "../clock.ts";
+import { redisTimeMs } from "../redis/index.ts";
 import { createService, type Service } from "../service.ts";
 import type { QueueContext } from "./consumer.ts";
 import type { Firing } from "./firing.ts";
@@ -97,9 +98,9 @@ class Timekeeper {
 
   async stop(signal: AbortSignal): Promise<void> {
     this.#stopping.abort();
+    await this.#relay?.stop(signal);
     const late = AbortSignal.any([signal, AbortSignal.timeout(CLOSE_MS)]);
     const close = async () => {
-      await this.#relay?.stop(signal);
       await this.#watching;
       await this.#timers?.close();
     };
@@ -184,10 +185,10 @@ class RedisClock implements Pick<Clock, "now"> {
     const { clock, redis } = this.#context;
     const before = clock.now();
     const startedMs = performance.now();
-    const [seconds, micros] = await redis.commands.time();
+    const redisMs = await redisTimeMs(redis.commands);
     const tookMs = performance.now() - startedMs;
     if (tookMs > SKEW_MAX_MS) return;
-    this.skewMs = before + tookMs / 2 - (Number(seconds) * 1_000 + Number(micros) / 1_000);
+    this.skewMs = before + tookMs / 2 - redisMs;
   }
 }
 

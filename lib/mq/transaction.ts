@@ -123,6 +123,9 @@ async function prepare<D>(
     const message = `must be an http(s) URL of at most ${CHECK_URL_LENGTH_MAX} characters, without a password`;
     issues.push({ path: "checkUrl", message });
   }
+  if (input.deliverAt !== undefined || input.condition !== undefined) {
+    issues.push({ path: "deliverAt", message: "cannot be given: the commit is the time when it is delivered" });
+  }
   if (issues.length > 0) throw refused(issues);
   const { keys, clock } = context;
   // A message without a key goes to any partition, as with publish.

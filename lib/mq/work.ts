@@ -7,8 +7,9 @@ import type { Clock } from "../clock.ts";
 import type { Log } from "../observability/index.ts";
 import { type Attempts, resume } from "./attempts.ts";
 import type { AsideTurn } from "./changes.ts";
-import type { Declaration } from "./consumer.ts";
+import type { Declaration, Handler } from "./consumer.ts";
 import { type BuryReason, buryReasonOf, deadLetterOf, textOf } from "./dead-letter.ts";
+import { HandOut, type HandOutOwner } from "./hand-out.ts";
 import type { PartitionLease } from "./lease.ts";
 import { type Delivery, InvalidMessage, Later } from "./message.ts";
 import type { Progress } from "./progress.ts";
@@ -16,7 +17,7 @@ import { isExpired, isSelected } from "./selection.ts";
 import { orderKeyOf } from "./side.ts";
 import type { SideListener, SideQueue } from "./side-queue.ts";
 
-export interface Work<D> extends SideListener {
+export interface Work<D> extends SideListener, HandOutOwner<D> {
   /** Whether more entries may be read. */
   hasRoom(): boolean;
   accept(deliveries: Delivery<D>[]): void;
@@ -32,6 +33,8 @@ export interface Work<D> extends SideListener {
 /** What came of one hand-out of one message. */
 export type Outcome =
   | { readonly kind: "done" }
+  /** By its consume transaction, and the work knows it already. */
+  | { readonly kind: "ended" }
   /** The lease is lost, or the site drains: another holder goes on with it. */
   | { readonly kind: "left" }
   | { readonly kind: "again"; readonly waitMs: number }
@@ -40,6 +43,7 @@ export type Outcome =
   | { readonly kind: "hopeless"; readonly error: unknown };
 
 const DONE: Outcome = { kind: "done" };
+const ENDED: Outcome = { kind: "ended" };
 const LEFT: Outcome = { kind: "left" };
 
 /** Counters bound to one topic and group: a label look-up per batch is cheap, per message it is not. */
@@ -138,7 +142,7 @@ export class WorkSite<D> {
   }
 
   /** Hands one message out, once. */
-  async attempt(delivery: Delivery<D>, handle: (delivery: Delivery<D>) => unknown): Promise<Outcome> {
+  async attempt(delivery: Delivery<D>, handle: Handler<D>, owner: HandOutOwner<D>): Promise<Outcome> {
     const { declaration, counters, lease } = this;
     if (!this.isSelected(delivery)) return DONE;
     if (declaration.validate) {
@@ -146,12 +150,15 @@ export class WorkSite<D> {
       if (invalid) return { kind: "bury", reason: "invalid", error: invalid };
     }
     counters.delivered.inc(1);
+    const handOut = new HandOut(this, owner, delivery);
     try {
-      await handle(delivery);
+      await handle(delivery, handOut);
+      if (handOut.hasTransaction && (await this.isEnded(handOut))) return ENDED;
       if (!lease.isHeld()) return LEFT;
       counters.acked.inc(1);
       return DONE;
     } catch (error) {
+      if (handOut.hasTransaction && (await this.isEnded(handOut, error))) return ENDED;
       if (!lease.isHeld()) return LEFT;
       if (error instanceof Later) return { kind: "again", waitMs: error.ms };
       const reason = buryReasonOf(error);
@@ -161,6 +168,16 @@ export class WorkSite<D> {
       this.failed([delivery], error);
       return { kind: "again", waitMs };
     }
+  }
+
+  /** Waits for what a handler asked to commit. Resolves to whether it is finished by it; `error`: what the handler threw. */
+  async isEnded(handOut: HandOut<D>, error?: unknown, count = 1): Promise<boolean> {
+    await handOut.settled();
+    if (!handOut.isCommitted) return false;
+    this.counters.acked.inc(count);
+    const fields = { partition: this.partition, reason: textOf(error) };
+    if (error !== undefined) this.#log.warn(fields, "handler failed after its commit, which stands");
+    return true;
   }
 
   /** Counts a failed attempt of each. What one alone has cost is kept; of a batch, nobody knows whose fault it was. */

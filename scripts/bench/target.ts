@@ -9,7 +9,7 @@ import { startSkein } from "../harness.ts";
 import type { Target } from "./skein-load.ts";
 import { startCpuWatch, totalSeconds } from "./usage.ts";
 
-const ROLES = ["gateway=2", "logic", "archive", "orders", "trades", "ads"];
+const ROLES = ["gateway=2", "logic", "archive", "scheduler", "orders", "trades", "ads"];
 /** The limits are checked as ever; a bench user is worth a thousand people. */
 const UNLIMITED = "1000000";
 /** The servers rest when all of them together use less than this share of a core over a sample: timers and heartbeats. */

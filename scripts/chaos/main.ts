@@ -5,6 +5,7 @@
 
 import { defineCommand, runMain } from "citty";
 import { type CampaignName, runCampaign } from "./campaign.ts";
+import { runDelayedCampaign } from "./delayed-campaign.ts";
 import { runHalfCampaign } from "./half-campaign.ts";
 import { runMqCampaign } from "./mq-campaign.ts";
 
@@ -34,25 +35,38 @@ const campaign = (name: CampaignName, description: string, cycles: number) =>
     },
   });
 
-const half = defineCommand({
-  meta: { name: "half", description: "kill -9 of producers, checking members and Redis over half messages" },
-  args: {
-    count: { type: "string", default: "10000", description: "Half messages to prepare" },
-    seed: { type: "string", description: "Repeats the choices of an earlier run (default: random)" },
-    json: { type: "boolean", default: false, description: "Print the result as JSON" },
-    keep: { type: "boolean", default: false, description: "Keep the data dir and the evidence" },
-  },
-  async run({ args }) {
-    const result = await runHalfCampaign({
-      count: wholeNumber("count", args.count, 1, 1_000_000),
-      seed: seedOf(args.seed),
-      keep: args.keep,
-      print: args.json ? (line) => console.error(line) : (line) => console.log(line),
-    });
-    if (args.json) console.log(JSON.stringify(result, null, 2));
-    process.exitCode = result.isClean ? 0 : 1;
-  },
-});
+interface CountedOptions {
+  readonly count: number;
+  readonly seed: number;
+  readonly keep: boolean;
+  readonly print: (line: string) => void;
+}
+
+const counted = (
+  name: string,
+  description: string,
+  what: string,
+  runCounted: (options: CountedOptions) => Promise<{ readonly isClean: boolean }>,
+) =>
+  defineCommand({
+    meta: { name, description },
+    args: {
+      count: { type: "string", default: "10000", description: what },
+      seed: { type: "string", description: "Repeats the choices of an earlier run (default: random)" },
+      json: { type: "boolean", default: false, description: "Print the result as JSON" },
+      keep: { type: "boolean", default: false, description: "Keep the data dir and the evidence" },
+    },
+    async run({ args }) {
+      const result = await runCounted({
+        count: wholeNumber("count", args.count, 1, 1_000_000),
+        seed: seedOf(args.seed),
+        keep: args.keep,
+        print: args.json ? (line) => console.error(line) : (line) => console.log(line),
+      });
+      if (args.json) console.log(JSON.stringify(result, null, 2));
+      process.exitCode = result.isClean ? 0 : 1;
+    },
+  });
 
 const mq = defineCommand({
   meta: { name: "mq", description: "kill -9 and SIGSTOP of producers and group members over failing handlers" },
@@ -94,7 +108,18 @@ await runMain(
       "redis-kill": campaign("redis-kill", "kill -9 of Redis under load, at ack level disk", 30),
       "worker-kill": campaign("worker-kill", "kill -9 of gateways, logic, archive and the examples at random", 30),
       "worker-pause": campaign("worker-pause", "SIGSTOP of one of them for longer than its lease", 10),
-      half,
+      delayed: counted(
+        "delayed",
+        "kill -9 of schedulers and Redis over delayed messages, one clock an hour ahead",
+        "Messages to publish",
+        runDelayedCampaign,
+      ),
+      half: counted(
+        "half",
+        "kill -9 of producers, checking members and Redis over half messages",
+        "Half messages to prepare",
+        runHalfCampaign,
+      ),
       mq,
     },
   }),

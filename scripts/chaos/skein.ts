@@ -4,10 +4,10 @@ import { startSkein } from "../harness.ts";
 import type { CampaignName, Victim } from "./faults.ts";
 
 const ROLES: Readonly<Record<CampaignName, readonly string[]>> = {
-  "redis-kill": ["gateway=2", "logic", "archive", "orders", "trades", "ads"],
-  "worker-kill": ["gateway=2", "logic=2", "archive", "orders", "trades", "ads"],
+  "redis-kill": ["gateway=2", "logic", "archive", "scheduler", "orders", "trades", "ads"],
+  "worker-kill": ["gateway=2", "logic=2", "archive", "scheduler", "orders", "trades", "ads"],
   // A paused worker that wakes must find that another has taken its work over.
-  "worker-pause": ["gateway=2", "logic=2", "archive=2", "orders=2", "trades=2", "ads=2"],
+  "worker-pause": ["gateway=2", "logic=2", "archive=2", "scheduler=2", "orders=2", "trades=2", "ads=2"],
 };
 /** The longest lease of the product's groups (workers/examples/ledger.ts) and of the registry. */
 const LEASE_MS = 5_000;

@@ -69,7 +69,7 @@ const UNLIMITED = "1000000";
 
 function startPrivate(gateways: number, keep: boolean): Promise<PrivateSkein> {
   return startSkein({
-    roles: [`gateway=${gateways}`, "logic", "archive", "orders", "trades", "ads"],
+    roles: [`gateway=${gateways}`, "logic", "archive", "scheduler", "orders", "trades", "ads"],
     processes: true,
     env: { SKEIN_SEND_RATE: UNLIMITED, SKEIN_SEND_BURST: UNLIMITED },
     keep,

@@ -4,7 +4,7 @@ import { systemClock } from "../../lib/clock.ts";
 import { type Config, readConfig } from "../../lib/config.ts";
 import { type Run, readRun } from "../../lib/data-dir.ts";
 import { imTopics } from "../../lib/im/index.ts";
-import { openQueue, type Queue } from "../../lib/mq/index.ts";
+import { imRelay, openQueue, type Queue } from "../../lib/mq/index.ts";
 import { createMetrics, silentLog } from "../../lib/observability/index.ts";
 import { createKeys, openRedis } from "../../lib/redis/index.ts";
 import { loadSecrets } from "../../lib/secrets.ts";
@@ -42,7 +42,7 @@ export async function openRunningQueue(): Promise<RunningQueue> {
   const redis = await openRedis(redisUrl, member, silentLog);
   const keys = createKeys(config.prefix, config.partitions);
   const context = { redis, keys, clock: systemClock, log: silentLog, metrics: createMetrics(), member };
-  return { queue: openQueue({ ...context, topics: imTopics }), [Symbol.asyncDispose]: redis.close };
+  return { queue: openQueue({ ...context, topics: [...imTopics, imRelay] }), [Symbol.asyncDispose]: redis.close };
 }
 
 /** The WebSocket address of a gateway given by its http(s) URL. */

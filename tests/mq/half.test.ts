@@ -155,6 +155,12 @@ describe("one decision", () => {
     const published = await t.queue.publish(t.topic, numbered(3, same));
     expect(published).toMatchObject({ id: first.id, duplicate: true });
     expect(await entriesOf(t)).toEqual(['{"n":1}']);
+    const later = { dedupId: "order 8", deliverAt: Date.now() + 60_000 };
+    const delayed = await t.queue.publish(t.topic, { ...numbered(4), ...later });
+    const third = await transactions.prepare(t.topic, numbered(5, { dedupId: "order 8" }), shop);
+    const repeated = await transactions.commit(third.id);
+    expect(repeated).toMatchObject({ state: "committed", messageId: delayed.id, duplicate: true });
+    expect(repeated.entry).toBeUndefined();
   });
 
   test("ids that are none, foreign or forgotten are NOT_FOUND", async () => {
@@ -249,6 +255,7 @@ describe("limits", () => {
     const wrong = { type: "numbered", key: "k", data: { n: "1" } } as unknown as ReturnType<typeof numbered>;
     expect(await pathsOf(transactions.prepare(t.topic, wrong, shop))).toEqual(["data.n"]);
     expect(await pathsOf(transactions.prepare(t.topic, numbered(1, { key: "a b" }), shop))).toEqual(["key"]);
+    expect(await pathsOf(transactions.prepare(t.topic, { ...numbered(1), deliverAt: 1 }, shop))).toEqual(["deliverAt"]);
     for (const limit of [0, 201, 1.5]) {
       expect(await pathsOf(transactions.list({ state: "prepared", limit }))).toEqual(["limit"]);
     }

@@ -6,6 +6,7 @@ import { PullTokens } from "../../lib/mq/pull-token.ts";
 import { eventually } from "../support/eventually.ts";
 import { numbers, openPuller, pullGroup, shown } from "../support/pull.ts";
 import { Numbered, openTestQueue, range, type TestQueue } from "../support/queue.ts";
+import { sendTwice } from "../support/twice.ts";
 
 const sorted = (values: readonly number[]) => values.toSorted((a, b) => a - b);
 
@@ -185,6 +186,39 @@ test("a process that dies between hand-out and answer costs a lease, and no mess
   const received = await client.receive({ max: 10, waitMs: 5_000, attemptId: "one" });
   expect(shown(received)).toEqual(["1 attempt 2", "2 attempt 2"]);
 });
+
+test.each(["concurrent", "ordered"] as const)(
+  "%s: every script sent twice, everything happens once",
+  async (mode) => {
+    await using t = await openTestQueue("mq-pull", { partitions: 2 });
+    await using client = openPuller(t, pullGroup({ mode, backoff: [5] }));
+    for (const key of ["a", "b", "c"]) await t.publish(key, 1, 10);
+    // What the second execution hands out nobody hears of: it comes again when its lease is over.
+    sendTwice(t.store.redis.commands, { isHandOut: (script) => script.startsWith("mqReceive") });
+    const acked: string[] = [];
+    const buried: string[] = [];
+    await eventually(async () => {
+      for (const { message, token, attempt } of await client.receive({ max: 30, waitMs: 500 })) {
+        const name = `${message.key}${message.data.n}`;
+        if (name === "b5") buried.push(await client.nack(token, { kind: "reject" }));
+        else if (name === "c2" && attempt === 1) await client.nack(token, { kind: "retry" });
+        else if ((await client.ack(token))[0] === "ok") acked.push(name);
+      }
+      expect(acked.length + buried.length).toBe(30);
+    }, 20_000);
+    if (mode === "ordered") {
+      const ofKey = (key: string) => acked.filter((name) => name.startsWith(key)).map((name) => Number(name.slice(1)));
+      expect([ofKey("a"), ofKey("c")]).toEqual([range(1, 10), range(1, 10)]);
+    } else expect(new Set(acked).size).toBe(29);
+    expect(await t.deadLetters("g")).toMatchObject([{ k: "b", d: '{"n":5}' }]);
+    expect(await lagOf(t)).toBe(0);
+    await t.queue.control.seek(t.topic, "g", "first");
+    expect(await lagOf(t)).toBe(30);
+    for (let times = 0; times < 2; times++) await t.queue.control.dropGroup(t.topic, "g");
+    expect((await t.queue.describe(t.topic)).groups).toEqual([]);
+  },
+  30_000,
+);
 
 test("a waiting receive is woken by a message, by a release, and by whoever waits before it, within moments", async () => {
   await using t = await openTestQueue("mq-pull");

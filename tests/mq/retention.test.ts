@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { createTrimmer, defineTopic } from "../../lib/mq/index.ts";
+import { defineTopic } from "../../lib/mq/index.ts";
 import { eventually } from "../support/eventually.ts";
 import { Numbered, openTestQueue, type TestQueue } from "../support/queue.ts";
 
@@ -78,21 +78,6 @@ test("beyond lengthMax finished entries go before their time, unread ones never"
   await t.queue.trim(topic);
   expect((await t.queue.describe(topic)).length).toBeLessThan(200 + NODE);
   expect((await t.queue.describe(topic)).length).toBeGreaterThanOrEqual(200);
-});
-
-test("of all processes that trim, one does it each time", async () => {
-  const topic = defineTopic("t", { schema: Numbered, retentionMs: 1 });
-  await using t = await openTestQueue("mq-retention", { partitions: 1, topic });
-  const trims: string[] = [];
-  for (const name of ["a", "b", "c"]) {
-    const queue = t.member(name);
-    const watched = { ...queue, trim: (of: typeof topic) => queue.trim(of).finally(() => trims.push(name)) };
-    await t.run(createTrimmer(watched, [topic], 150));
-  }
-  await t.publish("k", 1, 1_000);
-  await eventually(async () => expect((await t.queue.describe(topic)).length).toBeLessThan(NODE));
-  await eventually(() => expect(trims.length).toBeGreaterThanOrEqual(3));
-  expect(trims.length).toBeLessThanOrEqual(6);
 });
 
 test("describe shows length, lag, what is open, its age, owners and dead letters", async () => {

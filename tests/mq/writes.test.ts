@@ -75,6 +75,23 @@ test("a repeat under the same dedupId or id answers with the original and writes
   expect(await length(t)).toBe(3);
 });
 
+test("a delayed message is kept until it is due, by the script that writes; a repeat does neither again", async () => {
+  await using t = await openTestQueue("mq-writes");
+  const later = { ...input(1, { dedupId: "order 7" }), deliverAt: Date.now() + 60_000 };
+  const first = await t.queue.publishWith(t.topic, later, [["INCRBY", "sold", 1]]);
+  expect(first).toMatchObject({ entry: "", duplicate: false, deliverAt: later.deliverAt });
+  expect(await t.queue.publishWith(t.topic, later, [["INCRBY", "sold", 1]])).toEqual({ ...first, duplicate: true });
+  expect(await t.queue.delayed.get(first.id)).toMatchObject({ state: "PENDING", raw: '{"n":1}' });
+  const refused = await refusal(
+    t.queue.publishWith(t.topic, { ...later, dedupId: "order 8" }, [["SADD", "sold", "m"]]),
+  );
+  expect(refused.issues![0]!.path).toBe("writes.0");
+  expect((await t.queue.delayed.list()).messages.length).toBe(1);
+  expect(await t.store.redis.commands.get(at(t, "sold"))).toBe("1");
+  expect(await t.queue.delayed.sendNow(first.id)).toBe("ok");
+  expect(await length(t)).toBe(1);
+});
+
 const POSSIBLE: readonly Write[] = [
   ["SET", "k", "v"],
   ["INCRBY", "k", 1],

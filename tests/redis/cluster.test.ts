@@ -8,7 +8,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import { systemClock } from "../../lib/clock.ts";
-import { attach, history, read, sync } from "../../lib/im/index.ts";
+import { attach, createTrim, history, read, sync } from "../../lib/im/index.ts";
 import { declare } from "../../lib/mq/consumer.ts";
 import { defineTopic, openQueue } from "../../lib/mq/index.ts";
 import { silentLog } from "../../lib/observability/index.ts";
@@ -18,6 +18,13 @@ import { createDelivery } from "../../workers/logic/delivery.ts";
 import { createInboxConsumer } from "../../workers/logic/inbox.ts";
 import { eventually } from "../support/eventually.ts";
 import { makeChat } from "../support/im.ts";
+import {
+  roundOfAside,
+  roundOfDeclarations,
+  roundOfDelayed,
+  roundOfHalves,
+  roundOfRedrive,
+} from "../support/queue-rounds.ts";
 import { openTestStore } from "../support/redis.ts";
 import { startTestCluster, startTestSentinel, type TestTopology } from "../support/redis-cluster.ts";
 
@@ -57,8 +64,10 @@ test("no script and no read of the chat, the queue and the registry crosses slot
   await chat.conversations.change("ann", first, { title: "Tea" });
 
   await eventually(async () => {
-    const delivered = (await redis.commands.xrange(gateway, "-", "+")).flatMap(([, fields]) => fields);
-    for (const id of ids) for (const seq of [1, 2, 3]) expect(delivered).toContain(`${id} ${seq} 7`);
+    const frames = (await redis.commands.xrange(gateway, "-", "+")).flatMap(([, fields]) => fields);
+    // `=`: the connections of the frame before.
+    const places = frames.filter((_, i) => i % 2 === 0).map((targets) => targets.replace(/ [=7]$/, ""));
+    for (const id of ids) for (const seq of [1, 2, 3]) expect(places).toContain(`${id} ${seq}`);
   }, 10_000);
   for (const id of ids) {
     const { messages } = await history(chat, "bob", { conversation: id, limit: 10 });
@@ -69,6 +78,16 @@ test("no script and no read of the chat, the queue and the registry crosses slot
   expect((await sync(chat, "bob")).conversations).toHaveLength(13);
   for (const service of services.toReversed()) await service.stop(AbortSignal.timeout(2_000));
 
+  await chat.amendments.edit("ann", { conversation: first, seq: 1 }, { text: "text one" });
+  await createTrim(redis.commands, keys, 2)(first, (await chat.conversations.get("ann", first)).epoch, 3);
+  await chat.blocks.add("bob", "ann");
+
+  const options = { redis, keys, clock: systemClock, log: silentLog, metrics, member: "t.logic" };
+  await roundOfAside(queue);
+  await roundOfRedrive(queue);
+  await roundOfHalves(options);
+  await roundOfDelayed(queue);
+  await roundOfDeclarations(queue);
   await roundOfQueue("ordered");
   await roundOfQueue("concurrent");
   await roundOfPull("ordered");

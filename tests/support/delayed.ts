@@ -5,14 +5,12 @@ import { systemClock } from "../../lib/clock.ts";
 import type { QueueContext } from "../../lib/mq/consumer.ts";
 import { Firing } from "../../lib/mq/firing.ts";
 import { silentLog } from "../../lib/observability/index.ts";
+import { redisTimeMs } from "../../lib/redis/index.ts";
 import type { TestQueue } from "./queue.ts";
 import type { TestStore } from "./redis.ts";
 
 /** Redis TIME in ms. */
-export async function redisNow({ redis }: Pick<TestStore, "redis">): Promise<number> {
-  const [seconds, micros] = await redis.commands.time();
-  return Number(seconds) * 1_000 + Math.floor(Number(micros) / 1_000);
-}
+export const redisNow = ({ redis }: Pick<TestStore, "redis">): Promise<number> => redisTimeMs(redis.commands);
 
 export function contextOf({ store }: TestQueue, clock: Clock = systemClock): QueueContext {
   const { redis, keys, metrics } = store;

@@ -1,6 +1,7 @@
 /** The gateway from outside: sessions, sends, notifications across two gateways, and the same by HTTP. */
 
 import { describe, expect, test } from "bun:test";
+import { webSocketMethods } from "../../workers/gateway/methods.ts";
 import { openTestChat } from "../support/chat.ts";
 import { openTestStore } from "../support/redis.ts";
 
@@ -244,6 +245,20 @@ describe("operators", () => {
     expect(api.openapi).toBe("3.1.0");
     expect(Object.keys(api.paths)).toContain("/v1/conversations/{conversation}/messages");
     expect(Object.keys(api.paths["/v1/conversations/{conversation}/messages"]!)).toEqual(["post", "get"]);
+    const socket = (await (await fetch(`${chat.url}/asyncapi.json`)).json()) as {
+      asyncapi: string;
+      operations: Record<string, { action: string; messages: { $ref: string }[] }>;
+      channels: { socket: { address: string; messages: Record<string, object> } };
+    };
+    expect([socket.asyncapi, socket.channels.socket.address]).toEqual(["3.0.0", "/v1/ws"]);
+    for (const method of [...webSocketMethods.keys(), "session.open"]) {
+      expect(socket.operations[method]).toMatchObject({ action: "receive" });
+    }
+    expect(socket.operations["message.notification"]).toMatchObject({ action: "send" });
+    for (const { messages } of Object.values(socket.operations)) {
+      for (const { $ref } of messages)
+        expect(socket.channels.socket.messages).toHaveProperty([$ref.split("/").at(-1)!]);
+    }
     const docs = await fetch(`${chat.url}/docs`);
     expect(docs.headers.get("content-type")).toStartWith("text/html");
     expect(docs.headers.get("content-security-policy")).toContain("connect-src 'self'");

@@ -71,8 +71,10 @@ test("a group is declared once with its topic, changed, and keeps its mode", asy
   });
   const refused = await declare({ mode: "concurrent" });
   expect([refused.status, refused.body.code]).toEqual([409, "CONFLICT"]);
+  await services.call("PUT", `/v1/topics/${topic}/groups/h`, { mode: "broadcast" });
   expect((await services.call("GET", `/v1/topics/${topic}`)).body.groups).toMatchObject([
-    { group: "g", mode: "ordered", lag: 0 },
+    { group: "g", mode: "ordered", lag: 0, settings: { mode: "ordered", backoff: { maxMs: 5 } } },
+    { group: "h", mode: "broadcast", lag: 0 },
   ]);
 });
 

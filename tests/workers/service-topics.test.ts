@@ -157,6 +157,32 @@ describe("a batch", () => {
   });
 });
 
+test("a topic whose group stands still answers 429 with Retry-After, and takes messages again once it has gone on", async () => {
+  await services.call("PUT", `/v1/topics/${topic}`, { maxLength: 40 });
+  await services.call("PUT", `/v1/topics/${topic}/groups/g`, { mode: "concurrent", start: "first" });
+  const batch = Array.from({ length: 10 }, (_, n) => ({ data: n, key: "k" }));
+  expect((await publish(batch)).status).toBe(200);
+  const full = await publish(batch);
+  expect([full.status, full.body.code, full.body.retryable]).toEqual([429, "RATE_LIMITED", true]);
+  expect(Number(full.headers.get("retry-after"))).toBeGreaterThan(0);
+  // Of another partition there is room: each message is judged by itself.
+  const other = ["a", "b", "c", "d", "e"].find(
+    (key) => services.store.keys.partitionOf(key) !== services.store.keys.partitionOf("k"),
+  )!;
+  const mixed = await publish([
+    { data: 1, key: "k" },
+    { data: 2, key: other },
+  ]);
+  expect(mixed.status).toBe(200);
+  expect(mixed.body.results[0].error).toMatchObject({ code: "RATE_LIMITED", retryAfterMs: expect.any(Number) });
+  expect(mixed.body.results[1]).toHaveProperty("id");
+  expect(await fieldsOf()).toHaveLength(11);
+  const path = `/v1/topics/${topic}/groups/g`;
+  const { body } = await services.call("POST", `${path}/receive`, { max: 100 });
+  await services.call("POST", `${path}/ack`, { tokens: body.deliveries.map(({ token }: { token: string }) => token) });
+  expect((await publish(batch)).status).toBe(200);
+});
+
 test.each<[string, object, string]>([
   ["no data", {}, "data"],
   ["an empty key", { data: 1, key: "" }, "key"],

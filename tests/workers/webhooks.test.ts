@@ -1,6 +1,7 @@
 /** Webhooks end to end: HTTP declares and publishes, extlogic posts, a receiver answers. */
 
 import { afterAll, beforeAll, beforeEach, expect, test } from "bun:test";
+import { startSkein } from "../../scripts/harness.ts";
 import { worker as extlogic } from "../../workers/extlogic/main.ts";
 import { eventually } from "../support/eventually.ts";
 import { openReceiver } from "../support/receiver.ts";
@@ -217,3 +218,41 @@ test("without the operator's setting a webhook must be public", async () => {
   }
   expect((await put("https://example.com/hook")).status).toBe(201);
 });
+
+test("processes that send webhooks share the work, and one that is killed takes nothing with it", async () => {
+  await using skein = await startSkein({
+    roles: ["gateway", "logic", "archive", "extlogic=2"],
+    processes: true,
+    env: { SKEIN_OUTBOUND_PRIVATE: "1" },
+  });
+  const call = async (method: string, path: string, body: object) => {
+    const headers = { authorization: `Bearer ${skein.serviceKey}`, "content-type": "application/json" };
+    const response = await fetch(skein.url + path, { method, headers, body: JSON.stringify(body) });
+    expect(response.status).toBeLessThan(300);
+    return response.json();
+  };
+  await using receiver = openReceiver({
+    secrets: [SECRET],
+    async answer() {
+      await Bun.sleep(5);
+      return new Response(null, { status: 204 });
+    },
+  });
+  const group = "/v1/topics/shared/groups/g";
+  const webhook = { url: receiver.url, secret: SECRET };
+  await call("PUT", group, { mode: "ordered", start: "first", leaseMs: 2_000, webhook });
+  const total = 400;
+  for (let n = 0; n < total; n += 100) {
+    const messages = Array.from({ length: 100 }, (_, i) => ({ data: n + i, key: `k${(n + i) % 40}` }));
+    await call("POST", "/v1/topics/shared/messages", { messages });
+  }
+  await eventually(() => expect(receiver.calls.length).toBeGreaterThan(50), 20_000);
+  skein.kill("extlogic", "SIGKILL");
+  const first = () => [...new Map(receiver.calls.map(({ id, event }) => [id, event])).values()];
+  await eventually(() => expect(first()).toHaveLength(total), 30_000);
+  for (let k = 0; k < 40; k++) {
+    const ofKey = first().flatMap(({ partitionkey, data }) => (partitionkey === `k${k}` ? [data as number] : []));
+    expect(ofKey).toEqual([...ofKey].sort((a, b) => a - b));
+  }
+  expect(receiver.calls.every(({ signedBy }) => signedBy.length === 1)).toBe(true);
+}, 90_000);

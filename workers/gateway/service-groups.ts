@@ -7,12 +7,13 @@ import { checkOutboundUrl } from "../../lib/http/outbound.ts";
 import {
   type DeclaredGroup,
   GroupSettingsSchema,
+  type KeyAside,
   type Queue,
   type StartPoint,
   StartSchema,
   toStartPoint,
 } from "../../lib/mq/index.ts";
-import { assertMayOperate, assertMayOwn, Name, Time } from "./service-inputs.ts";
+import { assertMayOperate, assertMayOwn, Key, Name, Time } from "./service-inputs.ts";
 import { consumerOrAdmin, type ServiceRoute, serviceRoute } from "./service-route.ts";
 
 export interface GroupParts {
@@ -21,14 +22,14 @@ export interface GroupParts {
   readonly allowPrivate: boolean;
 }
 
-const { webhook: _webhook, ...openSettings } = GroupSettingsSchema.entries;
-const GroupReply = v.strictObject({
-  topic: v.string(),
-  group: v.string(),
-  ...openSettings,
+const { webhook: _webhook, ...openEntries } = GroupSettingsSchema.entries;
+/** The settings of a group, without the secret. */
+export const OpenSettings = v.strictObject({
+  ...openEntries,
   webhook: v.optional(v.strictObject({ url: v.string() })),
   created: v.number(),
 });
+const GroupReply = v.strictObject({ topic: v.string(), group: v.string(), ...OpenSettings.entries });
 
 const OfGroup = { topic: Name, group: Name };
 const Done = v.strictObject({ result: v.literal("ok") });
@@ -43,6 +44,15 @@ const SeekParams = v.strictObject({
 const PauseParams = v.strictObject({
   ...OfGroup,
   reason: v.optional(v.pipe(v.string(), v.maxLength(200, "must be at most 200 characters"))),
+});
+
+const KeyReply = v.strictObject({
+  key: v.string(),
+  /** `ready` to be tried (again) when it is due, in the `hand` of a member, `out` at a service, or `parked`. */
+  state: v.picklist(["ready", "hand", "out", "parked"]),
+  since: v.number(),
+  messages: v.number(),
+  attempts: v.number(),
 });
 
 export function groupRoutes({ queue, allowPrivate }: GroupParts): readonly ServiceRoute[] {
@@ -61,7 +71,7 @@ export function groupRoutes({ queue, allowPrivate }: GroupParts): readonly Servi
         assertMayOwn(topic, group);
         if (settings.webhook) checkWebhookUrl(settings.webhook.url, allowPrivate);
         const declared = await queue.catalog.declareGroup(topic, group, settings);
-        return c.json(showGroup(declared), declared.isNew ? 201 : 200);
+        return c.json({ topic, group, ...openSettingsOf(declared) }, declared.isNew ? 201 : 200);
       },
     ),
     serviceRoute(
@@ -112,6 +122,36 @@ export function groupRoutes({ queue, allowPrivate }: GroupParts): readonly Servi
         return c.json({ result: "ok" });
       },
     ),
+    serviceRoute(
+      "get",
+      `${one}/aside`,
+      {
+        summary: "Keys that cannot go on now: parked, waiting for a retry, or in somebody's hands",
+        scopes: consumerOrAdmin,
+        input: v.strictObject(OfGroup),
+        replies: { 200: v.strictObject({ keys: v.array(KeyReply) }) },
+      },
+      async ({ c, caller, params: { topic, group } }) => {
+        assertMayOperate(caller, topic, group);
+        const found = await queue.aside.list(await queue.catalog.topicOf(topic), group);
+        return c.json({ keys: found.map(showKey) });
+      },
+    ),
+    serviceRoute(
+      "post",
+      `${one}/unpark`,
+      {
+        summary:
+          "Let a parked key go on: its messages are handed out in order, the first with all its attempts before it",
+        scopes: consumerOrAdmin,
+        input: v.strictObject({ ...OfGroup, key: Key }),
+        replies: { 200: v.strictObject({ result: v.picklist(["ok", "not_found"]) }) },
+      },
+      async ({ c, caller, params: { topic, group, key } }) => {
+        assertMayOperate(caller, topic, group);
+        return c.json({ result: await queue.aside.unpark(await queue.catalog.topicOf(topic), group, key) });
+      },
+    ),
   ];
 }
 
@@ -131,10 +171,13 @@ function placeOf({ to, time, id }: v.InferOutput<typeof SeekParams>): StartPoint
   return toStartPoint(to);
 }
 
-/** Without the secret. */
-function showGroup({ topic, group, settings, created }: DeclaredGroup) {
+function showKey({ key, state, sinceMs, messages, failed }: KeyAside) {
+  return { key, state, since: sinceMs, messages, attempts: failed };
+}
+
+export function openSettingsOf({ settings, created }: DeclaredGroup) {
   const { webhook, ...open } = settings;
-  return { topic, group, ...open, ...(webhook ? { webhook: { url: webhook.url } } : {}), created };
+  return { ...open, ...(webhook ? { webhook: { url: webhook.url } } : {}), created };
 }
 
 function checkWebhookUrl(url: string, allowPrivate: boolean): void {

@@ -1,7 +1,7 @@
 /** Routes for service keys: list, create, revoke. */
 
 import * as v from "valibot";
-import { ScopeSchema } from "../../lib/http/index.ts";
+import { type Scope, ScopeSchema } from "../../lib/http/index.ts";
 import type { ServiceKeyStore } from "./service-key-store.ts";
 import { admin, type ServiceRoute, serviceRoute } from "./service-route.ts";
 
@@ -42,7 +42,7 @@ export function serviceKeyRoutes(store: ServiceKeyStore): readonly ServiceRoute[
         replies: { 201: CreateReply },
       },
       async ({ c, params }) => {
-        const scopes = [...new Set(params.scopes)];
+        const scopes = [...new Set(params.scopes)] as Scope[];
         return c.json({ ...(await store.create(params.id, scopes)), scopes }, 201);
       },
     ),

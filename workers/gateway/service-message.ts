@@ -15,11 +15,16 @@ export const MessageParams = v.strictObject({
   dedupId: v.exactOptional(
     v.pipe(v.string(), v.minLength(1, "must not be empty"), v.maxLength(256, "must be at most 256 characters")),
   ),
+  deliverAt: v.exactOptional(Time),
   expireAt: v.exactOptional(Time),
   id: v.exactOptional(Name),
   type: v.exactOptional(v.pipe(v.string(), v.regex(/^[A-Za-z0-9_.-]{1,128}$/, "must be 1..128 of [A-Za-z0-9_.-]"))),
   traceparent: v.exactOptional(v.pipe(v.string(), v.regex(TRACEPARENT_PATTERN, "must be a W3C traceparent"))),
 });
+const { deliverAt: _deliverAt, ...halfEntries } = MessageParams.entries;
+/** Of a transaction: it is published when it is committed, and not later. */
+export const HalfMessageParams = v.strictObject(halfEntries);
+
 /** `raw`: the text of its data, as it was written. A message without a trace of its own is part of the request's. */
 export function toPublishInput(
   message: v.InferOutput<typeof MessageParams>,

@@ -42,16 +42,26 @@ const { type: _type, title: _title, status: _status, ...errorEntries } = Problem
 const PublishReply = v.strictObject({
   results: v.array(
     v.union([
-      v.strictObject({ id: v.string(), partition: v.number(), duplicate: v.optional(v.literal(true)) }),
+      v.strictObject({
+        id: v.string(),
+        partition: v.number(),
+        duplicate: v.optional(v.literal(true)),
+        /** It waits until then. */
+        deliverAt: v.optional(v.number()),
+      }),
       v.strictObject({ error: v.object(errorEntries) }),
     ]),
   ),
 });
 
 type Input = PublishInput<unknown>;
-type Result =
-  | { readonly id: string; readonly partition: number; readonly duplicate?: true }
-  | { readonly error: ErrorBody };
+interface Published {
+  readonly id: string;
+  readonly partition: number;
+  readonly duplicate?: true;
+  readonly deliverAt?: number;
+}
+type Result = Published | { readonly error: ErrorBody };
 
 export function publishRoutes(queue: Queue): readonly ServiceRoute[] {
   return [
@@ -101,8 +111,8 @@ function toInput(message: unknown, raw: string | undefined, traceparent: string 
 /** Publications of one tick travel together, so a call for each costs no round trip each. */
 async function publish(queue: Queue, topic: Topic<unknown>, input: Input, index: number): Promise<Result> {
   try {
-    const { id, partition, duplicate } = await queue.publish(topic, input);
-    return { id, partition, ...(duplicate ? { duplicate } : {}) };
+    const { id, partition, duplicate, deliverAt } = await queue.publish(topic, input);
+    return { id, partition, ...(duplicate ? { duplicate } : {}), ...(deliverAt === undefined ? {} : { deliverAt }) };
   } catch (error) {
     if (error instanceof AppError && error.code !== "INTERNAL") return failed(error, index);
     throw error;

@@ -2,6 +2,7 @@
 
 import type { App, Authenticator } from "../../lib/http/index.ts";
 import { deadLetterRoutes } from "./service-dead-letters.ts";
+import { delayedRoutes } from "./service-delayed.ts";
 import { deliveryRoutes } from "./service-deliveries.ts";
 import { type GroupParts, groupRoutes } from "./service-groups.ts";
 import type { ServiceKeyStore } from "./service-key-store.ts";
@@ -26,6 +27,7 @@ export function createServiceRoutes(parts: ServiceParts): readonly ServiceRoute[
     ...groupRoutes(parts),
     ...deliveryRoutes(queue),
     ...deadLetterRoutes(queue),
+    ...delayedRoutes(queue),
     ...transactionRoutes(parts),
     ...tails.routes,
     ...traceRoutes(queue),

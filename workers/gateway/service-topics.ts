@@ -2,8 +2,15 @@
 
 import * as v from "valibot";
 import { hasScope } from "../../lib/http/index.ts";
-import { type GroupDescription, type Queue, type Topic, TopicSettingsSchema } from "../../lib/mq/index.ts";
-import { assertMayWrite, Name } from "./service-inputs.ts";
+import {
+  type DeclaredGroup,
+  type GroupDescription,
+  type Queue,
+  type Topic,
+  TopicSettingsSchema,
+} from "../../lib/mq/index.ts";
+import { OpenSettings, openSettingsOf } from "./service-groups.ts";
+import { assertMayRead, assertMayWrite, Name } from "./service-inputs.ts";
 import { consumer, publisher, publisherOrAdmin, type ServiceRoute, serviceRoute } from "./service-route.ts";
 
 const TopicReply = v.strictObject({
@@ -19,7 +26,11 @@ const GroupState = v.strictObject({
   open: v.number(),
   oldestPendingMs: v.number(),
   deadLetters: v.number(),
+  parkedKeys: v.number(),
+  sideMessages: v.number(),
   paused: v.optional(v.strictObject({ at: v.number(), reason: v.string() })),
+  /** As a service declared it. */
+  settings: v.optional(OpenSettings),
 });
 const TopicState = v.strictObject({
   ...TopicReply.entries,
@@ -78,10 +89,16 @@ export function topicRoutes(queue: Queue): readonly ServiceRoute[] {
         input: v.strictObject({ topic: Name }),
         replies: { 200: TopicState },
       },
-      async ({ c, params }) => {
+      async ({ c, caller, params }) => {
+        if (!hasScope(caller, "admin")) assertMayRead(params.topic);
         const topic = await catalog.topicOf(params.topic);
-        const { partitions, length, groups } = await queue.describe(topic);
-        return c.json({ ...showTopic(topic, undefined), partitions, length, groups: groups.map(showGroup) });
+        const [{ partitions, length, groups }, topics, declared] = await Promise.all([
+          queue.describe(topic),
+          catalog.topics(),
+          catalog.groups(topic.name),
+        ]);
+        const { created } = topics.find((one) => one.topic === topic.name) ?? {};
+        return c.json({ ...showTopic(topic, created), partitions, length, groups: showGroups(groups, declared) });
       },
     ),
   ];
@@ -91,6 +108,22 @@ function showTopic({ name, retentionMs, lengthMax }: Topic<unknown>, created: nu
   return { topic: name, retentionMs, maxLength: lengthMax, ...(created === undefined ? {} : { created }) };
 }
 
-function showGroup({ group, mode, lag, open, oldestMs, deadLetters, paused }: GroupDescription) {
-  return { group, mode, lag, open, oldestPendingMs: oldestMs, deadLetters, ...(paused ? { paused } : {}) };
+/** What runs, with the settings of what services declared. A declared broadcast group keeps nothing, and so has no state. */
+function showGroups(descriptions: readonly GroupDescription[], declared: readonly DeclaredGroup[]) {
+  const settingsOf = new Map(declared.map((one) => [one.group, openSettingsOf(one)]));
+  const running = descriptions.map((description) => {
+    const { group, mode, lag, open, oldestMs, deadLetters, parkedKeys, sideMessages, paused } = description;
+    return {
+      ...{ group, mode, lag, open, oldestPendingMs: oldestMs, deadLetters, parkedKeys, sideMessages },
+      ...(paused ? { paused } : {}),
+      ...(settingsOf.has(group) ? { settings: settingsOf.get(group) } : {}),
+    };
+  });
+  const names = new Set(descriptions.map(({ group }) => group));
+  const others = declared
+    .filter(({ group }) => !names.has(group))
+    .map(({ group, settings: { mode } }) => ({ ...NOTHING, group, mode, settings: settingsOf.get(group) }));
+  return [...running, ...others];
 }
+
+const NOTHING = { lag: 0, open: 0, oldestPendingMs: 0, deadLetters: 0, parkedKeys: 0, sideMessages: 0 };

@@ -19,9 +19,9 @@ import {
   validate,
 } from "../../lib/http/index.ts";
 import { checkOutboundUrl } from "../../lib/http/outbound.ts";
-import { type Half, halfJson, type Queue } from "../../lib/mq/index.ts";
+import { type Half, type HalfDetails, halfJson, type Queue } from "../../lib/mq/index.ts";
 import { assertMayWrite, Name, whole } from "./service-inputs.ts";
-import { MessageParams, toPublishInput } from "./service-message.ts";
+import { HalfMessageParams, toPublishInput } from "./service-message.ts";
 import { admin, type ServiceRoute, serviceRoute } from "./service-route.ts";
 
 const BODY_BYTES_MAX = 512 * 1_024;
@@ -34,7 +34,7 @@ const JSON_TYPE = { "content-type": "application/json" };
 
 const PrepareParams = v.strictObject({
   topic: Name,
-  message: MessageParams,
+  message: HalfMessageParams,
   producerGroup: Name,
   checkUrl: v.exactOptional(v.pipe(v.string(), v.maxLength(1_000, "must be at most 1000 characters"))),
   firstCheckMs: v.exactOptional(whole(0, FIRST_CHECK_MS_MAX)),
@@ -91,13 +91,6 @@ function halfRoutes({ queue, allowPrivate }: TransactionParts): readonly Service
   const one = "/v1/transactions/:id";
   const OfId = v.strictObject({ id: Name });
 
-  /** Throws NOT_FOUND for what is not the caller's to see. */
-  async function find(caller: Caller, id: string) {
-    const half = await transactions.get(id);
-    if (!maySee(caller, half)) throw new AppError("NOT_FOUND");
-    return half;
-  }
-
   /** Decides, or gives new checks. */
   const act = (name: "commit" | "rollback" | "resume", summary: string) =>
     serviceRoute(
@@ -105,7 +98,7 @@ function halfRoutes({ queue, allowPrivate }: TransactionParts): readonly Service
       `${one}/${name}`,
       { summary, scopes: anyPublisher, input: OfId, mayLackBody: true, replies: { 200: HalfReply } },
       async ({ c, caller, params: { id } }) => {
-        await find(caller, id);
+        await findHalf(queue, caller, id);
         return c.body(halfJson(await transactions[name](id)), 200, JSON_TYPE);
       },
     );
@@ -153,7 +146,7 @@ function halfRoutes({ queue, allowPrivate }: TransactionParts): readonly Service
       one,
       { summary: "A transaction and its message", scopes: anyPublisher, input: OfId, replies: { 200: DetailsReply } },
       async ({ c, caller, params: { id } }) => {
-        return c.body(halfJson(await find(caller, id)), 200, JSON_TYPE);
+        return c.body(halfJson(await findHalf(queue, caller, id)), 200, JSON_TYPE);
       },
     ),
     act("commit", "Commit: the message is appended to its topic, once"),
@@ -209,13 +202,25 @@ function checkRoutes({ queue, checkSecretOf }: TransactionParts): readonly Servi
         replies: { 200: StateReply },
       },
       async ({ c, caller, params: { producerGroup, id, answer } }) => {
-        const half = await transactions.get(id);
-        if (half.producerGroup !== producerGroup || !maySee(caller, half)) throw new AppError("NOT_FOUND");
+        if ((await findHalf(queue, caller, id)).producerGroup !== producerGroup) throw absent();
         const { state } = await transactions.answerCheck(id, answer.toLowerCase() as (typeof ANSWERS)[number]);
         return c.json({ id, state });
       },
     ),
   ];
+}
+
+/** Throws NOT_FOUND, in the same words for what is not the caller's to see. */
+async function findHalf({ transactions }: Queue, caller: Caller, id: string): Promise<HalfDetails> {
+  const half = await transactions.get(id).catch((error: unknown) => {
+    throw error instanceof AppError && error.code === "NOT_FOUND" ? absent() : error;
+  });
+  if (!maySee(caller, half)) throw absent();
+  return half;
+}
+
+function absent(): AppError {
+  return new AppError("NOT_FOUND", "There is no such transaction, or it ended long ago");
 }
 
 function maySee(caller: Caller, { topic }: Pick<Half, "topic">): boolean {

@@ -2,21 +2,18 @@
 
 import { archiveContract } from "../../lib/archive/index.ts";
 import { AppError } from "../../lib/errors.ts";
-import { imCommands, imEvents, imPush, logicContract } from "../../lib/im/index.ts";
-import { createTrimmer } from "../../lib/mq/index.ts";
+import { imEvents, logicContract } from "../../lib/im/index.ts";
 import { ackLevelInForce } from "../../lib/redis/index.ts";
 import type { Worker } from "../context.ts";
 import { createCommands } from "./commands.ts";
 import { createDelivery } from "./delivery.ts";
 import { createInboxConsumer } from "./inbox.ts";
 import { createMethods } from "./methods.ts";
-
-/** How often finished entries of the chat's topics are trimmed. */
-const TRIM_EVERY_MS = 10_000;
+import { createPresenceKeeper } from "./presence-keeper.ts";
 
 export const worker: Worker = {
   role: "logic",
-  async build({ config, redis, keys, clock, metrics, queue, rpc }) {
+  async build({ config, redis, keys, clock, log, metrics, queue, rpc }) {
     const archive = rpc.client(archiveContract);
     const replicas = config.ackLevel.startsWith("replicated:")
       ? Number(config.ackLevel.slice("replicated:".length))
@@ -40,8 +37,8 @@ export const worker: Worker = {
     return [
       createInboxConsumer(parts),
       createDelivery(parts),
+      createPresenceKeeper({ redis: redis.commands, keys, clock, log }),
       createCommands(redis.commands, keys, queue),
-      createTrimmer(queue, [imEvents, imPush, imCommands], TRIM_EVERY_MS),
       rpc.serve(logicContract, methods),
     ];
   },

@@ -11,23 +11,32 @@
 --   drop  key, values of mq_bury             the first message of a key aside is finished, by its move to dead letters
 --   note  entry, attempts record             what an unfinished entry has cost so far; '' forgets it
 -- `place`: the keys `dead` and `attempts`, the side `queue`, and who holds the partition: `member`, `token`, `now_ms`; `dead_max`;
--- `checkpoint` and `open` as they are stored.
--- Returns how many were buried, and the keys of `done` and `drop` that no longer stand aside.
-local function mq_apply_changes(at, place)
-  local queue, now_ms = place.queue, place.now_ms
-  redis.call('XLEN', place.dead)
-  redis.call('HLEN', place.attempts)
-  mq_side_check(queue)
+-- `is_finished`, as mq_progress gives it of the progress that is stored.
 
-  local buried, left, was_open = 0, {}, {}
-  for entry in string.gmatch(place.open, '%S+') do was_open[entry] = true end
-  local old_ms, old_count = string.match(place.checkpoint, '^(%d+)-(%d+)$')
-  old_ms, old_count = tonumber(old_ms), tonumber(old_count)
-  local function is_finished(entry)
+-- Tells of an entry whether a progress holds it as finished.
+local function mq_progress(checkpoint, open)
+  local is_open = {}
+  for entry in string.gmatch(open, '%S+') do is_open[entry] = true end
+  local last_ms, last_count = string.match(checkpoint, '^(%d+)-(%d+)$')
+  last_ms, last_count = tonumber(last_ms), tonumber(last_count)
+  return function(entry)
     local ms, count = string.match(entry, '^(%d+)-(%d+)$')
     ms, count = tonumber(ms), tonumber(count)
-    return (ms < old_ms or (ms == old_ms and count <= old_count)) and not was_open[entry]
+    return (ms < last_ms or (ms == last_ms and count <= last_count)) and not is_open[entry]
   end
+end
+
+-- Looks at the keys: nothing below fails for a type.
+local function mq_changes_check(place)
+  redis.call('XLEN', place.dead)
+  redis.call('HLEN', place.attempts)
+  mq_side_check(place.queue)
+end
+
+-- Returns how many were buried, and the keys of `done` and `drop` that no longer stand aside.
+local function mq_apply_changes(at, place)
+  local queue, now_ms, is_finished = place.queue, place.now_ms, place.is_finished
+  local buried, left = 0, {}
   local function bury(i)
     mq_bury(place.dead, place.dead_max, place.member, i)
     buried = buried + 1

@@ -83,3 +83,12 @@ local function mq_effect_apply(plan, effect)
   mq_writes_apply(effect.writes)
   return outcomes
 end
+
+-- Of the outcomes, per message 1 when it was appended to its topic, for the counters.
+local function mq_effect_appended(outcomes)
+  local appended = {}
+  for i, outcome in ipairs(outcomes) do
+    appended[i] = outcome[3] == 0 and string.sub(outcome[2], 1, 1) ~= '@' and 1 or 0
+  end
+  return appended
+end

@@ -26,7 +26,8 @@ if stored then
 elseif redis.call('HLEN', groups) >= groups_max then
   return {'full', ''}
 else
-  created = redis.call('TIME')[1] .. '000'
+  local time = redis.call('TIME')
+  created = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 end
 if revision ~= '' and not has_webhook and redis.call('HLEN', webhooks) >= webhooks_max then return {'webhooks', ''} end
 

@@ -17,6 +17,7 @@ if stored then
   return {'exists', value}
 end
 if redis.call('HLEN', topics) >= limit then return {'full', ''} end
-local value = redis.call('TIME')[1] .. '000 ' .. settings
+local time = redis.call('TIME')
+local value = string.format('%.0f %s', time[1] * 1000 + math.floor(time[2] / 1000), settings)
 redis.call('HSET', topics, topic, value)
 return {'created', value}
