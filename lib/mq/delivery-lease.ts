@@ -202,8 +202,9 @@ export class Hold<D> implements DeliveryContext, Fence {
     return this.#controller.signal;
   }
 
-  commit(effect: EffectInput = {}): Promise<void> {
-    return this.committer!([this], effect);
+  /** Made when a handler asks for it, for it may take it off its context. */
+  get commit(): (effect?: EffectInput) => Promise<void> {
+    return (effect = {}) => this.committer!([this], effect);
   }
 
   lose(reason: Error): void {

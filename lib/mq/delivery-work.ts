@@ -333,8 +333,8 @@ class BatchContext<D> implements DeliveryContext {
     return this.#signal;
   }
 
-  commit(effect: EffectInput = {}): Promise<void> {
-    return this.#holds[0]!.committer!(this.#holds, effect);
+  get commit(): (effect?: EffectInput) => Promise<void> {
+    return (effect = {}) => this.#holds[0]!.committer!(this.#holds, effect);
   }
 }
 
