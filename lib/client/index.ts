@@ -14,6 +14,7 @@
  */
 
 import { fold } from "./fold.ts";
+import { createPassing } from "./passing.ts";
 import { createRequests } from "./requests.ts";
 import { openSocket, type SocketOptions } from "./socket.ts";
 import { createTimelines, type ResyncNotice } from "./timeline.ts";
@@ -34,11 +35,13 @@ import {
   type Methods,
   type MutedNotice,
   type Notification,
+  type PresenceState,
   type ReadNotice,
   type ReadReply,
   type SendInput,
   type SendReply,
   type Session,
+  type TypingNotice,
 } from "./wire.ts";
 
 export type { Body, ClosingNotice, Conversation, ConversationView, Cursor, Entry, Message, Session } from "./wire.ts";
@@ -52,6 +55,8 @@ export interface ConnectOptions extends SocketOptions {
   readonly cursors?: readonly Cursor[];
   /** Of a request, over all its repetitions. Default 30 s. */
   readonly timeoutMs?: number;
+  /** Tells the others what has reached this device (`delivered`). Default: no. */
+  readonly acknowledge?: boolean;
 }
 
 export interface ClientEvents {
@@ -66,6 +71,11 @@ export interface ClientEvents {
   hidden: HiddenNotice;
   muted: MutedNotice;
   read: ReadNotice;
+  delivered: ReadNotice;
+  /** Begins and ends, each once; ends by itself when nothing is heard of it. */
+  typing: TypingNotice;
+  /** Of users that are watched: how it is, and when it changes. */
+  presence: PresenceState;
   /** Created, changed, joined or left. */
   conversation: { conversation: ConversationView };
   resync: ResyncNotice;
@@ -91,6 +101,11 @@ export interface Client {
   hide(conversation: string, seq: number): Promise<void>;
   history(conversation: string, range?: Omit<Methods["message.history"][0], "conversation">): Promise<HistoryReply>;
   read(conversation: string, seq: number): Promise<ReadReply>;
+  /** To be called as often as the user types; false when he stopped. Sending ends it. */
+  typing(conversation: string, on?: boolean): void;
+  /** From now on, over reconnects, `presence` tells of these users. */
+  watch(users: readonly string[]): void;
+  unwatch(users: readonly string[]): void;
   /** Creates a group (the caller is its owner), or finds the direct conversation of a pair. Safe to repeat. */
   create(params: Methods["conversation.create"][0]): Promise<ConversationReply>;
   leave(conversation: string): Promise<void>;
@@ -123,6 +138,9 @@ const noListeners = (): Listeners => ({
   muted: new Set(),
   member: new Set(),
   read: new Set(),
+  delivered: new Set(),
+  typing: new Set(),
+  presence: new Set(),
   conversation: new Set(),
   resync: new Set(),
   closing: new Set(),
@@ -161,12 +179,19 @@ export function connect(options: ConnectOptions): Client {
     onHidden: (notice) => emit("hidden", notice),
     onResync: (notice) => emit("resync", notice),
   });
+  const passing = createPassing(request, () => socket.isOpen(), {
+    onTyping: (notice) => emit("typing", notice),
+    onPresence: (state) => emit("presence", state),
+  });
   for (const cursor of options.cursors ?? []) timelines.follow(cursor);
 
   function handOn(conversation: string, entry: Entry): void {
     emit("entry", { conversation, entry });
-    if (entry.kind === "message") emit("message", { message: entry.message });
-    else if (entry.kind === "edit") emit("edited", { conversation, entry });
+    if (entry.kind === "message") {
+      const isForeign = entry.message.from !== user;
+      passing.onMessage(entry.message, isForeign && options.acknowledge === true);
+      emit("message", { message: entry.message });
+    } else if (entry.kind === "edit") emit("edited", { conversation, entry });
     else if (entry.kind === "recall") emit("recalled", { conversation, entry });
     else if (entry.kind === "reaction") emit("reaction", { conversation, entry });
     else if (entry.kind === "member") emit("member", { conversation, entry });
@@ -175,6 +200,7 @@ export function connect(options: ConnectOptions): Client {
   function end(error: ClientError): void {
     requests.end(error);
     timelines.end();
+    passing.end();
     session.reject(error);
   }
 
@@ -185,6 +211,7 @@ export function connect(options: ConnectOptions): Client {
       emit("online", { session: opened });
       requests.onOpen(opened.limits);
       timelines.catchUpAll();
+      passing.onOpen();
     },
     onAnswer: (answer: Answer) => requests.onAnswer(answer),
     onNotification: notified,
@@ -229,7 +256,14 @@ export function connect(options: ConnectOptions): Client {
         emit("muted", notification.params);
         break;
       case "read":
-        emit("read", notification.params);
+      case "delivered":
+        emit(notification.method, notification.params);
+        break;
+      case "typing":
+        passing.onTyping(notification.params);
+        break;
+      case "presence":
+        emit("presence", notification.params);
         break;
       case "session.resync":
         timelines.catchUpAll();
@@ -259,6 +293,7 @@ export function connect(options: ConnectOptions): Client {
       const { type, body } = typeof content === "string" ? { type: "text", body: { text: content } } : content;
       const links = { ...(replyTo === undefined ? {} : { replyTo }), ...(mentions === undefined ? {} : { mentions }) };
       const params = { conversation, clientId, type, body, ...links } as SendInput;
+      passing.sent(conversation);
       const reply = await request("message.send", params, conversation);
       // The server tells every connection of the sender but this one.
       const { id, seq, sentAt } = reply;
@@ -273,6 +308,9 @@ export function connect(options: ConnectOptions): Client {
       await request("message.recall", { conversation, seq, for: "me" });
     },
     history: (conversation, range = {}) => request("message.history", { conversation, ...range }),
+    typing: (conversation, on = true) => passing.type(conversation, on),
+    watch: passing.watch,
+    unwatch: passing.unwatch,
     read: (conversation, seq) => request("read", { conversation, seq }),
     async create(params) {
       // Without an id a repeated request would create a second group.

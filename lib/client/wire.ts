@@ -13,24 +13,33 @@ import type {
   ConversationReply,
   CreateConversationParams,
   Cursor,
+  DeliveredParams,
+  DeliveredReply,
+  DeviceParams,
   EditParams,
   HistoryParams,
   HistoryReply,
   ListBlocksReply,
   ListConversationsParams,
   ListConversationsReply,
+  ListDevicesReply,
   MemberParams,
   MessageReply,
   MuteConversationParams,
   MuteConversationReply,
+  PresenceParams,
+  PresenceReply,
+  PresenceState,
   ReactParams,
   ReadParams,
   ReadReply,
   RecallParams,
+  ReceiptsReply,
   SendParams,
   SendReply,
   SyncParams,
   SyncReply,
+  TypingParams,
   UpdateConversationParams,
   UpdateMemberParams,
 } from "../im/requests.ts";
@@ -45,6 +54,7 @@ export type {
   ListConversationsReply,
   Message,
   MessageReply,
+  PresenceState,
   Reaction,
   ReadReply,
   SendReply,
@@ -67,6 +77,13 @@ export interface Methods {
   "conversation.update": [InferInput<typeof UpdateConversationParams>, ConversationReply];
   "conversation.dissolve": [InferInput<typeof ConversationParams>, unknown];
   "conversation.mute": [InferInput<typeof MuteConversationParams>, InferOutput<typeof MuteConversationReply>];
+  delivered: [InferInput<typeof DeliveredParams>, InferOutput<typeof DeliveredReply>];
+  "conversation.receipts": [InferInput<typeof ConversationParams>, InferOutput<typeof ReceiptsReply>];
+  typing: [InferInput<typeof TypingParams>, unknown];
+  "presence.subscribe": [InferInput<typeof PresenceParams>, InferOutput<typeof PresenceReply>];
+  "presence.unsubscribe": [InferInput<typeof PresenceParams>, unknown];
+  "device.list": [Record<string, never>, InferOutput<typeof ListDevicesReply>];
+  "device.remove": [InferInput<typeof DeviceParams>, unknown];
   "block.list": [Record<string, never>, InferOutput<typeof ListBlocksReply>];
   "block.add": [InferInput<typeof BlockParams>, InferOutput<typeof BlockReply>];
   "block.remove": [InferInput<typeof BlockParams>, unknown];
@@ -86,7 +103,9 @@ export type Notification =
   | { method: "message.edited" | "message.recalled" | "message.reaction" | "member"; params: EntryNotice }
   | { method: "message.hidden"; params: HiddenNotice }
   | { method: "conversation.muted"; params: MutedNotice }
-  | { method: "read"; params: ReadNotice }
+  | { method: "read" | "delivered"; params: ReadNotice }
+  | { method: "typing"; params: TypingNotice }
+  | { method: "presence"; params: PresenceState }
   | { method: "conversation"; params: { conversation: ConversationView; seq?: number; entry?: Entry } }
   | { method: "session.resync"; params: { reason: string } }
   | { method: "session.closing"; params: ClosingNotice };
@@ -110,10 +129,17 @@ export interface MutedNotice {
   readonly mutedUntil?: number;
 }
 
+/** How far a member has come: what he has read, or what has reached a device of his. */
 export interface ReadNotice {
   readonly conversation: string;
   readonly user: string;
   readonly seq: number;
+}
+
+export interface TypingNotice {
+  readonly conversation: string;
+  readonly user: string;
+  readonly on: boolean;
 }
 
 export interface ClosingNotice {

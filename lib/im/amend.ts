@@ -9,6 +9,7 @@ import { newId } from "../id.ts";
 import { defineScript, type Keys, type RedisClient } from "../redis/index.ts";
 import amendLua from "../redis/lua/im-amend.lua" with { type: "text" };
 import entry from "../redis/lua/im-entry.lua" with { type: "text" };
+import stateLua from "../redis/lua/im-state.lua" with { type: "text" };
 import append from "../redis/lua/mq-append.lua" with { type: "text" };
 import type { Conversations } from "./conversations.ts";
 import { FOLDED_PARTS, foldedMessage, ownPart } from "./fold.ts";
@@ -18,7 +19,7 @@ import type { Timeline } from "./timeline.ts";
 
 const amendMessage = defineScript({
   name: "imAmend",
-  lua: [append, entry, amendLua],
+  lua: [append, stateLua, entry, amendLua],
   keys: ["conv", "members", "log", "events", "folds", "reactors"],
   args: [
     "id",

@@ -8,8 +8,7 @@ import { AppError } from "../errors.ts";
 import { directConversationId } from "../id.ts";
 import { defineScript, type Keys, type RedisClient } from "../redis/index.ts";
 import blockLua from "../redis/lua/im-block.lua" with { type: "text" };
-import entry from "../redis/lua/im-entry.lua" with { type: "text" };
-import append from "../redis/lua/mq-append.lua" with { type: "text" };
+import stateLua from "../redis/lua/im-state.lua" with { type: "text" };
 
 const BLOCKS_MAX = 1_000;
 /** Blocks and unblocks of one pair at once that cross each other; every round somebody's is the last. */
@@ -17,7 +16,7 @@ const ROUNDS_MAX = 10;
 
 const silence = defineScript({
   name: "imBlock",
-  lua: [append, entry, blockLua],
+  lua: [stateLua, blockLua],
   keys: ["members", "silenced"],
   args: ["user", "isBlocked"],
   decode: (reply) => reply === 1,

@@ -11,6 +11,7 @@ import createLua from "../redis/lua/im-create.lua" with { type: "text" };
 import entry from "../redis/lua/im-entry.lua" with { type: "text" };
 import membersLua from "../redis/lua/im-members.lua" with { type: "text" };
 import settingsLua from "../redis/lua/im-settings.lua" with { type: "text" };
+import stateLua from "../redis/lua/im-state.lua" with { type: "text" };
 import summaryLua from "../redis/lua/im-summary.lua" with { type: "text" };
 import append from "../redis/lua/mq-append.lua" with { type: "text" };
 import type { Channels } from "./channels.ts";
@@ -21,7 +22,7 @@ import { type Conversation, type ConversationType, type Join, LIMITS, type Messa
 
 const createConversation = defineScript({
   name: "imCreate",
-  lua: [append, entry, createLua],
+  lua: [append, stateLua, createLua],
   keys: ["conv", "members", "events", "silenced"],
   args: ["id", "conversationType", "title", "epoch", "digest", "creator", "eventId", "join"],
   hasRest: true,
@@ -30,7 +31,7 @@ const createConversation = defineScript({
 
 const changeMembers = defineScript({
   name: "imMembers",
-  lua: [append, entry, membersLua],
+  lua: [append, stateLua, entry, membersLua],
   keys: ["conv", "members", "log", "events"],
   args: [
     "id",
@@ -51,7 +52,7 @@ const changeMembers = defineScript({
 
 const changeSettings = defineScript({
   name: "imSettings",
-  lua: [append, entry, settingsLua],
+  lua: [append, stateLua, entry, settingsLua],
   keys: ["conv", "members", "log", "events"],
   args: ["id", "by", "eventId", "action", "title", "join", "rights"],
   decode: (reply) => reply as string | number,
@@ -176,7 +177,7 @@ export function createConversations({ redis, keys, clock, inbox, channels }: Con
       head,
       created,
       memberCount: size,
-      join,
+      ...(join === "open" ? { join } : {}),
       members: members.slice(0, LIMITS.membersShown),
     };
   }

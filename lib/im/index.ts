@@ -9,10 +9,11 @@
  *   amend.ts          edit, recall, react                            fold.ts       what a message looks like now
  *   conversations.ts  create, look, change members                   permissions.ts who may do what
  *   timeline.ts       hot window and archive as one                  sync.ts       resume, history
- *   receipts.ts       read cursors                                   list.ts       a user's conversations
+ *   receipts.ts       delivered and read cursors                     list.ts       a user's conversations
  *   inbox.ts          index of conversations by activity             channels.ts   who hears a channel
  *   hidden.ts         deleted for oneself                            mutes.ts      no notice for oneself
- *   blocks.ts         whom a user takes no messages from
+ *   blocks.ts         whom a user takes no messages from             devices.ts    a user's devices
+ *   presence.ts       who is online                                  typing.ts     who is typing
  *   routes.ts         connection -> gateway                          notify.ts     what is told and not stored
  *   membership.ts     members as of a place in the stream
  *
@@ -25,6 +26,7 @@ export { type Channels, createChannels } from "./channels.ts";
 export { type Committer, createCommitter } from "./commit.ts";
 export { type LogicContract, logicContract } from "./contract.ts";
 export { type ConversationState, type Conversations, createConversations } from "./conversations.ts";
+export { createDevices, type Devices } from "./devices.ts";
 export { type EntryEvent, foldedMessage, partsOf } from "./fold.ts";
 export { createHidden, type Hidden } from "./hidden.ts";
 export { createInbox, type Inbox, type InboxChanges } from "./inbox.ts";
@@ -34,11 +36,13 @@ export { type SendInput, type SendResult, send } from "./messages.ts";
 export { createMutes, type Mutes } from "./mutes.ts";
 export { appendFrames, createNotifier, type Notifier, notification } from "./notify.ts";
 export { ACTIONS, type Action, mayRole } from "./permissions.ts";
+export { createPresence, type Presence, WATCH_MS } from "./presence.ts";
 export * from "./protocol.ts";
-export { read } from "./receipts.ts";
+export { delivered, read, receipts } from "./receipts.ts";
 export * from "./requests.ts";
 export { attach, createRouteCache, detach, type Route, type RouteCache } from "./routes.ts";
 export { history, sync } from "./sync.ts";
 export { createTimeline, type ReadArchive, type StoredEntry, type Timeline } from "./timeline.ts";
-export { imCommands, imEvents, imPush, imTopics } from "./topics.ts";
+export { imCommands, imEvents, imPush, imTopics, imUsers } from "./topics.ts";
 export { createTrim, type Trim } from "./trim.ts";
+export { typing } from "./typing.ts";

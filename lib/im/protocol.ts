@@ -23,6 +23,10 @@ export const LIMITS = {
   staffPerChannel: 100,
   membersShown: 1_000,
   mentions: 50,
+  /** Up to so many members everybody is told how far the others are and who is typing: each of them times each of them. */
+  receiptMembers: 100,
+  /** Users whose presence one connection hears of. */
+  presenceUsers: 500,
   emojiBytes: 64,
   /** Kinds of reaction on one message, and of one user on one message: what people still read at a glance. */
   reactionKinds: 20,
@@ -237,7 +241,8 @@ export const ConversationSchema = v.strictObject({
   head: PositionSchema,
   created: TimeSchema,
   memberCount: PositionSchema,
-  join: JoinSchema,
+  /** Left out when members must take others in. */
+  join: v.optional(v.literal("open")),
   /** At most LIMITS.membersShown of them, owners and admins first; of a channel these, and who asks. */
   members: v.array(v.strictObject({ user: UserIdSchema, role: RoleSchema, mutedUntil: v.optional(TimeSchema) })),
 });

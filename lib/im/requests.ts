@@ -58,6 +58,11 @@ export const UpdateConversationParams = v.strictObject({
 /** 0, or any time that has passed, ends it. */
 export const MuteConversationParams = v.strictObject({ conversation: IdSchema, until: TimeSchema });
 export const BlockParams = v.strictObject({ user: UserIdSchema });
+export const DeviceParams = v.strictObject({ device: IdSchema });
+export const TypingParams = v.strictObject({ conversation: IdSchema, on: v.boolean("must be true or false") });
+export const PresenceParams = v.strictObject({
+  users: v.pipe(Users(LIMITS.membersPerRequest), v.minLength(1, "must name at least 1 user")),
+});
 export const NoParams = v.strictObject({});
 export const AddMembersParams = v.strictObject({
   conversation: IdSchema,
@@ -136,6 +141,7 @@ export const SyncParams = v.strictObject({
 });
 
 export const ReadParams = v.strictObject({ conversation: IdSchema, seq: SeqSchema });
+export const DeliveredParams = v.strictObject({ conversation: IdSchema, seq: SeqSchema });
 
 // Replies
 
@@ -181,6 +187,36 @@ export type SyncReply = v.InferOutput<typeof SyncReply>;
 
 export const ReadReply = v.strictObject({ read: PositionSchema, unread: PositionSchema });
 export type ReadReply = v.InferOutput<typeof ReadReply>;
+
+export const DeliveredReply = v.strictObject({ delivered: PositionSchema });
+export type DeliveredReply = v.InferOutput<typeof DeliveredReply>;
+
+/** How far each member has come: what has reached a device of his, and what he has read. */
+export const ReceiptsReply = v.strictObject({
+  receipts: v.array(v.strictObject({ user: UserIdSchema, delivered: PositionSchema, read: PositionSchema })),
+});
+export type ReceiptsReply = v.InferOutput<typeof ReceiptsReply>;
+
+export const PresenceStateSchema = v.strictObject({
+  user: UserIdSchema,
+  online: v.boolean(),
+  /** Left out when the user was never seen. */
+  lastSeen: v.optional(TimeSchema),
+});
+export type PresenceState = v.InferOutput<typeof PresenceStateSchema>;
+export const PresenceReply = v.strictObject({ presence: v.array(PresenceStateSchema) });
+
+export const DeviceSchema = v.strictObject({
+  id: IdSchema,
+  online: v.boolean(),
+  connections: PositionSchema,
+  /** Of an online one: since when. */
+  connectedAt: v.optional(TimeSchema),
+  /** Of an offline one. */
+  lastSeen: v.optional(TimeSchema),
+});
+export type Device = v.InferOutput<typeof DeviceSchema>;
+export const ListDevicesReply = v.strictObject({ devices: v.array(DeviceSchema) });
 
 export const ListConversationsReply = v.strictObject({
   conversations: v.array(ConversationSummarySchema),

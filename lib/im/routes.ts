@@ -10,7 +10,13 @@
  */
 
 import type { Clock } from "../clock.ts";
-import type { Keys, RedisClient } from "../redis/index.ts";
+import { newId } from "../id.ts";
+import { defineScript, type Keys, type RedisClient } from "../redis/index.ts";
+import attachLua from "../redis/lua/im-attach.lua" with { type: "text" };
+import detachLua from "../redis/lua/im-detach.lua" with { type: "text" };
+import stateLua from "../redis/lua/im-state.lua" with { type: "text" };
+import append from "../redis/lua/mq-append.lua" with { type: "text" };
+import { imUsers } from "./topics.ts";
 
 /** Route changes kept; a reader farther behind drops its whole cache. 65 536 changes are some 3 MB. */
 const CHANGES_MAX = 65_536;
@@ -19,7 +25,11 @@ const CHANGES_PER_READ = 1_000;
 /** Users in a cache, some 300 bytes each. Beyond it the least recently loaded go. */
 const CACHED_USERS_MAX = 200_000;
 /** Longest life of a route without any change of the user's routes, should a detach be lost. */
-const ROUTE_TTL_S = 24 * 3_600;
+const ROUTE_TTL_MS = 24 * 3_600_000;
+/** Devices remembered per user. */
+const DEVICES_MAX = 50;
+/** A user whose last connection ended is offline after this: a phone that changes its network, or a drained gateway, is back by then. */
+const GRACE_MS = 5_000;
 
 export interface Route {
   readonly connection: string;
@@ -28,21 +38,79 @@ export interface Route {
   readonly number: string;
 }
 
-export async function attach(
-  redis: RedisClient,
-  keys: Keys,
-  clock: Clock,
-  route: { user: string; connection: string; gateway: string; number: number; device: string },
-): Promise<void> {
-  const key = keys.routes(route.user);
-  const value = `${route.gateway} ${route.number.toString(36)} ${route.device || "-"} ${clock.now()}`;
-  await Promise.all([redis.hset(key, route.connection, value), redis.expire(key, ROUTE_TTL_S)]);
-  await announce(redis, keys, route.user);
+const writeRoute = defineScript({
+  name: "imAttach",
+  lua: [append, stateLua, attachLua],
+  keys: ["routes", "devices", "presence", "leaving", "usersTopic"],
+  args: ["user", "connection", "gateway", "number", "device", "ttlMs", "devicesMax", "eventId"],
+  decode: (reply) => reply === 1,
+});
+
+const removeRoutes = defineScript({
+  name: "imDetach",
+  lua: [stateLua, detachLua],
+  keys: ["routes", "devices", "presence", "leaving"],
+  args: ["user", "connection", "gateway", "graceMs"],
+  decode: (reply) => reply as number,
+});
+
+export interface Attachment {
+  readonly user: string;
+  readonly connection: string;
+  readonly gateway: string;
+  readonly number: number;
+  /** "" when it has no name. */
+  readonly device: string;
+}
+
+/** Resolves true when the user has come online by it. */
+export async function attach(redis: RedisClient, keys: Keys, clock: Clock, route: Attachment): Promise<boolean> {
+  const { user, connection, gateway, number, device } = route;
+  const partition = keys.partitionOf(user);
+  // First: a gateway that dies right after the route is written is found with its users.
+  await Promise.all([
+    redis.zadd(keys.gateways(), clock.now(), gateway),
+    redis.zadd(keys.gatewayUsers(gateway), clock.now(), user),
+  ]);
+  const isNewlyOnline = await writeRoute(redis, {
+    routes: keys.routes(user),
+    devices: keys.devices(user),
+    presence: keys.presence(user),
+    leaving: keys.leaving(partition),
+    usersTopic: keys.topic(imUsers.name, partition),
+    user,
+    connection,
+    gateway,
+    number: number.toString(36),
+    device: device || "-",
+    ttlMs: ROUTE_TTL_MS,
+    devicesMax: DEVICES_MAX,
+    eventId: newId(clock.now()),
+  });
+  await announce(redis, keys, user);
+  return isNewlyOnline;
 }
 
 export async function detach(redis: RedisClient, keys: Keys, user: string, connection: string): Promise<void> {
-  await redis.hdel(keys.routes(user), connection);
+  await remove(redis, keys, user, { connection, gateway: "" });
   await announce(redis, keys, user);
+}
+
+/** Removes the user's routes to a gateway that is gone. */
+export async function detachFrom(redis: RedisClient, keys: Keys, user: string, gateway: string): Promise<void> {
+  if ((await remove(redis, keys, user, { connection: "", gateway })) > 0) await announce(redis, keys, user);
+}
+
+function remove(redis: RedisClient, keys: Keys, user: string, which: { connection: string; gateway: string }) {
+  return removeRoutes(redis, {
+    routes: keys.routes(user),
+    devices: keys.devices(user),
+    presence: keys.presence(user),
+    leaving: keys.leaving(keys.partitionOf(user)),
+    user,
+    ...which,
+    graceMs: GRACE_MS,
+  });
 }
 
 async function announce(redis: RedisClient, keys: Keys, user: string): Promise<void> {
@@ -150,10 +218,9 @@ export function createRouteCache(
     async forgetGateway(gateway) {
       const gone: Promise<unknown>[] = [];
       for (const [user, routes] of cache) {
-        const dead = routes.filter((route) => route.gateway === gateway);
-        if (dead.length === 0) continue;
+        if (!routes.some((route) => route.gateway === gateway)) continue;
         drop(user);
-        gone.push(redis.hdel(keys.routes(user), ...dead.map((route) => route.connection)));
+        gone.push(detachFrom(redis, keys, user, gateway));
       }
       await Promise.all(gone);
     },

@@ -10,6 +10,7 @@ import {
   ReactionEntrySchema,
   ReactionSchema,
   RecallEntrySchema,
+  TimeSchema,
   UserIdSchema,
 } from "./protocol.ts";
 
@@ -22,7 +23,7 @@ import {
  *   im.message.reacted                                      {conversation, entry, reactions, own}   its seq
  *   im.member.added|removed|updated                         {conversation, entry, view}             its seq
  *   im.conversation.updated|dissolved                       {conversation, entry, view}             its seq
- *   im.conversation.created                                 {conversation, view}                    none
+ *   im.conversation.created                                 {conversation, view, members}           none
  *   im.read                                                 {conversation, user, seq}               none
  *
  * `reactions`: all that are on the message from now on; `own`: those of the entry's user. Properties: `epoch` of the
@@ -54,6 +55,19 @@ export const imPush = defineTopic("im.push", {
   }),
 });
 
+/**
+ * Of users, whatever conversation they are in; the key is the user.
+ *
+ *   im.user.online     {user, at}             the first connection of any device
+ *   im.user.offline    {user, lastSeen}       a while after the last one ended
+ */
+export const imUsers = defineTopic("im.users", {
+  schema: v.union([
+    v.strictObject({ user: UserIdSchema, at: TimeSchema }),
+    v.strictObject({ user: UserIdSchema, lastSeen: TimeSchema }),
+  ]),
+});
+
 /** What lower layers ask of logic: they may not call it. */
 export const imCommands = defineTopic("im.commands", {
   schema: v.variant("type", [
@@ -68,4 +82,4 @@ export const imCommands = defineTopic("im.commands", {
 });
 
 /** All of them, for the queue's catalog. */
-export const imTopics: readonly Topic<unknown>[] = [imEvents, imPush, imCommands];
+export const imTopics: readonly Topic<unknown>[] = [imEvents, imPush, imUsers, imCommands];

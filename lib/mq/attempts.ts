@@ -4,13 +4,30 @@ import type { AttemptNote, Delivery } from "./message.ts";
 
 export interface Attempts {
   readonly failed: number;
-  /** Leases that ran out without an answer. */
+  /**
+   * Leases that ran out without an answer. Of a concurrent group's member beyond LOSSES_MAX: two for each that had it alone in hand,
+   * and one more while it is so.
+   */
   readonly losses: number;
   readonly firstFailureMs: number;
   readonly history: readonly AttemptNote[];
 }
 
 export const NO_ATTEMPTS: Attempts = { failed: 0, losses: 0, firstFailureMs: 0, history: [] };
+
+/** This many losses make a suspect, to be handed out alone; this many members lost with it alone, and it is buried (design.md §6). */
+export const LOSSES_MAX = 3;
+
+/** Of a suspect, as it is remembered while a member has it alone in hand. */
+export function inHandAlone(attempts: Attempts): Attempts {
+  const isNoted = attempts.losses > LOSSES_MAX && (attempts.losses - LOSSES_MAX) % 2 === 1;
+  return isNoted ? attempts : { ...attempts, losses: attempts.losses + 1 };
+}
+
+/** How many members were lost with it alone in hand. */
+export function lostAlone({ losses }: Attempts): number {
+  return Math.max(0, Math.floor((losses - LOSSES_MAX) / 2));
+}
 
 /** A history is kept beside each of up to some ten thousand keys: of each error its first words. */
 const ERROR_LENGTH_MAX = 200;

@@ -8,10 +8,10 @@
  * handed out from there, one message at a time, and what comes for its keys goes behind it.
  */
 
+import { LOSSES_MAX } from "./attempts.ts";
 import type { BatchHandler } from "./consumer.ts";
 import { buryReasonOf } from "./dead-letter.ts";
 import { HandOut } from "./hand-out.ts";
-import { LOSSES_MAX } from "./lease.ts";
 import { type Delivery, InvalidMessage, Later } from "./message.ts";
 import type { Progress } from "./progress.ts";
 import { orderKeyOf } from "./side.ts";

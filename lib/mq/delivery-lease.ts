@@ -43,7 +43,9 @@ export type Settlement =
   | { readonly kind: "ack" }
   | { readonly kind: "pass" }
   | { readonly kind: "retry"; readonly waitMs: number; readonly record?: Attempts }
-  | { readonly kind: "bury"; readonly letter: DeadLetter };
+  | { readonly kind: "bury"; readonly letter: DeadLetter }
+  /** Stays in hand; the record says that it is alone there. */
+  | { readonly kind: "alone"; readonly record: Attempts };
 
 /** `settled` now, `stale`: another holds it, `gone`: settled before. */
 export type SettleOutcome = "settled" | "stale" | "gone";
@@ -134,7 +136,7 @@ const renewScript = defineScript({
 
 const disownScript = defineScript({
   name: "mqDisown",
-  lua: disownLua,
+  lua: [lostLua, redeliverLua, disownLua],
   keys: ["stream", "retries", "attempts"],
   args: ["group", "member", "limit"],
   decode: Number,
@@ -359,5 +361,7 @@ function settleArgs({ entry, count }: Fence, settlement: Settlement): (string | 
       return [...head, settlement.waitMs, settlement.record ? formatAttempts(settlement.record) : ""];
     case "bury":
       return [...head, 0, "", ...settlement.letter.values];
+    case "alone":
+      return [...head, 0, formatAttempts(settlement.record)];
   }
 }

@@ -1,12 +1,12 @@
 /**
  * Hands the deliveries of a concurrent group to its handler and turns what comes of it into a settlement: ack, retry after the
  * ladder's wait, or bury. Deliveries that failed before go alone, so that a batch fails for one of them once only. One whose
- * holders were lost three times without an answer is handed out while nothing else is in hand; lost once more, it is buried.
+ * holders were lost three times without an answer is handed out while nothing else is; lost three times so, it is buried.
  */
 
 import { AppError } from "../errors.ts";
 import { ackWith } from "./ack-with.ts";
-import { type Attempts, resume } from "./attempts.ts";
+import { type Attempts, inHandAlone, LOSSES_MAX, lostAlone, resume } from "./attempts.ts";
 import type { Declaration, DeliveryContext, QueueContext } from "./consumer.ts";
 import { buryReasonOf, deadLetterOf, textOf } from "./dead-letter.ts";
 import { type Committer, type DeliveryLeases, Hold, type Settlement, type SettleOutcome } from "./delivery-lease.ts";
@@ -16,8 +16,6 @@ import { isExpired, isSelected } from "./selection.ts";
 import { Settler } from "./settler.ts";
 import type { GroupCounters } from "./work.ts";
 
-/** As for ordered groups: three losses without an answer make a suspect (design.md §6). */
-const LOSSES_MAX = 3;
 const ACK: Settlement = { kind: "ack" };
 
 export interface DeliveryWorkParts<D> {
@@ -140,8 +138,9 @@ export class DeliveryWork<D> {
       this.#settle(hold, { kind: "pass" });
       return true;
     }
-    if (hold.attempts.losses > LOSSES_MAX) {
-      const reason = `${hold.attempts.losses} holders were lost over it without an answer`;
+    const blame = lostAlone(hold.attempts);
+    if (blame >= LOSSES_MAX) {
+      const reason = `${blame} holders were lost over it, alone, without an answer`;
       this.#settle(hold, { kind: "bury", letter: deadLetterOf(hold.delivery, "poison", reason) });
       return true;
     }
@@ -167,7 +166,7 @@ export class DeliveryWork<D> {
       if (this.#suspects.length > 0) {
         if (this.#running > 0 || this.#settling > 0) return;
         this.#alone = this.#suspects.shift()!;
-        void this.#run([this.#alone]);
+        void this.#runAlone(this.#alone);
         return;
       }
       const next = this.#waiting[0];
@@ -175,6 +174,19 @@ export class DeliveryWork<D> {
       this.#waiting.shift();
       void this.#run(next);
     }
+  }
+
+  /** Hands out a suspect once it is known to be alone in hand: only then can the loss of this member be its fault. */
+  async #runAlone(hold: Hold<D>): Promise<void> {
+    const { context, leases } = this.#parts;
+    try {
+      const settlement: Settlement = { kind: "alone", record: inHandAlone(hold.attempts) };
+      const { outcomes } = await leases.settle(hold.partition, [{ hold, settlement }], hold.generation);
+      if (outcomes[0] === "settled" && !hold.isLost) return await this.#run([hold]);
+    } catch (error) {
+      context.log.debug({ error }, "a suspect could not be noted; it is given back");
+    }
+    this.#settle(hold, { kind: "retry", waitMs: 0 });
   }
 
   async #run(holds: readonly Hold<D>[]): Promise<void> {
@@ -284,7 +296,7 @@ export class DeliveryWork<D> {
 
   #count({ delivery }: Hold<D>, settlement: Settlement): void {
     const { context, topic, declaration, counters } = this.#parts;
-    if (settlement.kind === "ack" || settlement.kind === "pass") return;
+    if (settlement.kind !== "retry" && settlement.kind !== "bury") return;
     const { entry, key, attempt, partition } = delivery;
     const fields = { topic, group: declaration.group, partition, entry, key, attempt };
     if (settlement.kind === "bury") {

@@ -7,10 +7,10 @@
  * (side-queue.ts), and is handed out from there until nothing of it stands aside.
  */
 
+import { LOSSES_MAX } from "./attempts.ts";
 import type { AsideTurn } from "./changes.ts";
 import type { Handler } from "./consumer.ts";
 import type { BuryReason } from "./dead-letter.ts";
-import { LOSSES_MAX } from "./lease.ts";
 import type { Delivery } from "./message.ts";
 import type { Progress } from "./progress.ts";
 import { orderKeyOf } from "./side.ts";

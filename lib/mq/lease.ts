@@ -22,6 +22,7 @@ import acquireLua from "../redis/lua/mq-lease-acquire.lua" with { type: "text" }
 import commitLua from "../redis/lua/mq-lease-commit.lua" with { type: "text" };
 import sideLua from "../redis/lua/mq-side.lua" with { type: "text" };
 import writesLua from "../redis/lua/mq-writes.lua" with { type: "text" };
+import { LOSSES_MAX } from "./attempts.ts";
 import { Changes, type EndingOf } from "./changes.ts";
 import type { Declaration, QueueContext } from "./consumer.ts";
 import { deadLettersMax } from "./dead-letter.ts";
@@ -33,8 +34,6 @@ import { sideKeys } from "./side.ts";
 const COMMIT_BACKOFF = { firstMs: 50, maxMs: 1_000, jitter: 0.2 };
 /** A stop waits about 1.5 s for a Redis that is away; then the lease runs out by itself. */
 const RELEASE_TRIES_MAX = 5;
-/** This many losses without progress make the first unfinished entries suspects (design.md §6). */
-export const LOSSES_MAX = 3;
 
 export interface Grant {
   readonly token: number;

@@ -3,7 +3,7 @@
  * in Redis afterwards.
  */
 
-import type { Attempts } from "./attempts.ts";
+import { type Attempts, LOSSES_MAX } from "./attempts.ts";
 import type { Declaration, QueueContext } from "./consumer.ts";
 import type { BuryReason } from "./dead-letter.ts";
 import { type Delivery, InvalidMessage } from "./message.ts";
@@ -12,8 +12,6 @@ import { isExpired, isSelected } from "./selection.ts";
 
 /** The name under which services outside hold deliveries and partitions. */
 export const PULL_MEMBER = "#pull";
-/** As for members in process: three losses without an answer make a suspect (design.md §6). */
-const LOSSES_MAX = 3;
 
 /** The settings of a group, as a pull needs them. */
 export type PullGroup = Pick<

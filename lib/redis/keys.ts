@@ -57,6 +57,8 @@ export function createKeys(prefix: string, partitions: number) {
     folds: (id: string) => `${conversation(id)}:folds`,
     /** set of users whom the other side of this direct conversation has blocked, whether it has begun or not. No expiry. */
     silenced: (id: string) => `${conversation(id)}:silenced`,
+    /** hash user -> seq up to which the conversation has reached a device of his. Not of channels and large groups. */
+    delivered: (id: string) => `${conversation(id)}:delivered`,
     /** set of gateways that may hold connections of the channel's subscribers. One that is found gone leaves it. */
     channelGateways: (id: string) => `${conversation(id)}:gateways`,
     /** hash user -> `"👍","🎉"`, what the user has on one message (nothing: taken back). Lives as long as the message's reactions above. */
@@ -71,6 +73,14 @@ export function createKeys(prefix: string, partitions: number) {
 
     /** hash connection -> `<gateway> <number> <device> <connected ms>`: where the user's sockets are. Expires 24 h after the last change. */
     routes: (id: string) => `${user(id)}:routes`,
+    /** hash device -> ms when it was seen last; at most 50, the oldest makes room. No expiry. */
+    devices: (id: string) => `${user(id)}:devices`,
+    /** hash `online` ms since when, while the user is; `seen` ms when his last connection ended. No expiry. */
+    presence: (id: string) => `${user(id)}:presence`,
+    /** zset gateway by the ms until which it wants to hear when the user comes and goes. Expires with its last one. */
+    watchers: (id: string) => `${user(id)}:watchers`,
+    /** zset user by the ms when he counts as offline: users of the partition whose last connection has ended. */
+    leaving: (partition: number) => `${at(partition)}:leaving`,
     /** zset conversation by the time in ms of its last activity: the conversation list. No expiry. */
     inbox: (id: string) => `${user(id)}:inbox`,
     /** zset channel by 2 x seq of the entry that took the user in, + 1; without the 1: took him out. No expiry. */
@@ -209,6 +219,10 @@ export function createKeys(prefix: string, partitions: number) {
      * (`- 0` when the frame has no place in a timeline), its value the frame's JSON. Bounded; expires with the gateway.
      */
     gateway: (node: string) => `${prefix}:{gateway:${node}}`,
+    /** zset gateway by the ms when a route to it was written last: those whose users go offline when they are found gone. */
+    gateways: () => `${prefix}:{gateways}`,
+    /** zset user by the ms when a route of his to this gateway was written last. Removed when the gateway is found gone. */
+    gatewayUsers: (node: string) => `${prefix}:{attached:${node}}`,
     /** stream of users whose routes changed, field `u`: cached routes are dropped by it. Bounded; a reader that fell behind drops its whole cache. */
     routeChanges: () => `${prefix}:{routes}`,
   };

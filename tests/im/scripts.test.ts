@@ -4,7 +4,19 @@
  */
 
 import { describe, expect, test } from "bun:test";
-import { createTrim, read } from "../../lib/im/index.ts";
+import { systemClock } from "../../lib/clock.ts";
+import {
+  attach,
+  createNotifier,
+  createPresence,
+  createRouteCache,
+  createTrim,
+  delivered,
+  detach,
+  type Notifier,
+  read,
+  typing,
+} from "../../lib/im/index.ts";
 import { type Chat, makeChat } from "../support/im.ts";
 import { digestOf } from "../support/queue.ts";
 import { openTestStore, type TestStore } from "../support/redis.ts";
@@ -12,10 +24,13 @@ import { openTestStore, type TestStore } from "../support/redis.ts";
 interface Stage {
   readonly store: TestStore;
   readonly chat: Chat;
+  readonly notifier: Notifier;
   readonly conversation: string;
   /** Of ann and bob. */
   readonly direct: string;
 }
+
+const ROUTE = { user: "ann", connection: "c1", gateway: "g1", number: 1, device: "phone" };
 
 /** A group of ann (owner), bob and cid with a message of ann's at 1, to which bob reacted, and one of bob's at 3. */
 async function setStage(): Promise<Stage> {
@@ -26,7 +41,14 @@ async function setStage(): Promise<Stage> {
   await chat.amendments.react("bob", { conversation, seq: 1 }, "👍", true);
   await chat.send("bob", conversation, "three");
   const { conversation: direct } = await chat.conversations.create("ann", { type: "direct", members: ["bob"] });
-  return { store, chat, conversation, direct: direct.id };
+  await attach(chat.redis, chat.keys, systemClock, ROUTE);
+  await chat.redis.zadd(chat.keys.leaving(0), 1, "ann");
+  const notifier = createNotifier(
+    chat.redis,
+    chat.keys,
+    createRouteCache(chat.redis, chat.keys, () => undefined),
+  );
+  return { store, chat, notifier, conversation, direct: direct.id };
 }
 
 const key = {
@@ -35,6 +57,12 @@ const key = {
   newSilenced: ({ chat }: Stage) => chat.keys.silenced("new"),
   directMembers: ({ chat, direct }: Stage) => chat.keys.members(direct),
   silenced: ({ chat, direct }: Stage) => chat.keys.silenced(direct),
+  delivered: ({ chat, conversation }: Stage) => chat.keys.delivered(conversation),
+  routes: ({ chat }: Stage) => chat.keys.routes("ann"),
+  devices: ({ chat }: Stage) => chat.keys.devices("ann"),
+  presence: ({ chat }: Stage) => chat.keys.presence("ann"),
+  leaving: ({ chat }: Stage) => chat.keys.leaving(0),
+  users: ({ chat }: Stage) => chat.keys.topic("im.users", 0),
   newConv: ({ chat }: Stage) => chat.keys.conversation("new"),
   newMembers: ({ chat }: Stage) => chat.keys.members("new"),
   log: ({ chat, conversation }: Stage) => chat.keys.log(conversation),
@@ -72,6 +100,30 @@ const SCRIPTS: Record<string, Row> = {
   read: {
     keys: ["conv", "members", "log", "events"],
     run: ({ chat, conversation }) => read(chat, "cid", conversation, 3),
+  },
+  delivered: {
+    keys: ["conv", "members", "delivered"],
+    run: ({ notifier, chat, conversation }) => delivered({ ...chat, notifier }, "cid", conversation, 3),
+  },
+  audience: {
+    keys: ["conv", "members"],
+    run: ({ notifier, chat, conversation }) => typing({ ...chat, notifier }, "cid", conversation, true),
+  },
+  attach: {
+    keys: ["routes", "devices", "presence", "leaving", "users"],
+    run: ({ chat }) => attach(chat.redis, chat.keys, systemClock, { ...ROUTE, connection: "new" }),
+  },
+  detach: {
+    keys: ["routes", "devices", "presence", "leaving"],
+    run: ({ chat }) => detach(chat.redis, chat.keys, "ann", ROUTE.connection),
+  },
+  offline: {
+    keys: ["routes", "presence", "leaving", "users"],
+    async run({ chat }) {
+      // In the list of leavers although a connection is there: the script takes her off it.
+      const presence = createPresence(chat.redis, chat.keys, systemClock, chat.blocks);
+      await presence.sweep(0);
+    },
   },
   "amend: edit": {
     keys: ["conv", "members", "log", "events", "folds", "reactors"],
@@ -138,7 +190,10 @@ describe("executed twice it has the effect of once", () => {
   }
 });
 
-/** All keys but those of users, which are no script's. */
+/** Written by plain commands, or saying when: in no script's commit. */
+const BESIDE = /:(?:inbox|channels|blocks|devices)$|\{attached:|\{gateways\}$|\{routes\}$/;
+
+/** All keys that scripts are to keep. */
 async function stateOf(store: TestStore): Promise<Record<string, string>> {
-  return Object.fromEntries(Object.entries(await digestOf(store)).filter(([name]) => !name.includes(":user:")));
+  return Object.fromEntries(Object.entries(await digestOf(store)).filter(([name]) => !BESIDE.test(name)));
 }

@@ -15,11 +15,13 @@ export interface TestUnit extends AsyncDisposable {
 interface UnitGround extends Pick<TestStore, "url" | "prefix" | "partitions"> {
   /** Modules to run before anything else of it. */
   readonly preload?: string;
+  readonly instance?: string;
+  readonly env?: Readonly<Record<string, string>>;
 }
 
 /** Starts the roles under one instance name, and resolves when the unit reports itself ready. */
 export async function startUnit(
-  { url, prefix, partitions, preload }: UnitGround,
+  { url, prefix, partitions, preload, instance = "test.unit", env }: UnitGround,
   dataDir: string,
   ...roles: string[]
 ): Promise<TestUnit> {
@@ -28,7 +30,7 @@ export async function startUnit(
     report = resolve;
   });
   const options = preload === undefined ? [] : ["--preload", preload];
-  const child = Bun.spawn(["bun", ...options, "workers/unit.ts", "--instance", "test.unit", ...roles], {
+  const child = Bun.spawn(["bun", ...options, "workers/unit.ts", "--instance", instance, ...roles], {
     env: {
       PATH: `${process.env.PATH}`,
       SKEIN_REDIS_URL: url,
@@ -38,6 +40,7 @@ export async function startUnit(
       SKEIN_ACK_LEVEL: "memory",
       SKEIN_ALLOW_UNSAFE: "1",
       SKEIN_LOG_LEVEL: "error",
+      ...env,
     },
     ipc: (message) => report(message),
     // Its log says that the test Redis keeps nothing, which is known; why a start failed comes by IPC.

@@ -12,8 +12,10 @@ import {
   EntrySchema,
   MemberEntrySchema,
   MessageSchema,
+  PresenceStateSchema,
   ReactionEntrySchema,
   RecallEntrySchema,
+  TimeSchema,
   UserIdSchema,
 } from "../../lib/im/index.ts";
 import { webSocketMethods } from "./methods.ts";
@@ -33,12 +35,17 @@ const NOTIFICATIONS: Readonly<Record<string, v.GenericSchema>> = {
   "message.recalled": step(RecallEntrySchema),
   "message.reaction": step(ReactionEntrySchema),
   member: step(MemberEntrySchema),
+  "message.hidden": v.strictObject({ conversation: v.string(), seq }),
   read: v.strictObject({ conversation: v.string(), user: UserIdSchema, seq }),
+  delivered: v.strictObject({ conversation: v.string(), user: UserIdSchema, seq }),
+  typing: v.strictObject({ conversation: v.string(), user: UserIdSchema, on: v.boolean() }),
+  presence: PresenceStateSchema,
   conversation: v.strictObject({
-    conversation: ConversationSchema,
+    conversation: v.omit(ConversationSchema, ["members"]),
     seq: v.optional(seq),
     entry: v.optional(EntrySchema),
   }),
+  "conversation.muted": v.strictObject({ conversation: v.string(), mutedUntil: v.optional(TimeSchema) }),
 };
 
 const OWN_METHODS: Readonly<Record<string, { readonly params: v.GenericSchema; readonly reply: v.GenericSchema }>> = {

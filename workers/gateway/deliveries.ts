@@ -140,6 +140,11 @@ export function createDeliveries({ node, redis, keys, sessions, clock, log, metr
   function write(text: string, frame: string): void {
     targets.read(text);
     const { conversation, seq, kind, numbers, except } = targets;
+    if (kind === "watchers") {
+      if (targets.turn < 0) sessions.unwatch(numbers, conversation);
+      else sessions.deliverToWatchers(conversation, frame);
+      return;
+    }
     // Whether they hear the channel does not hang on whether this frame came before.
     if (targets.turn !== 0) sessions.changeSubscribers(numbers, conversation, seq, targets.turn > 0);
     if (seq > 0 && !isNew(conversation, seq)) return;

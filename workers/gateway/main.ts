@@ -15,6 +15,10 @@ import { createTails } from "./service-tail.ts";
 import { Sessions } from "./sessions.ts";
 import { createServer } from "./upgrade.ts";
 
+/** Typing, delivered cursors, presence: a client says such things every few seconds, and many at once when it opens. */
+const SIGNALS_PER_SECOND = 20;
+const SIGNALS_BURST = 100;
+
 export const worker: Worker = {
   role: "gateway",
   async build({ config, secrets, clock, log, metrics, redis, keys, instance, queue, rpc, checks }) {
@@ -29,9 +33,12 @@ export const worker: Worker = {
       serviceKey: secrets.serviceKey,
     });
     const auth = await createAuthenticator({ ...secrets, jwksUrl, clock, findServiceKey: serviceKeys.find });
-    const limiter = createLimiter(sendRate, sendBurst);
+    const limiters = {
+      entry: createLimiter(sendRate, sendBurst),
+      signal: createLimiter(SIGNALS_PER_SECOND, SIGNALS_BURST),
+    };
     const limits = { ...LIMITS, sendRate, sendBurst };
-    const sessions = new Sessions({ node, logic, auth, limiter, limits, clock, log, metrics });
+    const sessions = new Sessions({ node, logic, auth, limiters, limits, clock, log, metrics });
     const deliveries = createDeliveries({ node, redis, keys, sessions, clock, log, metrics });
     const allChecks = createChecks({ checks, logic, rpc, deliveries, sessions });
     const tails = createTails(queue, log);
@@ -39,7 +46,7 @@ export const worker: Worker = {
       ...{ queue, serviceKeys, tails, allowPrivate: config.outboundPrivate },
       checkSecretOf: (producerGroup) => checkSecretOf(secrets, producerGroup),
     });
-    const app = createRoutes({ logic, auth, limiter, serviceRoutes, origins, checks: allChecks, clock, log, metrics });
+    const app = createRoutes({ logic, auth, limiters, serviceRoutes, origins, checks: allChecks, clock, log, metrics });
     const server = createServer({ host, port, origins, app, auth, sessions, log });
     // Whoever waits for messages is let go before the server waits for its answers.
     const pulls = createService(

@@ -4,7 +4,7 @@
  */
 
 import * as v from "valibot";
-import type { InputSchema } from "../../lib/http/index.ts";
+import type { InputSchema, Limiter } from "../../lib/http/index.ts";
 import type { UserId } from "../../lib/id.ts";
 import {
   AddMembersParams,
@@ -13,27 +13,36 @@ import {
   ConversationParams,
   ConversationReply,
   CreateConversationParams,
+  DeliveredParams,
+  DeliveredReply,
+  DeviceParams,
   EditParams,
   HistoryParams,
   HistoryReply,
   ListBlocksReply,
   ListConversationsParams,
   ListConversationsReply,
+  ListDevicesReply,
   type LogicContract,
   MemberParams,
   MessageReply,
   MuteConversationParams,
   MuteConversationReply,
   NoParams,
+  PresenceParams,
+  PresenceReply,
+  type PresenceState,
   ReactionParams,
   ReactParams,
   ReadParams,
   ReadReply,
   RecallParams,
+  ReceiptsReply,
   SendParams,
   SendReply,
   SyncParams,
   SyncReply,
+  TypingParams,
   UpdateConversationParams,
   UpdateMemberParams,
 } from "../../lib/im/index.ts";
@@ -41,13 +50,25 @@ import type { Client } from "../../lib/rpc/index.ts";
 
 export type Logic = Client<LogicContract>;
 
+/** The socket that a call came by. */
+export interface Caller {
+  /** Names the connection: it is not told what it sent. */
+  readonly id: string;
+  watch(users: readonly UserId[]): Promise<PresenceState[]>;
+  unwatch(users: readonly string[]): void;
+  type(conversation: string, on: boolean): Promise<void>;
+  stopTyping(conversation: string): void;
+}
+
+/** What a user may do how often: `entry` what others are told of and keep, `signal` what passes. */
+export type Limiters = Readonly<Record<"entry" | "signal", Limiter>>;
+
 export interface Method<S extends InputSchema = InputSchema, R = unknown> {
   readonly params: S;
   readonly reply: v.GenericSchema;
-  /** Becomes an entry that others are told of: counts against the user's sends. */
-  readonly isSend: boolean;
-  /** `connection`: the socket it came by, which is not told what it sent. */
-  call(logic: Logic, by: UserId, params: v.InferOutput<S>, connection?: string): Promise<R>;
+  /** The limit that it counts against. */
+  readonly limit: keyof Limiters | undefined;
+  call(logic: Logic, by: UserId, params: v.InferOutput<S>, caller?: Caller): Promise<R>;
 }
 
 const Nothing = v.strictObject({});
@@ -56,37 +77,41 @@ function define<const S extends InputSchema, R>(
   params: S,
   reply: v.GenericSchema,
   call: Method<S, R>["call"],
-  isSend = false,
+  limit?: keyof Limiters,
 ): Method<S, R> {
-  return { params, reply, call, isSend };
+  return { params, reply, call, limit };
 }
+
+const originOf = (caller: Caller | undefined) => (caller === undefined ? {} : { connection: caller.id });
 
 const send = define(
   SendParams,
   SendReply,
-  (logic, by, params, connection) => logic.send(connection === undefined ? { by, params } : { by, params, connection }),
-  true,
+  (logic, by, params, caller) => {
+    caller?.stopTyping(params.conversation);
+    return logic.send({ by, params, ...originOf(caller) });
+  },
+  "entry",
 );
-const edit = define(EditParams, MessageReply, (logic, by, params) => logic.edit({ by, params }), true);
+const edit = define(EditParams, MessageReply, (logic, by, params) => logic.edit({ by, params }), "entry");
 const recall = define(
   RecallParams,
   v.partial(MessageReply),
-  (logic, by, params, connection) =>
-    logic.recall(connection === undefined ? { by, params } : { by, params, connection }),
-  true,
+  (logic, by, params, caller) => logic.recall({ by, params, ...originOf(caller) }),
+  "entry",
 );
-const react = define(ReactParams, MessageReply, (logic, by, params) => logic.react({ by, params }), true);
+const react = define(ReactParams, MessageReply, (logic, by, params) => logic.react({ by, params }), "entry");
 const addReaction = define(
   ReactionParams,
   MessageReply,
   (logic, by, params) => logic.react({ by, params: { ...params, on: true } }),
-  true,
+  "entry",
 );
 const removeReaction = define(
   ReactionParams,
   MessageReply,
   (logic, by, params) => logic.react({ by, params: { ...params, on: false } }),
-  true,
+  "entry",
 );
 const history = define(HistoryParams, HistoryReply, (logic, by, params) => logic.history({ by, params }));
 const sync = define(SyncParams, SyncReply, (logic, by, params) => logic.sync({ by, params }));
@@ -108,12 +133,49 @@ const updateMember = define(UpdateMemberParams, ConversationReply, (logic, by, p
   logic.updateMember({ by, params }),
 );
 
-const muteConversation = define(MuteConversationParams, MuteConversationReply, (logic, by, params, connection) =>
-  logic.muteConversation(connection === undefined ? { by, params } : { by, params, connection }),
+const muteConversation = define(MuteConversationParams, MuteConversationReply, (logic, by, params, caller) =>
+  logic.muteConversation({ by, params, ...originOf(caller) }),
 );
 const listBlocks = define(NoParams, ListBlocksReply, (logic, by, params) => logic.listBlocks({ by, params }));
 const addBlock = define(BlockParams, BlockReply, (logic, by, params) => logic.addBlock({ by, params }));
 const removeBlock = define(BlockParams, Nothing, (logic, by, params) => logic.removeBlock({ by, params }));
+
+const deliver = define(
+  DeliveredParams,
+  DeliveredReply,
+  (logic, by, params) => logic.delivered({ by, params }),
+  "signal",
+);
+const receipts = define(ConversationParams, ReceiptsReply, (logic, by, params) => logic.receipts({ by, params }));
+const listDevices = define(NoParams, ListDevicesReply, (logic, by, params) => logic.listDevices({ by, params }));
+const removeDevice = define(DeviceParams, Nothing, (logic, by, params) => logic.removeDevice({ by, params }));
+
+// Of sockets alone: what they say or hear ends with them.
+
+const typing = define(
+  TypingParams,
+  Nothing,
+  async (_logic, _by, { conversation, on }, caller) => {
+    await caller!.type(conversation, on);
+    return {};
+  },
+  "signal",
+);
+const watch = define(
+  PresenceParams,
+  PresenceReply,
+  async (_logic, _by, { users }, caller) => ({ presence: await caller!.watch(users as UserId[]) }),
+  "signal",
+);
+const unwatch = define(
+  PresenceParams,
+  Nothing,
+  async (_logic, _by, { users }, caller) => {
+    caller!.unwatch(users);
+    return {};
+  },
+  "signal",
+);
 
 /** For the HTTP routes, each with its own type. */
 export const methods = {
@@ -133,10 +195,14 @@ export const methods = {
   addMembers,
   removeMember,
   updateMember,
+  deliver,
+  receipts,
   muteConversation,
   listBlocks,
   addBlock,
   removeBlock,
+  listDevices,
+  removeDevice,
 } as const;
 
 /** By the names of protocol.md. A Map, so that no name of a client reaches a prototype. */
@@ -154,6 +220,13 @@ export const webSocketMethods: ReadonlyMap<string, Method> = new Map<string, Met
   ["conversation.update", update as unknown as Method],
   ["conversation.dissolve", dissolve as unknown as Method],
   ["conversation.mute", muteConversation as unknown as Method],
+  ["delivered", deliver as unknown as Method],
+  ["conversation.receipts", receipts as unknown as Method],
+  ["typing", typing as unknown as Method],
+  ["presence.subscribe", watch as unknown as Method],
+  ["presence.unsubscribe", unwatch as unknown as Method],
+  ["device.list", listDevices as unknown as Method],
+  ["device.remove", removeDevice as unknown as Method],
   ["block.list", listBlocks as unknown as Method],
   ["block.add", addBlock as unknown as Method],
   ["block.remove", removeBlock as unknown as Method],

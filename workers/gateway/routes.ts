@@ -18,7 +18,6 @@ import {
   describeInput,
   type InputSchema,
   invalid,
-  type Limiter,
   readInput,
   requireScope,
 } from "../../lib/http/index.ts";
@@ -27,7 +26,7 @@ import { UserIdSchema } from "../../lib/im/index.ts";
 import { type Check, type Log, type Metrics, readiness } from "../../lib/observability/index.ts";
 import { describeSocket } from "./async-api.ts";
 import { serveDocs } from "./docs.ts";
-import { type Logic, type Method, methods } from "./methods.ts";
+import { type Limiters, type Logic, type Method, methods } from "./methods.ts";
 import type { ServiceRoute, Verb } from "./service-route.ts";
 import { mountServiceRoutes } from "./service-routes.ts";
 import { WEB_SOCKET_PATH } from "./upgrade.ts";
@@ -53,7 +52,7 @@ const TokenReply = v.strictObject({ user: UserIdSchema, token: v.string(), expir
 export interface RoutesParts {
   readonly logic: Logic;
   readonly auth: Authenticator;
-  readonly limiter: Limiter;
+  readonly limiters: Limiters;
   /** What services may do beside what users may. */
   readonly serviceRoutes: readonly ServiceRoute[];
   readonly origins: readonly string[];
@@ -67,7 +66,7 @@ export interface RoutesParts {
 type RouteContext = Context<AppEnv>;
 
 export function createRoutes(parts: RoutesParts): App {
-  const { logic, auth, limiter, serviceRoutes, origins, checks, clock, log, metrics } = parts;
+  const { logic, auth, limiters, serviceRoutes, origins, checks, clock, log, metrics } = parts;
   const app = createApp({ log, clock });
   if (origins.length > 0)
     app.use("/v1/*", cors({ origin: [...origins], exposeHeaders: ["x-request-id", "retry-after"] }));
@@ -95,7 +94,7 @@ export function createRoutes(parts: RoutesParts): App {
           mayLackBody,
           bodyBytesMax: CHAT_BODY_BYTES_MAX,
         });
-        if (method.isSend) limiter.take(user, clock.now());
+        if (method.limit) limiters[method.limit].take(user, clock.now());
         return answer(c, await method.call(logic, user, params));
       },
     );
@@ -125,6 +124,15 @@ export function createRoutes(parts: RoutesParts): App {
     methods.updateMember,
   );
   route("put", `${one}/mute`, "Take no notice of it until a time", methods.muteConversation);
+  route("get", "/v1/me/devices", "One's devices, online or not", methods.listDevices);
+  route(
+    "delete",
+    "/v1/me/devices/:device",
+    "Forget a device and close its connections",
+    methods.removeDevice,
+    noContent,
+    [204],
+  );
   route("get", "/v1/me/blocks", "Users whose direct messages are not taken", methods.listBlocks);
   route("put", "/v1/me/blocks/:user", "Block a user", methods.addBlock);
   route("delete", "/v1/me/blocks/:user", "Unblock a user", methods.removeBlock, noContent, [204]);
@@ -142,6 +150,8 @@ export function createRoutes(parts: RoutesParts): App {
   route("put", `${message}/reactions/:emoji`, "React to a message", methods.addReaction);
   route("delete", `${message}/reactions/:emoji`, "Take a reaction back", methods.removeReaction, noContent, [204]);
   route("get", `${one}/messages`, "History, ascending by seq", methods.history);
+  route("put", `${one}/delivered`, "Move forward what has reached a device", methods.deliver);
+  route("get", `${one}/receipts`, "How far the members have come", methods.receipts);
   route("put", `${one}/read`, "Move the read cursor forward", methods.read);
   route("post", "/v1/sync", "What was missed since the cursors", methods.sync);
 

@@ -13,7 +13,7 @@ import * as v from "valibot";
 import { AppError, ERRORS } from "../../lib/errors.ts";
 import { isExpired, type TokenClaims, validate } from "../../lib/http/index.ts";
 import type { UserId } from "../../lib/id.ts";
-import { CursorSchema, IdSchema, LIMITS, SyncReply } from "../../lib/im/index.ts";
+import { CursorSchema, IdSchema, LIMITS, type PresenceState, SyncReply } from "../../lib/im/index.ts";
 import {
   errorFrame,
   idOf,
@@ -24,7 +24,7 @@ import {
   readRequest,
   resultFrame,
 } from "./frames.ts";
-import { type Method, webSocketMethods } from "./methods.ts";
+import { type Caller, type Method, webSocketMethods } from "./methods.ts";
 import { CLOSE_TOO_SLOW, Outbox, type Socket } from "./outbox.ts";
 import type { Sessions } from "./sessions.ts";
 
@@ -79,7 +79,7 @@ export interface SessionSocket extends Socket {
   ping(): unknown;
 }
 
-export class Session {
+export class Session implements Caller {
   state: "opening" | "attaching" | "open" | "closed" = "opening";
   user: UserId | undefined;
   device = "";
@@ -184,6 +184,24 @@ export class Session {
     this.outbox.write(notificationFrame("session.resync", { reason }));
   }
 
+  // What methods ask of their socket
+
+  watch(users: readonly UserId[]): Promise<PresenceState[]> {
+    return this.sessions.passing.watch(this, users);
+  }
+
+  unwatch(users: readonly string[]): void {
+    this.sessions.passing.unwatch(this, users);
+  }
+
+  type(conversation: string, on: boolean): Promise<void> {
+    return this.sessions.passing.type(this, conversation, on);
+  }
+
+  stopTyping(conversation: string): void {
+    this.sessions.passing.stopTyping(this, conversation);
+  }
+
   // Requests
 
   private runBatch(values: readonly unknown[]): void {
@@ -226,8 +244,8 @@ export class Session {
       }
       // 0.5 of the 1.6 µs that a send costs here with its answer: no hand-written check beside the schema is worth it.
       const valid = validate(method.params, params);
-      if (method.isSend) sessions.limiter.take(user!, sessions.clock.now());
-      answer = method.call(sessions.logic, user!, valid, this.id);
+      if (method.limit) sessions.limiters[method.limit].take(user!, sessions.clock.now());
+      answer = method.call(sessions.logic, user!, valid, this);
     } catch (error) {
       this.fail(id, error, batch);
       return;

@@ -8,11 +8,12 @@
 
 import type { Clock } from "../../lib/clock.ts";
 import { AppError } from "../../lib/errors.ts";
-import type { Authenticator, Limiter, TokenClaims } from "../../lib/http/index.ts";
+import type { Authenticator, TokenClaims } from "../../lib/http/index.ts";
 import { newId } from "../../lib/id.ts";
 import type { Log, Metrics } from "../../lib/observability/index.ts";
-import type { Logic } from "./methods.ts";
+import type { Limiters, Logic } from "./methods.ts";
 import { Writer } from "./outbox.ts";
+import { Passing } from "./passing.ts";
 import { AUTH_DEADLINE_MS, CLOSE, HEARTBEAT_MS, Session } from "./session.ts";
 import { Subscriptions } from "./subscriptions.ts";
 
@@ -47,7 +48,7 @@ export interface SessionsParts {
   readonly node: string;
   readonly logic: Logic;
   readonly auth: Authenticator;
-  readonly limiter: Limiter;
+  readonly limiters: Limiters;
   /** What the session's answer tells the client. */
   readonly limits: Readonly<Record<string, number>>;
   readonly clock: Clock;
@@ -58,12 +59,13 @@ export interface SessionsParts {
 export class Sessions {
   readonly logic: Logic;
   readonly auth: Authenticator;
-  readonly limiter: Limiter;
+  readonly limiters: Limiters;
   readonly limits: Readonly<Record<string, number>>;
   readonly clock: Clock;
   readonly log: Log;
   readonly writer: Writer;
   readonly subscriptions = new Subscriptions<Session>();
+  readonly passing: Passing;
   /** Counted here and reported by the sweep: a metric per frame costs more than its dispatch. */
   framesIn = 0;
   isDraining = false;
@@ -80,11 +82,12 @@ export class Sessions {
   private timer: ReturnType<typeof setInterval> | undefined;
   private level: { readonly value: string; readonly at: number } | undefined;
 
-  constructor({ node, logic, auth, limiter, limits, clock, log, metrics }: SessionsParts) {
+  constructor({ node, logic, auth, limiters, limits, clock, log, metrics }: SessionsParts) {
     this.node = node;
     this.logic = logic;
     this.auth = auth;
-    this.limiter = limiter;
+    this.limiters = limiters;
+    this.passing = new Passing({ node, logic, clock, log });
     this.limits = limits;
     this.clock = clock;
     this.log = log;
@@ -123,6 +126,7 @@ export class Sessions {
     this.opening.delete(session);
     this.closingSince.delete(session);
     this.subscriptions.end(session);
+    this.passing.end(session);
     this.metrics.connections.set(this.byNumber.size);
     if (session.user === undefined) return;
     const left = this.byUser.get(session.user)?.filter((other) => other !== session);
@@ -157,6 +161,18 @@ export class Sessions {
   deliverToChannel(channel: string, frame: string, except: number): void {
     for (const session of this.subscriptions.of(channel)) {
       if (session.number !== except) session.outbox.deliver(frame);
+    }
+  }
+
+  deliverToWatchers(user: string, frame: string): void {
+    for (const session of this.passing.watches.of(user)) session.outbox.deliver(frame);
+  }
+
+  /** The user has blocked those of these connections. */
+  unwatch(numbers: readonly number[], user: string): void {
+    for (const number of numbers) {
+      const session = this.byNumber.get(number);
+      if (session) this.passing.unwatch(session, [user]);
     }
   }
 
@@ -234,6 +250,7 @@ export class Sessions {
       await this.logic.detach({ user, connection });
       this.detaches.delete(connection);
     }
+    await this.passing.renewWatches();
   }
 
   private async attachAgain(session: Session): Promise<void> {
@@ -278,6 +295,7 @@ export class Sessions {
       if (session.expiresAt <= now) session.close(CLOSE.expired, "the token has expired");
       else if (session.number % shares === share) session.ping();
     }
+    this.passing.sweep(now);
     if (this.framesIn > 0) this.metrics.frames.inc({ direction: "in" }, this.framesIn);
     this.framesIn = 0;
   }

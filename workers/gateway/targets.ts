@@ -9,19 +9,21 @@
  *           #           the channel's subscribers here
  *           #+n1,n2,…   these become subscribers, and it goes to all of them
  *           #-n1,n2,…   these are subscribers no more, and it goes to the others
+ *           ~           those here who watch the user's presence (a user's id stands in the conversation's place)
+ *           ~-n1,n2,…   these watch it no more; there is no frame
  *           x n1,n2,…   these connections are closed; the frame is the reason
  */
 
-export type TargetKind = "list" | "all" | "channel" | "close";
+export type TargetKind = "list" | "all" | "channel" | "watchers" | "close";
 
 /** One parser for all frames of a gateway: a list in force is read once, and nothing is allocated for a short one. */
 export class Targets {
   conversation = "";
   seq = 0;
   kind: TargetKind = "list";
-  /** Of a list, or who comes into the channel or leaves it. */
+  /** Of a list, or who comes into the channel or leaves it, or watches no more. */
   numbers: number[] = [];
-  /** 1: `numbers` come into the channel, -1: they leave it. */
+  /** 1: `numbers` come, -1: they leave. */
   turn: 1 | 0 | -1 = 0;
   /** 0: nobody. */
   except = 0;
@@ -54,8 +56,9 @@ export class Targets {
         this.at += 1;
         this.kind = "all";
         return;
-      case HASH: {
-        this.kind = "channel";
+      case HASH:
+      case TILDE: {
+        this.kind = this.text.charCodeAt(this.at) === HASH ? "channel" : "watchers";
         const sign = this.text.charCodeAt(this.at + 1);
         this.turn = sign === PLUS ? 1 : sign === MINUS ? -1 : 0;
         this.at += this.turn === 0 ? 1 : 2;
@@ -107,3 +110,4 @@ const ZERO = 0x30;
 const EQUALS = 0x3d;
 const SMALL_A = 0x61;
 const SMALL_X = 0x78;
+const TILDE = 0x7e;

@@ -13,6 +13,7 @@ import {
   createRouteCache,
   imEvents,
   imPush,
+  LIMITS,
   type Membership,
   notification,
   type RouteCache,
@@ -68,7 +69,7 @@ export function createDelivery({ redis, keys, queue, metrics }: DeliveryParts): 
       const change = audience.apply(event);
       const frame = toFrame(event);
       if (frame !== undefined) {
-        if (isOfOneUser(event)) addressTo(outgoing, readerOf(event), frame);
+        if (isRead(event) && isNewsToHimAlone(event)) addressTo(outgoing, readerOf(event), frame);
         else if (isOfChannel(event)) channels.address(outgoing, event, frame, reaches, audience.routesOf);
         else {
           const offline = address(outgoing, event, frame, audience.of(event.key));
@@ -87,6 +88,11 @@ export function createDelivery({ redis, keys, queue, metrics }: DeliveryParts): 
       outgoing.append(redis, keys, forget),
       pushes.length > 0 ? queue.publishMany(imPush, pushes) : undefined,
     ]);
+  }
+
+  /** How far one of many has read is no news to the others. */
+  function isNewsToHimAlone(event: Message<unknown>): boolean {
+    return isOfChannel(event) || audience.size(event.key) > LIMITS.receiptMembers;
   }
 
   /** Adds the frame for every connected member; names the members who have no connection. */
@@ -204,6 +210,7 @@ function createAudience(redis: RedisClient, keys: Keys) {
       if (change) resolved.delete(event.key);
       return change;
     },
+    size: (conversation: string) => membership.of(conversation).users.size,
     of: (conversation: string): Audience => resolved.get(conversation) ?? resolve(conversation),
     routesOf: routes.of,
     async forgetGateway(gateway: string): Promise<void> {
@@ -218,11 +225,10 @@ function usersOf(event: Message<unknown>): readonly string[] {
   if (!isOfChannel(event)) return [];
   if (event.type === "im.conversation.created") return firstMembers(event);
   if (event.type === "im.message.created") return [senderOf(event)];
-  return isOfOneUser(event) ? [readerOf(event)] : [];
+  return isRead(event) ? [readerOf(event)] : [];
 }
 
-/** Where a channel's subscriber has read is no news to the others. */
-const isOfOneUser = (event: Message<unknown>) => event.type === "im.read" && isOfChannel(event);
+const isRead = ({ type }: Message<unknown>) => type === "im.read";
 
 /** The notification of an event, or undefined when nobody is told of it. */
 function toFrame(event: Message<unknown>): string | undefined {

@@ -9,10 +9,11 @@ import { createCommands } from "./commands.ts";
 import { createDelivery } from "./delivery.ts";
 import { createInboxConsumer } from "./inbox.ts";
 import { createMethods } from "./methods.ts";
+import { createPresenceKeeper } from "./presence-keeper.ts";
 
 export const worker: Worker = {
   role: "logic",
-  async build({ config, redis, keys, clock, metrics, queue, rpc }) {
+  async build({ config, redis, keys, clock, log, metrics, queue, rpc }) {
     const archive = rpc.client(archiveContract);
     const replicas = config.ackLevel.startsWith("replicated:")
       ? Number(config.ackLevel.slice("replicated:".length))
@@ -36,6 +37,7 @@ export const worker: Worker = {
     return [
       createInboxConsumer(parts),
       createDelivery(parts),
+      createPresenceKeeper({ redis: redis.commands, keys, clock, log }),
       createCommands(redis.commands, keys, queue),
       rpc.serve(logicContract, methods),
     ];

@@ -9,12 +9,15 @@ import {
   createChannels,
   createCommitter,
   createConversations,
+  createDevices,
   createHidden,
   createInbox,
   createMutes,
   createNotifier,
+  createPresence,
   createRouteCache,
   createTimeline,
+  delivered,
   detach,
   history,
   type LogicContract,
@@ -22,8 +25,10 @@ import {
   notification,
   type ReadArchive,
   read,
+  receipts,
   send,
   sync,
+  typing,
 } from "../../lib/im/index.ts";
 import type { Metrics } from "../../lib/observability/index.ts";
 import { type Keys, type RedisClient, toAppError } from "../../lib/redis/index.ts";
@@ -61,6 +66,8 @@ export function createMethods({
   const mutes = createMutes(redis, keys, clock);
   const blocks = createBlocks(redis, keys, clock);
   const amendments = createAmendments({ redis, keys, clock, conversations, timeline, recallMs });
+  const presence = createPresence(redis, keys, clock, blocks);
+  const devices = createDevices(redis, keys);
   const notifier = createNotifier(
     redis,
     keys,
@@ -83,7 +90,8 @@ export function createMethods({
     send: (inputs) => Promise.all(inputs.map((input) => send(committer, clock, metrics, input))),
     attach: (inputs) =>
       each(inputs, async (route) => {
-        await attach(redis, keys, clock, route);
+        const isNewlyOnline = await attach(redis, keys, clock, route);
+        if (isNewlyOnline) await presence.tell({ user: route.user, online: true, lastSeen: clock.now() });
         return { channels: await channels.heardBy(route.user, route.gateway) };
       }),
     detach: (inputs) =>
@@ -131,8 +139,28 @@ export function createMethods({
       await notifier.toUsers([by], frame, connection);
       return shown;
     },
+    delivered: ({ by, params }) => delivered({ redis, keys, notifier }, by, params.conversation, params.seq),
+    receipts: ({ by, params }) => receipts({ redis, keys, conversations }, by, params.conversation),
+    async typing({ by, params }) {
+      await typing({ redis, keys, notifier }, by, params.conversation, params.on);
+      return nothing;
+    },
+    watchPresence: ({ by, params, gateway }) => presence.watch(by, params.users, gateway),
+    async renewWatches({ users, gateway }) {
+      await presence.renew(users, gateway);
+      return nothing;
+    },
+    listDevices: async ({ by }) => ({ devices: await devices.list(by) }),
+    async removeDevice({ by, params }) {
+      await devices.remove(by, params.device);
+      return nothing;
+    },
     listBlocks: async ({ by }) => ({ blocks: await blocks.list(by) }),
-    addBlock: ({ by, params }) => blocks.add(by, params.user),
+    async addBlock({ by, params }) {
+      const block = await blocks.add(by, params.user);
+      await presence.hide(by, params.user);
+      return block;
+    },
     async removeBlock({ by, params }) {
       await blocks.remove(by, params.user);
       return nothing;

@@ -13,13 +13,13 @@ local limit = tonumber(ARGV[3])
 
 redis.call('ZCARD', retries)
 redis.call('HLEN', attempts)
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local held = redis.call('XPENDING', stream, group, '-', '+', limit, member)
 for _, pending in ipairs(held) do
   local entry = pending[1]
-  local failed, losses, first, text =
-    string.match(redis.call('HGET', attempts, entry) or '0 0 0 ', '^(%d+) (%d+) (%d+) (.*)$')
   redis.call('ZADD', retries, 0, entry)
   redis.call('XCLAIM', stream, group, '#retry', 0, entry, 'JUSTID')
-  redis.call('HSET', attempts, entry, failed .. ' ' .. (losses + 1) .. ' ' .. first .. ' ' .. text)
+  redis.call('HSET', attempts, entry, mq_lost(redis.call('HGET', attempts, entry), member, now_ms))
 end
 return #held

@@ -4,7 +4,7 @@
 -- Atomic and fenced per delivery; all keys are of one partition. A delivery is the caller's while the pending list names the
 -- member and the count (of Redis, how often it was handed out). Again has no further effect.
 -- ARGV behind the named ones, per delivery: kind, entry, count, wait ms, attempts record; of kind `bury` the values that mq_bury
--- takes behind them. Kinds: `ack`, `pass` (acked unseen), `retry` (record '' leaves it), `bury`.
+-- takes behind them. Kinds: `ack`, `pass` (acked unseen), `retry` (record '' leaves it), `bury`, `alone` (only noted in the record).
 -- Returns {outcomes, dead letters evicted}; outcomes: 1 settled, 0 another holds it, 2 it is settled already.
 local stream = KEYS[1]
 local retries = KEYS[2]
@@ -31,7 +31,9 @@ while i <= #ARGV do
   elseif pending[2] ~= member or string.format('%.0f', pending[4]) ~= count then
     outcomes[#outcomes + 1] = 0
   else
-    if kind == 'retry' then
+    if kind == 'alone' then
+      redis.call('HSET', attempts, entry, ARGV[i + 4])
+    elseif kind == 'retry' then
       redis.call('ZADD', retries, string.format('%.0f', now_ms + tonumber(ARGV[i + 3])), entry)
       redis.call('XCLAIM', stream, group, '#retry', 0, entry, 'JUSTID')
       if ARGV[i + 4] ~= '' then redis.call('HSET', attempts, entry, ARGV[i + 4]) end

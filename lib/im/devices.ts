@@ -1,0 +1,64 @@
+/**
+ * A user's devices: those that have a connection, and those that had one. A device is what its connections called it; a
+ * connection that gave no name is one of its own, under the connection's id, as long as it lives.
+ */
+
+import type { Keys, RedisClient } from "../redis/index.ts";
+import { appendFrames } from "./notify.ts";
+import type { Device } from "./requests.ts";
+
+export interface Devices {
+  /** Online ones first, then the last seen. */
+  list(user: string): Promise<Device[]>;
+  /** Forgets the device and closes its connections for good (4503). Idempotent. */
+  remove(user: string, device: string): Promise<void>;
+}
+
+interface Connection {
+  readonly connection: string;
+  readonly gateway: string;
+  readonly number: string;
+  readonly device: string;
+  readonly since: number;
+}
+
+export function createDevices(redis: RedisClient, keys: Keys): Devices {
+  async function connectionsOf(user: string): Promise<Connection[]> {
+    const routes = await redis.hgetall(keys.routes(user));
+    return Object.entries(routes).map(([connection, value]) => {
+      const [gateway, number, name, since] = value.split(" ");
+      const device = name === "-" ? connection : name!;
+      return { connection, gateway: gateway!, number: number!, device, since: Number(since) };
+    });
+  }
+
+  return {
+    async list(user) {
+      const [connections, known] = await Promise.all([connectionsOf(user), redis.hgetall(keys.devices(user))]);
+      const online = Map.groupBy(connections, ({ device }) => device);
+      const offline = Object.entries(known).filter(([device]) => !online.has(device));
+      return [
+        ...Array.from(online, ([id, own]) => ({
+          id,
+          online: true,
+          connections: own.length,
+          connectedAt: Math.min(...own.map(({ since }) => since)),
+        })).sort((a, b) => b.connectedAt - a.connectedAt),
+        ...offline
+          .map(([id, seen]) => ({ id, online: false, connections: 0, lastSeen: Number(seen) }))
+          .sort((a, b) => b.lastSeen - a.lastSeen),
+      ];
+    },
+    async remove(user, device) {
+      const own = (await connectionsOf(user)).filter((one) => one.device === device);
+      const byGateway = Map.groupBy(own, ({ gateway }) => gateway);
+      await Promise.all(
+        Array.from(byGateway, ([gateway, connections]) => {
+          const numbers = connections.map(({ number }) => number).join(",");
+          return appendFrames(redis, keys, gateway, [`- 0 x ${numbers}`, "this device was removed"]);
+        }),
+      );
+      await redis.hdel(keys.devices(user), device);
+    },
+  };
+}
