@@ -43,7 +43,8 @@ const shifted = (byMs: number): Clock => ({ ...systemClock, now: () => Date.now(
 test("delayed messages come when they are due, once, and how late is measured", async () => {
   await using t = await openTestQueue("mq-timers");
   await t.run(t.queue.createTimers());
-  const due = await publishDue(t, 300, 100, 400);
+  // Late enough that none is due already when it is published.
+  const due = await publishDue(t, 300, 1_500, 400);
   await expectAllOnce(t, due);
   await eventually(async () => {
     const { values } = await t.store.metrics.delayedLateness.get();
