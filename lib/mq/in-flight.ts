@@ -21,11 +21,13 @@ export class InFlight {
     return false;
   }
 
+  /** Frees a place. Who waits may have no use for it by now (its partition is another's): then it is the next one's. */
   give(): void {
     this.#count -= 1;
-    const [next] = this.#waiting;
-    if (next === undefined) return;
-    this.#waiting.delete(next);
-    next();
+    for (const next of this.#waiting) {
+      if (this.#count >= this.#max) return;
+      this.#waiting.delete(next);
+      next();
+    }
   }
 }

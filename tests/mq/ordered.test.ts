@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import { InFlight } from "../../lib/mq/in-flight.ts";
 import { Bury, Later, type Message } from "../../lib/mq/index.ts";
 import { eventually } from "../support/eventually.ts";
 import { byKey, keysOfOnePartition, type Numbered, openTestQueue, range } from "../support/queue.ts";
@@ -239,4 +240,24 @@ test("one member reads a partition once: consuming a group twice in a process is
   expect(() => t.queue.consume(t.topic, { group: "a b", mode: "ordered", leaseMs: 1, handle })).toThrow(
     /group must be .*leaseMs must be/,
   );
+});
+
+test("a place that its first waiter has no use for any more goes to the next", () => {
+  const inFlight = new InFlight(1);
+  const woken: string[] = [];
+  expect(inFlight.take(() => woken.push("running"))).toBe(true);
+  // Its partition was handed over meanwhile.
+  expect(inFlight.take(() => woken.push("gone"))).toBe(false);
+  const next = () => {
+    if (inFlight.take(next)) woken.push("next");
+  };
+  next();
+  const last = () => {
+    if (inFlight.take(last)) woken.push("last");
+  };
+  last();
+  inFlight.give();
+  expect(woken).toEqual(["gone", "next"]);
+  inFlight.give();
+  expect(woken).toEqual(["gone", "next", "last"]);
 });
