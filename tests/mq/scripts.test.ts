@@ -5,6 +5,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { systemClock } from "../../lib/clock.ts";
+import { ackWith } from "../../lib/mq/ack-with.ts";
 import { NO_ATTEMPTS } from "../../lib/mq/attempts.ts";
 import { type Declaration, declare, type QueueContext } from "../../lib/mq/consumer.ts";
 import { DeliveryLeases, Hold } from "../../lib/mq/delivery-lease.ts";
@@ -23,6 +24,7 @@ import type { PullRef } from "../../lib/mq/pull-token.ts";
 import { reconcile } from "../../lib/mq/reconcile.ts";
 import { cancelRedrive, runRedrives, startRedrive } from "../../lib/mq/redrive-runner.ts";
 import { SideQueue } from "../../lib/mq/side-queue.ts";
+import type { Topic } from "../../lib/mq/topic.ts";
 import { createTransactions } from "../../lib/mq/transaction.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import { scriptNames } from "../../lib/redis/script.ts";
@@ -308,6 +310,16 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
         0,
         holds.map(({ delivery }) => new Hold(delivery, 1, NO_ATTEMPTS, 0, "0")),
       ),
+  },
+  "ack-with": {
+    keys: ["stream", "attempts", "own"],
+    run({ t, context, concurrent, leases, holds }) {
+      const input = { type: "a", key: "k", data: { n: 1 } };
+      return ackWith({ context, declaration: concurrent, leases }, holds, {
+        writes: [["INCRBY", "state", 1]],
+        publish: [{ topic: t.topic as Topic<unknown>, input }],
+      });
+    },
   },
   settle: {
     keys: ["stream", "retries", "attempts", "dead"],
