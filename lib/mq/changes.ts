@@ -91,8 +91,8 @@ export class Changes {
     this.#finishing.push(change(turn ? "lead" : "put", entry, values, onCarried));
   }
 
-  back(key: string, turn: AsideTurn): void {
-    this.#others.push(change("back", undefined, [key, ...turnValues(turn)], undefined));
+  back(key: string, turn: AsideTurn, onCarried: () => void): void {
+    this.#others.push(change("back", undefined, [key, ...turnValues(turn)], onCarried));
   }
 
   done(key: string, entry: string, onCarried: () => void): void {

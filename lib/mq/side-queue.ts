@@ -43,6 +43,7 @@ const takeScript = defineScript({
   lua: [lostLua, sideLua, takeLua],
   keys: ["lease", "aside", "asideDue", "side", "sideOrder"],
   args: ["member", "token", "leaseMs", "limit", "count", "bytesMax"],
+  hasRest: true,
   decode: (reply) => reply as [isHolder: 0] | [isHolder: 1, keys: TakenKey[], isMore: 0 | 1],
 });
 
@@ -100,6 +101,8 @@ export class SideQueue<D> {
   readonly #parts: SideQueueParts<D>;
   readonly #keys: Set<string>;
   readonly #hands = new Map<string, Hand<D>>();
+  /** Keys that go back, and no commit has carried that yet. */
+  readonly #backs = new Set<string>();
   /** By key, messages that no commit has carried aside yet. */
   readonly #puts = new Map<string, number>();
   #listener: SideListener = { onReady: () => undefined, onLeft: () => undefined };
@@ -174,7 +177,8 @@ export class SideQueue<D> {
 
   /** The first message of a key in hand is finished, by the commit that did its effect. */
   ended(key: string): void {
-    this.#shift(key);
+    const { hand } = this.#shift(key);
+    hand.finishing -= 1;
   }
 
   /** The first message of a key in hand is finished, by its move to dead letters. */
@@ -186,7 +190,8 @@ export class SideQueue<D> {
   /** A key in hand goes away again. */
   back(key: string, turn: AsideTurn): void {
     this.#hands.delete(key);
-    this.#parts.lease.changes.back(key, turn);
+    this.#backs.add(key);
+    this.#parts.lease.changes.back(key, turn, () => this.#backs.delete(key));
   }
 
   /** Gives back all that is in hand and not with a handler, as it was found: a hand-over costs nothing. */
@@ -241,6 +246,7 @@ export class SideQueue<D> {
           limit: HANDS_MAX - this.#hands.size,
           count: FIRST_MAX,
           bytesMax: READ_BYTES_MAX,
+          restArgs: [...this.#hands.keys(), ...this.#backs],
         });
         if (reply[0] === 0) return;
         for (const taken of reply[1]) this.#accept(taken);
