@@ -56,7 +56,7 @@ function summaryCount(output: string, word: "pass" | "fail"): number | undefined
   return found && Number(found[1]);
 }
 
-await setUpOrExit({ redis: true });
+await setUpOrExit({ redis: true, postgres: true });
 const results: Result[] = [];
 for (const step of [TESTS, ...OTHERS]) results.push(await runStep(step));
 console.log("");

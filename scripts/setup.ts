@@ -7,9 +7,9 @@
  */
 
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { constants } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { isatty } from "node:tty";
 import manifest from "../package.json";
 
@@ -20,11 +20,15 @@ const STAMP = join(ROOT, "node_modules", ".skein-lock");
 const INSTALL_TIMEOUT_MS = 10 * 60_000;
 /** Scripts with flags, XAUTOCLAIM's deleted list and the multi-part AOF came with it (lib/redis/checks.ts judges a running one). */
 const REDIS_MAJOR_MIN = 7;
+/** Debian's, one folder a version. */
+const POSTGRES_FOLDER = "/usr/lib/postgresql";
 const SERVERS = ["redis-server", "valkey-server"] as const;
 
 export interface SetUpOptions {
   /** Whether a Redis server must be on this machine. By default unless SKEIN_REDIS_URL names one elsewhere. */
   readonly redis?: boolean;
+  /** Whether a PostgreSQL server is wanted, for tests; where none can be installed they do without. By default not. */
+  readonly postgres?: boolean;
 }
 
 /** What a person must do before Skein can start; its message is all there is to say. */
@@ -36,7 +40,10 @@ export class SetUpError extends Error {
  * Makes the machine ready; says in one line what it installs, on standard error. Resolves with whether anything was installed.
  * Throws SetUpError with the ways out where it may not.
  */
-export async function setUp({ redis = needsOwnRedis() }: SetUpOptions = {}): Promise<{ installed: boolean }> {
+export async function setUp({
+  redis = needsOwnRedis(),
+  postgres = false,
+}: SetUpOptions = {}): Promise<{ installed: boolean }> {
   if (!Bun.semver.satisfies(Bun.version, manifest.engines.bun)) {
     throw new SetUpError(
       `Skein needs Bun ${manifest.engines.bun}, this is ${Bun.version}: put "npx --yes ${manifest.packageManager}" in place of "bun"`,
@@ -44,7 +51,8 @@ export async function setUp({ redis = needsOwnRedis() }: SetUpOptions = {}): Pro
   }
   const hasNewPackages = await installPackages();
   const hasNewRedis = redis && (await installRedis());
-  return { installed: hasNewPackages || hasNewRedis };
+  const hasNewPostgres = postgres && (await installPostgres());
+  return { installed: hasNewPackages || hasNewRedis || hasNewPostgres };
 }
 
 /**
@@ -135,6 +143,28 @@ export function findRedisServer(): string | undefined {
     if (Number(/\bv=(\d+)\./.exec(stdout.toString())?.[1]) >= REDIS_MAJOR_MIN) return path;
   }
   return undefined;
+}
+
+/** Of Debian and its kin only, whose package brings the binaries that tests start. That it cannot is for the tests to say. */
+async function installPostgres(): Promise<boolean> {
+  const installer = INSTALLERS.find(({ name }) => name === "apt-get" && Bun.which(name));
+  if (findPostgresServer() || !installer || !mayUse(installer)) return false;
+  say("installing postgresql with apt-get, for the tests of the archive on it …");
+  const command = isRoot() ? [installer.name] : ["sudo", "-n", installer.name];
+  await runQuietly([...command, ...(installer.refresh ?? [])]);
+  await runQuietly([...command, ...installer.install, "postgresql"]);
+  return findPostgresServer() !== undefined;
+}
+
+/** The folder of PostgreSQL's binaries, the newest of several: on PATH, or where Debian keeps them, which is not on PATH. */
+export function findPostgresServer(): string | undefined {
+  const onPath = Bun.which("postgres");
+  if (onPath) return dirname(onPath);
+  if (!existsSync(POSTGRES_FOLDER)) return undefined;
+  const versions = readdirSync(POSTGRES_FOLDER).sort((a, b) => Number(b) - Number(a));
+  return versions
+    .map((version) => join(POSTGRES_FOLDER, version, "bin"))
+    .find((bin) => existsSync(join(bin, "initdb")));
 }
 
 interface Installer {

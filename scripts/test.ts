@@ -10,6 +10,6 @@ const TEST_TIMEOUT_MS = 30_000;
 
 const FILES_AT_ONCE = 2;
 
-await setUpOrExit({ redis: true });
+await setUpOrExit({ redis: true, postgres: true });
 const options = ["--timeout", String(TEST_TIMEOUT_MS), `--parallel=${FILES_AT_ONCE}`];
 process.exit(await run([process.execPath, "test", ...options, ...process.argv.slice(2)]));

@@ -7,7 +7,8 @@
  *   const page = await store.history({ conversation, epoch, limit: 50, newest: true, messagesOnly: true });
  *
  *   contract.ts   what archive answers by RPC        store.ts   what a store promises
- *   sqlite.ts     the embedded store               (PostgreSQL joins behind the same promise)
+ *   sqlite.ts     the embedded store                 postgres.ts  a server's     connections.ts  the way to it
+ *   rows.ts       what both stores do alike
  */
 
 export { type ArchiveContract, type ArchivedEntry, archiveContract } from "./contract.ts";

@@ -22,7 +22,8 @@ import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
 import { AppError } from "../errors.ts";
 import type { ArchivedEntry } from "./contract.ts";
-import type { ArchiveRange, ArchiveStore, NewEntry, TimelineState, WriteResult } from "./store.ts";
+import { advance, joinParts, type PartRow, type TimelineRow, toState } from "./rows.ts";
+import type { ArchiveRange, ArchiveStore, NewEntry, WriteResult } from "./store.ts";
 
 /** A reader of another process (a checker, a backup) holds a lock for moments. Longer is answered with an error and retried. */
 const BUSY_TIMEOUT_MS = 1_000;
@@ -69,16 +70,6 @@ CREATE VIEW parts AS
   SELECT conversation, epoch, seq, part, as_of, text FROM timeline_parts JOIN timelines ON number = timeline;
 PRAGMA user_version = ${SCHEMA_VERSION};`;
 
-interface Timeline {
-  readonly number: number;
-  readonly conversation: string;
-  readonly epoch: string;
-  lastSeq: number;
-  newestSeq: number;
-  readonly announcedSeq: number;
-  lastAt: number;
-}
-
 const TIMELINE_COLUMNS = `number, conversation, epoch, last_seq AS lastSeq, newest_seq AS newestSeq,
   announced_seq AS announcedSeq, last_at AS lastAt`;
 
@@ -122,7 +113,7 @@ export function openSqliteArchive(path: string): ArchiveStore {
     async unannounced({ idleSinceMs, from, count }) {
       const to = from + count;
       const timelines = database
-        .query<Timeline, number[]>(
+        .query<TimelineRow, number[]>(
           `SELECT ${TIMELINE_COLUMNS} FROM timelines
             WHERE number > ? AND number <= ? AND last_seq > announced_seq AND last_at < ?`,
         )
@@ -160,22 +151,17 @@ function createSchema(database: Database, path: string): void {
 function withParts(database: Database, { conversation, epoch, parts }: ArchiveRange, page: ArchivedEntry[]) {
   if (page.length === 0) return page;
   const found = database
-    .query<{ seq: number; part: string; text: string }, (string | number)[]>(PARTS_QUERY)
+    .query<PartRow, (string | number)[]>(PARTS_QUERY)
     .all(conversation, epoch, page[0]!.seq, page.at(-1)!.seq, JSON.stringify(parts));
-  const bySeq = new Map<number, Record<string, string>>();
-  for (const { seq, part, text } of found) bySeq.set(seq, { ...bySeq.get(seq), [part]: text });
-  return page.map((entry) => {
-    const own = bySeq.get(entry.seq);
-    return own ? { ...entry, parts: own } : entry;
-  });
+  return joinParts(page, found);
 }
 
 /** One transaction; a row costs one prepared statement, a timeline two. */
 function createWriter(database: Database) {
-  const find = database.prepare<Timeline, [string, string]>(
+  const find = database.prepare<TimelineRow, [string, string]>(
     `SELECT ${TIMELINE_COLUMNS} FROM timelines WHERE conversation = ? AND epoch = ?`,
   );
-  const create = database.prepare<Timeline, [string, string]>(
+  const create = database.prepare<TimelineRow, [string, string]>(
     `INSERT INTO timelines (conversation, epoch, last_seq, newest_seq, announced_seq, last_at)
       VALUES (?, ?, 0, 0, 0, 0) RETURNING ${TIMELINE_COLUMNS}`,
   );
@@ -192,7 +178,7 @@ function createWriter(database: Database) {
   );
 
   return database.transaction((entries: readonly NewEntry[]): WriteResult => {
-    const timelines = new Map<string, Timeline>();
+    const timelines = new Map<string, TimelineRow>();
     let added = 0;
     let clashes = 0;
     for (const { conversation, epoch, seq, kind, id, ordinal, record, committedAt, fold } of entries) {
@@ -207,9 +193,7 @@ function createWriter(database: Database) {
         if (fold)
           for (const part in fold.parts) setPart.run(timeline.number, fold.target, part, seq, fold.parts[part]!);
       } else if (idAt.get(timeline.number, seq)!.id !== id) clashes += 1;
-      if (seq === timeline.lastSeq + 1) timeline.lastSeq = seq;
-      if (seq > timeline.newestSeq) timeline.newestSeq = seq;
-      if (committedAt > timeline.lastAt) timeline.lastAt = committedAt;
+      advance(timeline, { seq, committedAt });
     }
     for (const timeline of timelines.values()) {
       if (timeline.lastSeq < timeline.newestSeq) skipToHole(timeline, idAt);
@@ -220,12 +204,8 @@ function createWriter(database: Database) {
 }
 
 /** A timeline with a hole before its newest entry: if the hole has been filled, what lies behind it counts from now on. */
-function skipToHole(timeline: Timeline, idAt: Statement<{ id: string }, [number, number]>): void {
+function skipToHole(timeline: TimelineRow, idAt: Statement<{ id: string }, [number, number]>): void {
   while (timeline.lastSeq < timeline.newestSeq && idAt.get(timeline.number, timeline.lastSeq + 1)) {
     timeline.lastSeq += 1;
   }
-}
-
-function toState({ conversation, epoch, lastSeq, newestSeq, announcedSeq }: Timeline): TimelineState {
-  return { conversation, epoch, lastSeq, newestSeq, announcedSeq };
 }

@@ -67,13 +67,21 @@ export interface ArchiveStore {
 }
 
 const SQLITE = "sqlite://";
+const POSTGRES = /^postgres(ql)?:\/\//;
 
-/** Opens the archive, creating it when it is not there. Throws AppError INVALID for a URL of a database that it cannot use. */
+/**
+ * Opens the archive, creating it when it is not there (of PostgreSQL its tables: the database must be there). Throws AppError
+ * INVALID for what it cannot use, OVERLOADED when the server cannot be reached.
+ */
 export async function openArchive(url: string): Promise<ArchiveStore> {
-  if (!url.startsWith(SQLITE)) {
-    throw new AppError("INVALID", "SKEIN_ARCHIVE_URL: this version archives to SQLite only: sqlite://<path>");
+  // Loaded when used: whoever only needs the contract runs where there is no SQL.
+  if (url.startsWith(SQLITE)) {
+    const { openSqliteArchive } = await import("./sqlite.ts");
+    return openSqliteArchive(url.slice(SQLITE.length));
   }
-  // Loaded when used: whoever only needs the contract runs where there is no SQLite.
-  const { openSqliteArchive } = await import("./sqlite.ts");
-  return openSqliteArchive(url.slice(SQLITE.length));
+  if (POSTGRES.test(url)) {
+    const { openPostgresArchive } = await import("./postgres.ts");
+    return openPostgresArchive(url);
+  }
+  throw new AppError("INVALID", "SKEIN_ARCHIVE_URL: must be sqlite://<path> or postgres://<user>@<host>/<database>");
 }

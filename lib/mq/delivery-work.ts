@@ -259,7 +259,7 @@ export class DeliveryWork<D> {
     const record: Attempts = {
       failed: delivery.attempt,
       losses: hold.attempts.losses,
-      firstFailureMs: hold.attempts.firstFailureMs || context.clock.now(),
+      firstFailureMs: delivery.firstFailureMs,
       history: delivery.history,
     };
     // Whoever is to blame for a batch is found when each is handed out alone, at once.

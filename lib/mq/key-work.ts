@@ -11,6 +11,7 @@ import { LOSSES_MAX } from "./attempts.ts";
 import type { AsideTurn } from "./changes.ts";
 import type { Handler } from "./consumer.ts";
 import type { BuryReason } from "./dead-letter.ts";
+import type { InFlight } from "./in-flight.ts";
 import type { Delivery } from "./message.ts";
 import type { Progress } from "./progress.ts";
 import { orderKeyOf } from "./side.ts";
@@ -23,36 +24,6 @@ const OPEN_MAX = 1_000;
 const OPEN_CROWDED = OPEN_MAX / 2;
 /** A key that fails for longer leaves the window too: its first message holds back trimming. Most outages are over by then. */
 const FAILING_MS_MAX = 60_000;
-
-/** The deliveries that one member has in the hands of single handlers, over all its partitions. */
-export class InFlight {
-  #count = 0;
-  readonly #max: number;
-  /** Works that have keys to run and found no room, in the order in which they asked. */
-  readonly #waiting = new Set<() => void>();
-
-  constructor(max: number) {
-    this.#max = max;
-  }
-
-  /** Takes a place, or remembers `retry` for when one is free. */
-  take(retry: () => void): boolean {
-    if (this.#count < this.#max) {
-      this.#count += 1;
-      return true;
-    }
-    this.#waiting.add(retry);
-    return false;
-  }
-
-  give(): void {
-    this.#count -= 1;
-    const [next] = this.#waiting;
-    if (next === undefined) return;
-    this.#waiting.delete(next);
-    next();
-  }
-}
 
 export class KeyWork<D> implements Work<D> {
   readonly #site: WorkSite<D>;

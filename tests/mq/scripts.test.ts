@@ -9,6 +9,7 @@ import { ackWith } from "../../lib/mq/ack-with.ts";
 import { NO_ATTEMPTS } from "../../lib/mq/attempts.ts";
 import { type Declaration, declare, type QueueContext } from "../../lib/mq/consumer.ts";
 import { DeliveryLeases, Hold } from "../../lib/mq/delivery-lease.ts";
+import { type EffectInput, formatEffect } from "../../lib/mq/effect.ts";
 import { searchEntries } from "../../lib/mq/entry-search.ts";
 import { Firing } from "../../lib/mq/firing.ts";
 import { registerGroup } from "../../lib/mq/group.ts";
@@ -24,7 +25,6 @@ import type { PullRef } from "../../lib/mq/pull-token.ts";
 import { reconcile } from "../../lib/mq/reconcile.ts";
 import { cancelRedrive, runRedrives, startRedrive } from "../../lib/mq/redrive-runner.ts";
 import { SideQueue } from "../../lib/mq/side-queue.ts";
-import type { Topic } from "../../lib/mq/topic.ts";
 import { createTransactions } from "../../lib/mq/transaction.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import { scriptNames } from "../../lib/redis/script.ts";
@@ -142,6 +142,18 @@ async function setAside(t: TestQueue, context: QueueContext, declaration: Declar
   return { lease, side };
 }
 
+/** Something of everything that a consume transaction may do. */
+function effectOn(t: TestQueue): EffectInput {
+  const input = { type: "a", key: "k", data: { n: 1 } };
+  return {
+    writes: [["HSET", "state", "n", 1]],
+    publish: [
+      { topic: t.topic, input: { ...input, dedupId: "new" } },
+      { topic: t.topic, input: { ...input, deliverAt: Date.now() + 60_000 } },
+    ],
+  };
+}
+
 const redriveAll = { topic: "t", group: "concurrent", perSecond: 1_000, selection: { filter: {} } };
 
 const key = {
@@ -200,6 +212,13 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
       return t.queue.publishWith(t.topic, input, [["HSET", "state", "n", 1]]);
     },
   },
+  "publish-with later": {
+    keys: ["stream", "even", "odd", "groups", "delayed", "delayedDue", "delayedEnded", "relay", "own"],
+    run: ({ t }) => {
+      const input = { type: "a", key: "k", data: { n: 1 }, dedupId: "new", deliverAt: Date.now() + 60_000 };
+      return t.queue.publishWith(t.topic, input, [["HSET", "state", "n", 1]]);
+    },
+  },
   "half-prepare": {
     keys: ["half", "halfDue", "halfPrepared", "stream", "groups"],
     run: ({ t }) =>
@@ -234,7 +253,7 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
     keys: ["delayed", "delayedDue", "delayedEnded", "stream", "reads"],
     async run({ context, delayed }) {
       const outcome = await new Firing(context).fire(delayed);
-      if (outcome.kind !== "fired") throw new Error(JSON.stringify(outcome));
+      if (outcome.kind === "failed") throw new Error(outcome.error);
     },
   },
   "delay-cancel": {
@@ -279,6 +298,17 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
       if (!(await lease.commit())) throw new Error("not committed");
     },
   },
+  "lease-commit with an effect": {
+    keys: ["orderedLease", "stream", "even", "odd", "groups", "delayed", "delayedDue", "delayedEnded", "relay"],
+    async run({ t, context, ordered, lease }) {
+      const ends = { onEnding: () => undefined, onEnded: () => undefined };
+      const effect = formatEffect(context, 0, effectOn(t), ordered.publishing);
+      lease.follow({ progress: () => ({ checkpoint: "9999999999999-0", read: 5, open: [] }) });
+      void lease.changes.end(effect, { ...ends, entry: "501-0", key: undefined });
+      void lease.changes.end(effect, { ...ends, entry: "1-0", key: "long" });
+      if (!(await lease.commit())) throw new Error("not committed");
+    },
+  },
   "side-take": {
     keys: ["orderedLease", "aside", "asideDue", "side", "sideOrder"],
     async run({ side }) {
@@ -312,14 +342,9 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
       ),
   },
   "ack-with": {
-    keys: ["stream", "attempts", "own"],
-    run({ t, context, concurrent, leases, holds }) {
-      const input = { type: "a", key: "k", data: { n: 1 } };
-      return ackWith({ context, declaration: concurrent, leases }, holds, {
-        writes: [["INCRBY", "state", 1]],
-        publish: [{ topic: t.topic as Topic<unknown>, input }],
-      });
-    },
+    keys: ["stream", "attempts", "even", "odd", "groups", "delayed", "delayedDue", "delayedEnded", "relay", "own"],
+    run: ({ t, context, concurrent, leases, holds }) =>
+      ackWith({ context, declaration: concurrent, leases }, holds, effectOn(t)),
   },
   settle: {
     keys: ["stream", "retries", "attempts", "dead"],
