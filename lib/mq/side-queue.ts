@@ -15,7 +15,7 @@ import lostLua from "../redis/lua/mq-lost.lua" with { type: "text" };
 import sideLua from "../redis/lua/mq-side.lua" with { type: "text" };
 import readLua from "../redis/lua/mq-side-read.lua" with { type: "text" };
 import takeLua from "../redis/lua/mq-side-take.lua" with { type: "text" };
-import { parseAttempts, resume } from "./attempts.ts";
+import { inHandAlone, LOSSES_MAX, parseAttempts, resume } from "./attempts.ts";
 import type { AsideTurn } from "./changes.ts";
 import type { DeadLetter } from "./dead-letter.ts";
 import type { LeaseSite, PartitionLease } from "./lease.ts";
@@ -192,6 +192,15 @@ export class SideQueue<D> {
     this.#hands.delete(key);
     this.#backs.add(key);
     this.#parts.lease.changes.back(key, turn, () => this.#backs.delete(key));
+  }
+
+  /** Of a suspect: makes it known that it is alone in hand, for only then can the loss of this member be its fault. Never rejects. */
+  async noteAlone(key: string): Promise<void> {
+    const losses = this.#hands.get(key)?.losses ?? 0;
+    if (losses < LOSSES_MAX) return;
+    const { lease } = this.#parts;
+    lease.changes.alone(key, inHandAlone(losses));
+    await lease.flush();
   }
 
   /** Gives back all that is in hand and not with a handler, as it was found: a hand-over costs nothing. */
