@@ -1,7 +1,8 @@
 /**
  * What the holder of a partition has to record beside its progress: dead letters, messages that go aside, messages aside that are
- * finished, attempts, effects of consume transactions. Each travels with a commit, in the order in which it was made, until one has carried it; a change that says an
- * entry is finished goes with a commit whose progress says so too, and until then the entry stays open.
+ * finished, attempts, effects of consume transactions. Each travels with a commit until one has carried it, in the order in which it
+ * was made among its kind: what finishes an entry of the stream goes before the rest. It goes with a commit whose progress says so
+ * too, and until then the entry stays open.
  */
 
 import type { AppError } from "../errors.ts";

@@ -38,6 +38,7 @@ const RETRY_AFTER_MS_MAX = LEASE_MS_MAX;
 const REASON_LENGTH_MAX = 1_000;
 /** Ordered groups that this process remembers its partitions of. */
 const SHARES_MAX = 1_000;
+
 export interface ReceiveOptions {
   /** 1..100; default 1. */
   readonly max?: number;
