@@ -7,7 +7,7 @@
  * (side-queue.ts), and is handed out from there until nothing of it stands aside.
  */
 
-import { LOSSES_MAX } from "./attempts.ts";
+import { LOSSES_MAX, lostAlone } from "./attempts.ts";
 import type { AsideTurn } from "./changes.ts";
 import type { Handler } from "./consumer.ts";
 import type { BuryReason } from "./dead-letter.ts";
@@ -145,7 +145,8 @@ export class KeyWork<D> implements Work<D> {
   onReady(key: string, losses: number): void {
     const { side, declaration } = this.#site;
     const [delivery] = side.queueOf(key) as [Delivery<D>];
-    if (losses > LOSSES_MAX && Number.isFinite(declaration.maxAttempts)) this.#poisoned(key, delivery, losses);
+    const isPoison = lostAlone(losses) >= LOSSES_MAX && Number.isFinite(declaration.maxAttempts);
+    if (isPoison) this.#poisoned(key, delivery, losses);
     else if (losses >= LOSSES_MAX) {
       this.#suspects.push(key);
       // Nothing else may be with a handler then, and who waits for a retry counts as if it were.
@@ -259,7 +260,7 @@ export class KeyWork<D> implements Work<D> {
   #poisoned(key: string, delivery: Delivery<D>, losses: number): void {
     const { declaration } = this.#site;
     if (Number.isFinite(declaration.maxAttempts) || !isCopyable(delivery)) {
-      this.#giveUp(key, delivery, "poison", `${losses} holders were lost over it without an answer`);
+      this.#giveUp(key, delivery, "poison", `${lostAlone(losses)} holders were lost over it, alone, without an answer`);
     } else {
       const turn = this.#site.retry(delivery, declaration.retryMs(delivery.attempt));
       this.#goAside(key, delivery, { ...turn, losses });
@@ -364,6 +365,7 @@ export class KeyWork<D> implements Work<D> {
 
   async #runSuspect(key: string): Promise<void> {
     this.#running += 1;
+    await this.#site.side.noteAlone(key);
     const [delivery] = this.#site.side.queueOf(key);
     if (delivery) await this.#runAlone(key, delivery);
     this.#settle();

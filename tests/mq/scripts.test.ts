@@ -25,7 +25,6 @@ import type { PullRef } from "../../lib/mq/pull-token.ts";
 import { reconcile } from "../../lib/mq/reconcile.ts";
 import { cancelRedrive, runRedrives, startRedrive } from "../../lib/mq/redrive-runner.ts";
 import { SideQueue } from "../../lib/mq/side-queue.ts";
-import type { Topic } from "../../lib/mq/topic.ts";
 import { createTransactions } from "../../lib/mq/transaction.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import { scriptNames } from "../../lib/redis/script.ts";
