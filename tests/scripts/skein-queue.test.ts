@@ -186,11 +186,11 @@ test("a group is paused, resumed, set to another place, and dropped when its mem
 
 test("a group that a webhook delivers is dropped with nothing to stop first", async () => {
   const webhook = { url: "https://shop.example/hook", secret: "0123456789abcdef" };
-  await queue.catalog.declareGroup("hooked", "g", { mode: "ordered", webhook });
-  const topic = await queue.catalog.topicOf("hooked");
+  await queue.catalog.declareGroup("called", "g", { mode: "ordered", webhook });
+  const topic = await queue.catalog.topicOf("called");
   await eventually(async () => expect((await queue.describe(topic)).groups[0]?.owners[0]).toContain("extlogic"));
-  expect((await run("groups", "drop", "--topic", "hooked", "--group", "g", "--yes")).out).toContain("is dropped");
-  expect(await queue.catalog.webhooks()).not.toContainEqual(expect.objectContaining({ topic: "hooked" }));
+  expect((await run("groups", "drop", "--topic", "called", "--group", "g", "--yes")).out).toContain("is dropped");
+  expect(await queue.catalog.webhooks()).not.toContainEqual(expect.objectContaining({ topic: "called" }));
   expect((await queue.describe(topic)).groups).toEqual([]);
 }, 60_000);
 
