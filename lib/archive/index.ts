@@ -11,9 +11,10 @@
  *   rows.ts       what both stores do alike
  */
 
-export { type ArchiveContract, type ArchivedEntry, archiveContract } from "./contract.ts";
+export { type ArchiveContract, type ArchivedEntry, archiveContract, type Found } from "./contract.ts";
 export {
   type ArchiveRange,
+  type ArchiveSearch,
   type ArchiveStore,
   type NewEntry,
   openArchive,

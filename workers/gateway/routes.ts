@@ -153,6 +153,7 @@ export function createRoutes(parts: RoutesParts): App {
   route("put", `${one}/delivered`, "Move forward what has reached a device", methods.deliver);
   route("get", `${one}/receipts`, "How far the members have come", methods.receipts);
   route("put", `${one}/read`, "Move the read cursor forward", methods.read);
+  route("get", "/v1/search", "Search one's own conversations, newest first", methods.search);
   route("post", "/v1/sync", "What was missed since the cursors", methods.sync);
 
   app.post(

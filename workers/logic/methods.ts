@@ -26,6 +26,8 @@ import {
   type ReadArchive,
   read,
   receipts,
+  type SearchArchive,
+  search,
   send,
   sync,
   typing,
@@ -43,6 +45,7 @@ interface MethodParts {
   readonly makeRoom: (partition: number) => Promise<void>;
   readonly recallMs: number;
   readonly readArchive: ReadArchive;
+  readonly searchArchive: SearchArchive;
   readonly status: () => Promise<{ ackLevel: string; redis: string }>;
 }
 
@@ -55,6 +58,7 @@ export function createMethods({
   makeRoom,
   recallMs,
   readArchive,
+  searchArchive,
   status,
 }: MethodParts): Handlers<LogicContract> {
   const committer = createCommitter({ redis, keys, clock, metrics, replicas, makeRoom });
@@ -166,6 +170,7 @@ export function createMethods({
       return nothing;
     },
     history: ({ by, params }) => history({ conversations, timeline, hidden }, by, params),
+    search: ({ by, params }) => search({ redis, keys, inbox, hidden, timeline, searchArchive }, by, params),
     sync: ({ by, params }) => sync({ conversations, inbox, timeline, hidden }, by, params.cursors),
     read: ({ by, params }) =>
       read({ redis, keys, clock, conversations, timeline }, by, params.conversation, params.seq),
