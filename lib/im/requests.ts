@@ -89,10 +89,16 @@ const SendText = v.strictObject({
 });
 const SendOther = v.strictObject({ ...SendFields, type: IdSchema, body: BodySchema });
 
-/** Of type "text", unless `type` says otherwise: then the body may be any object. */
+/** Of type "text", unless `type` says otherwise: then the body may be any object. The entries describe both. */
 export const SendParams = Object.assign(
   v.lazy((input): typeof SendText | typeof SendOther => (isOfText(input) ? SendText : SendOther)),
-  { entries: { ...SendFields, type: v.optional(IdSchema, "text"), body: BodySchema } },
+  {
+    entries: {
+      ...SendFields,
+      type: v.optional(IdSchema, "text"),
+      body: v.looseObject(v.partial(TextBodySchema).entries),
+    },
+  },
 );
 
 function isOfText(input: unknown): boolean {

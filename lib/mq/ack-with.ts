@@ -20,26 +20,24 @@ export interface AckWithParts {
 
 /**
  * Acks deliveries of one partition and generation, with an effect. Throws AppError: INVALID, TOO_LARGE, LAYER_VIOLATION, RATE_LIMITED
- * as publishing with writes; LEASE_LOST when one of them is not ours any more, and whoever holds it decides.
+ * as publishing with writes; LEASE_LOST when another has one of them in hand, and decides. When all are settled already, that was
+ * this very call, or another holder's: either way it is done once.
  */
 export async function ackWith<D>(parts: AckWithParts, holds: readonly Hold<D>[], input: EffectInput): Promise<void> {
   const { context, declaration, leases } = parts;
   const { partition } = holds[0]!;
   const effect = formatEffect(context, partition, input, declaration.publishing);
-  let mayBeDone = false;
   const send = async () => {
     for (let failures = 1; ; failures++) {
       if (holds.some(({ isLost }) => isLost)) throw leaseLost();
       try {
         const reply = await leases.ackWith(holds, effect);
-        if (reply[0] === "stale" || (reply[0] === "gone" && !mayBeDone)) throw leaseLost();
+        if (reply[0] === "stale") throw leaseLost();
         return reply;
       } catch (error) {
         if (error instanceof AppError) throw error;
         if (error instanceof Error && error.message.startsWith("NOGROUP")) throw leaseLost();
-        const outcome = outcomeOf(error);
-        if (outcome === "bug") throw error;
-        mayBeDone ||= outcome === "unknown";
+        if (outcomeOf(error) === "bug") throw error;
         context.log[failures === 1 ? "warn" : "debug"](
           { partition, error },
           "a transaction had no answer, it is repeated",

@@ -13,7 +13,7 @@ import { toAppError } from "../redis/index.ts";
 import { createService, type Service, whenAborted } from "../service.ts";
 import { NO_ATTEMPTS } from "./attempts.ts";
 import type { Declaration, QueueContext } from "./consumer.ts";
-import { DeliveryLeases, type Hold } from "./delivery-lease.ts";
+import { DeliveryLeases, Hold } from "./delivery-lease.ts";
 import { DeliveryWork, holdOf } from "./delivery-work.ts";
 import { registerEverywhere } from "./group.ts";
 import { GroupReader } from "./group-reader.ts";
@@ -94,7 +94,8 @@ class ConcurrentConsumer<D> {
       ...{ context, topic: name, group, batchMax, inFlightMax },
       room: () => this.#work.room,
       generation: (partition) => this.#leases.generation(partition),
-      onEntries: (partition, entries, generation) => this.#take(partition, entries, generation),
+      knownClaims: (partition) => this.#leases.knownClaims(partition),
+      onEntries: (partition, entries, generation, known) => this.#take(partition, entries, generation, known),
       onFailure: (error) => this.#heal(error),
     });
   }
@@ -124,12 +125,15 @@ class ConcurrentConsumer<D> {
     });
   }
 
-  #take(partition: number, entries: readonly StreamEntry[], generation: number): void {
+  #take(partition: number, entries: readonly StreamEntry[], generation: number, knownClaims: string): void {
     // Of a consumer group that a seek has ended meanwhile: the new one hands them out again, if they are of its range.
     if (generation !== this.#leases.generation(partition)) return;
     // The first hand-out: Redis counts it as 1.
     this.#deliver(
-      entries.map((entry) => holdOf(new Delivery(this.#topic, partition, entry), 1, NO_ATTEMPTS, generation)),
+      entries.map((entry) => {
+        const delivery = new Delivery(this.#topic, partition, entry);
+        return new Hold(delivery, 1, NO_ATTEMPTS, generation, knownClaims);
+      }),
     );
   }
 

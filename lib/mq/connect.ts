@@ -9,7 +9,7 @@ import { type Clock, systemClock } from "../clock.ts";
 import { AppError } from "../errors.ts";
 import { ID_PATTERN } from "../id.ts";
 import { createMetrics, type Log, type Metrics, silentLog } from "../observability/index.ts";
-import { claimInstallation, createKeys, openRedis } from "../redis/index.ts";
+import { claimInstallation, createKeys, openRedis, type RedisClient } from "../redis/index.ts";
 import { openQueue, type Queue } from "./index.ts";
 
 /** design.md §4. */
@@ -31,6 +31,8 @@ export interface ConnectOptions {
 }
 
 export interface ConnectedQueue extends Queue, AsyncDisposable {
+  /** For reading keys of your own (`own`). What is written beside messages is written by publishWith and commit. */
+  readonly redis: RedisClient;
   /** Closes the connections. Stop the consumers first: what they hold would wait for the end of its lease. */
   close(): Promise<void>;
 }
@@ -46,7 +48,7 @@ export async function connectQueue(options: ConnectOptions): Promise<ConnectedQu
     const keys = createKeys(prefix, stored === null ? (options.partitions ?? PARTITIONS) : Number(stored));
     await claimInstallation(redis, keys, clock.now());
     const queue = openQueue({ redis, keys, clock, log, member, metrics: options.metrics ?? createMetrics() });
-    return { ...queue, close: redis.close, [Symbol.asyncDispose]: redis.close };
+    return { ...queue, redis: redis.commands, close: redis.close, [Symbol.asyncDispose]: redis.close };
   } catch (error) {
     await redis.close();
     throw error;

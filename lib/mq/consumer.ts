@@ -46,7 +46,7 @@ export interface DeliveryContext {
   /**
    * Finishes the message (of a batch: all of it) together with writes to keys of the group's own in its partition and with messages
    * that follow from it: one script, under the fencing token. Done at most once however often the message is delivered, so it needs
-   * no dedupe of the handler's. The last thing that a handler does: from here on its key goes on, and what it throws changes nothing.
+   * no dedupe of the handler's. It is the last thing that a handler does: what it throws from here on changes nothing.
    *
    * Throws AppError, and nothing is done: INVALID, TOO_LARGE, LAYER_VIOLATION and RATE_LIMITED as publishWith; LEASE_LOST, then
    * another holder decides (or an answer was lost, and it is done). Not for broadcast groups: INVALID.

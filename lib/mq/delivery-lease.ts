@@ -97,11 +97,13 @@ const receiveScript = defineScript({
 const ackScript = defineScript({
   name: "mqAck",
   lua: ackLua,
-  keys: ["stream", "attempts"],
-  args: ["group", "member", "token"],
+  keys: ["stream", "attempts", "lease"],
+  args: ["group", "member", "handed", "knownClaims"],
   hasRest: true,
-  decode: (reply): SettleOutcome | readonly SettleOutcome[] =>
-    reply === "" ? "settled" : (reply as number[]).map((outcome) => OUTCOMES[outcome]!),
+  decode(reply) {
+    const [claims, outcomes] = reply as [claims: string, outcomes?: number[]];
+    return { claims, outcomes: outcomes ? outcomes.map((outcome) => OUTCOMES[outcome]!) : ("settled" as const) };
+  },
 });
 
 const ackWithScript = defineScript({
@@ -137,7 +139,7 @@ const renewScript = defineScript({
 const disownScript = defineScript({
   name: "mqDisown",
   lua: [lostLua, redeliverLua, disownLua],
-  keys: ["stream", "retries", "attempts"],
+  keys: ["stream", "retries", "attempts", "lease"],
   args: ["group", "member", "limit"],
   decode: Number,
 });
@@ -178,6 +180,8 @@ export class Hold<D> implements DeliveryContext, Fence {
     readonly count: number,
     readonly attempts: Attempts,
     readonly generation = 0,
+    /** What was known of the partition's claims before it was read; "" for what was claimed itself. */
+    readonly knownClaims = "",
   ) {
     this.partition = delivery.partition;
     this.entry = delivery.entry;
@@ -198,8 +202,9 @@ export class Hold<D> implements DeliveryContext, Fence {
     return this.#controller.signal;
   }
 
-  commit(effect: EffectInput = {}): Promise<void> {
-    return this.committer!([this], effect);
+  /** Made when a handler asks for it, for it may take it off its context. */
+  get commit(): (effect?: EffectInput) => Promise<void> {
+    return (effect = {}) => this.committer!([this], effect);
   }
 
   lose(reason: Error): void {
@@ -216,6 +221,8 @@ export class DeliveryLeases {
   readonly #leaseMs: number;
   readonly #member: string;
   #generations: number[];
+  /** By partition, as last heard: how often members have lost deliveries there. */
+  readonly #claims: string[];
 
   constructor(context: QueueContext, topic: string, group: string, leaseMs: number, member = context.member) {
     this.#context = context;
@@ -224,6 +231,7 @@ export class DeliveryLeases {
     this.#leaseMs = leaseMs;
     this.#member = member;
     this.#generations = new Array(context.keys.partitions).fill(0);
+    this.#claims = new Array(context.keys.partitions).fill("");
   }
 
   generation(partition: number): number {
@@ -260,16 +268,24 @@ export class DeliveryLeases {
     return { ...reply, generation };
   }
 
+  /** To be asked before a read is sent, and to be given to the holds that come of it. */
+  knownClaims(partition: number): string {
+    return this.#claims[partition]!;
+  }
+
   /** Acks deliveries of one generation and count, in the partition's order. Resolves to the outcome of each, or of all. */
-  ack<D>(partition: number, holds: readonly Hold<D>[]): Promise<SettleOutcome | readonly SettleOutcome[]> {
-    const { stream, attempts } = this.#keys(partition);
-    return ackScript(this.#commands, {
-      stream,
-      attempts,
+  async ack<D>(partition: number, holds: readonly Hold<D>[]): Promise<SettleOutcome | readonly SettleOutcome[]> {
+    const { stream, attempts, lease } = this.#keys(partition);
+    const [{ count, knownClaims }] = holds as [Hold<D>];
+    const { claims, outcomes } = await ackScript(this.#commands, {
+      ...{ stream, attempts, lease },
       ...this.#names(partition),
-      token: holds[0]!.count,
-      restArgs: holds.map(({ delivery }) => delivery.entry),
+      handed: count,
+      knownClaims: holds.every((hold) => hold.knownClaims === knownClaims) ? knownClaims : "",
+      restArgs: holds.map(({ entry }) => entry),
     });
+    this.#claims[partition] = claims;
+    return outcomes;
   }
 
   /** Acks deliveries of one partition and generation together with an effect, all or nothing. */

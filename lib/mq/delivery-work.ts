@@ -259,7 +259,7 @@ export class DeliveryWork<D> {
     const record: Attempts = {
       failed: delivery.attempt,
       losses: hold.attempts.losses,
-      firstFailureMs: hold.attempts.firstFailureMs || context.clock.now(),
+      firstFailureMs: delivery.firstFailureMs,
       history: delivery.history,
     };
     // Whoever is to blame for a batch is found when each is handed out alone, at once.
@@ -333,8 +333,8 @@ class BatchContext<D> implements DeliveryContext {
     return this.#signal;
   }
 
-  commit(effect: EffectInput = {}): Promise<void> {
-    return this.#holds[0]!.committer!(this.#holds, effect);
+  get commit(): (effect?: EffectInput) => Promise<void> {
+    return (effect = {}) => this.#holds[0]!.committer!(this.#holds, effect);
   }
 }
 

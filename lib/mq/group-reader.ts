@@ -32,8 +32,10 @@ export interface GroupReaderParts {
   room(): number;
   /** The generation of the group in a partition (stream-group.ts). */
   generation(partition: number): number;
-  /** Entries that were read under a generation. */
-  onEntries(partition: number, entries: readonly StreamEntry[], generation: number): void;
+  /** What is known of a partition's claims (delivery-lease.ts) before a read is sent. */
+  knownClaims(partition: number): string;
+  /** Entries that were read under a generation, and what was known before. */
+  onEntries(partition: number, entries: readonly StreamEntry[], generation: number, knownClaims: string): void;
   /** Mends what can be mended before the read is repeated. Must not reject. */
   onFailure(error: unknown, partitions: readonly number[]): Promise<void>;
 }
@@ -172,6 +174,7 @@ export class GroupReader {
     const perStream = Math.min(batchMax, Math.max(1, Math.floor(room() / streams.length)));
     if (!this.#clientIds.has(connection)) this.#clientIds.set(connection, await connection.client("ID"));
     if (this.#isStopping || this.#isPaused) return;
+    const knownClaims = this.#partitions.map((partition) => this.#parts.knownClaims(partition));
     const blockMs = generations.length > 1 ? TURN_BLOCK_MS : this.#blockMs;
     const reply = await connection.xreadgroup(
       ...(["GROUP", streamGroupOf(group, generation), member, "COUNT", perStream] as const),
@@ -182,7 +185,7 @@ export class GroupReader {
     if (!Array.isArray(reply)) return;
     for (const [stream, entries] of reply as [string, StreamEntry[]][]) {
       const partition = this.#partitionOf.get(stream);
-      if (partition !== undefined) this.#parts.onEntries(partition, entries, generation);
+      if (partition !== undefined) this.#parts.onEntries(partition, entries, generation, knownClaims[partition]!);
     }
   }
 }

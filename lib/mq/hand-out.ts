@@ -58,7 +58,12 @@ export class HandOut<D> implements DeliveryContext {
     return this.#transaction !== undefined;
   }
 
-  async commit(effect: EffectInput = {}): Promise<void> {
+  /** Made when a handler asks for it, for it may take it off its context. */
+  get commit(): (effect?: EffectInput) => Promise<void> {
+    return (effect = {}) => this.#commit(effect);
+  }
+
+  async #commit(effect: EffectInput): Promise<void> {
     if (this.#transaction) throw new AppError("INVALID", "it is committed already");
     this.#transaction = this.#end(effect);
     try {

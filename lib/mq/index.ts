@@ -74,6 +74,7 @@ export type { DeadLetterPage, DeadLetterQuery, DeadLetters, StoredDeadLetter } f
 export type { Delayed, DelayedMessage, DelayedPage, DelayedQuery, DelayedResult } from "./delayed.ts";
 export type { DelayedState } from "./delayed-record.ts";
 export type { GroupDescription, TopicDescription } from "./describe.ts";
+export type { EffectInput, NextMessage } from "./effect.ts";
 export type { Half, HalfDetails, HalfMessage, HalfState, HalfTimes } from "./half.ts";
 export type { HalfExpiry } from "./half-expiry.ts";
 export type { HalfListOptions, HalfPage } from "./half-list.ts";

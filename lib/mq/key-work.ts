@@ -70,6 +70,8 @@ export class KeyWork<D> implements Work<D> {
   readonly #suspects: string[] = [];
   /** Unfinished entries that the next commits finish, with their effects. */
   readonly #ending = new Set<string>();
+  /** Keys whose handler has committed its message and not returned: they go on when it does. */
+  readonly #lingering = new Set<string>();
   /** The entry furthest on that is finished, and its ordinal. */
   #checkpoint: string;
   #read: number;
@@ -103,7 +105,7 @@ export class KeyWork<D> implements Work<D> {
       }
       const key = orderKeyOf(delivery);
       if (side.size > 0 && side.has(key)) this.#acceptBehindAside(key, delivery);
-      else if (this.#keep(key, delivery)) this.#ready.push(key);
+      else if (this.#keep(key, delivery)) this.#makeReady(key);
     }
     if (this.#open.size > OPEN_CROWDED) this.#shed();
   }
@@ -158,11 +160,11 @@ export class KeyWork<D> implements Work<D> {
   onEnded(delivery: Delivery<D>): void {
     const { side } = this.#site;
     const key = orderKeyOf(delivery);
+    this.#lingering.add(key);
     if (side.holds(key, delivery)) {
       side.ended(key);
       this.#nextAside(key);
     } else this.#next(key, delivery);
-    this.run();
   }
 
   mayTake(): boolean {
@@ -177,14 +179,26 @@ export class KeyWork<D> implements Work<D> {
       this.#suspects.push(key);
       // Nothing else may be with a handler then, and who waits for a retry counts as if it were.
       this.#endRetries();
-    } else this.#ready.push(key);
+    } else this.#makeReady(key);
     this.run();
   }
 
   onLeft(key: string): void {
     if (!this.#keys.has(key)) return;
-    this.#ready.push(key);
+    this.#makeReady(key);
     this.run();
+  }
+
+  #makeReady(key: string): void {
+    if (!this.#lingering.has(key)) this.#ready.push(key);
+  }
+
+  /** The handler that committed its message has returned. */
+  #goOn(key: string): void {
+    const { side } = this.#site;
+    this.#lingering.delete(key);
+    const waiting = side.has(key) ? side.queueOf(key) : this.#keys.get(key);
+    if (waiting && waiting.length > 0) this.#ready.push(key);
   }
 
   /** Behind a key in hand it waits in the window, which the key will soon be back in; behind one that is away it goes aside. */
@@ -258,6 +272,7 @@ export class KeyWork<D> implements Work<D> {
 
   #conclude(key: string, delivery: Delivery<D>, outcome: Outcome): void {
     if (outcome.kind === "done") this.#done(key, delivery);
+    else if (outcome.kind === "ended") this.#goOn(key);
     else if (outcome.kind === "again") this.#goAside(key, delivery, this.#site.retry(delivery, outcome.waitMs));
     else if (outcome.kind === "bury") this.#bury(key, delivery, outcome.reason, outcome.error);
     else if (outcome.kind === "hopeless") this.#giveUp(key, delivery, "attempts", outcome.error);
@@ -296,14 +311,14 @@ export class KeyWork<D> implements Work<D> {
   }
 
   #nextAside(key: string): void {
-    if (this.#site.side.queueOf(key).length > 0) this.#ready.push(key);
+    if (this.#site.side.queueOf(key).length > 0) this.#makeReady(key);
     this.#site.changed();
   }
 
   #next(key: string, delivery: Delivery<D>): void {
     const waiting = this.#keys.get(key)!;
     waiting.shift();
-    if (waiting.length > 0) this.#ready.push(key);
+    if (waiting.length > 0) this.#makeReady(key);
     else this.#keys.delete(key);
     this.#finish(delivery);
   }

@@ -193,6 +193,7 @@ export class Delivery<D> implements Message<D> {
 
   /** Remembers a failed attempt: the first and the latest ones. */
   note(atMs: number, member: string, error: string): void {
+    this.firstFailureMs ||= atMs;
     const kept = this.history.length < HISTORY_MAX ? this.history : [this.history[0]!, ...this.history.slice(2)];
     this.history = [...kept, [atMs, member, error]];
   }

@@ -54,7 +54,8 @@ export async function publishWith<D>(
   const [, id, entry, isDuplicate] = await sendEffect(context, partition, effect, () =>
     publishWithScript(redis.commands, { stream: stream!, dedupeId: dedupId, restKeys, restArgs: effect.args }),
   );
-  if (isDuplicate === 1) return duplicateOf(partition, id, entry);
+  const isNamed = (input.dedupId || input.id) !== undefined;
+  if (isDuplicate === 1 && isNamed) return duplicateOf(partition, id, entry);
   const result = appendedOf(partition, id, entry);
   if (result.entry !== "") metrics.published.inc({ topic: topic.name });
   return result;

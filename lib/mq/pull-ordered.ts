@@ -106,8 +106,11 @@ export class OrderedOutlet<D> implements Outlet<D> {
       ...{ leaseMs: this.#group.leaseMs, holdMs: PULL_HOLD_MS, limit, bytesMax },
       ...{ keysMax: SIDE_KEYS_MAX, messagesMax: SIDE_MESSAGES_MAX, memoryMax: SIDE_BYTES_MAX },
     });
-    // A member has taken it over.
-    if (!given) return { handed: [], isMore: false, nextDueMs: undefined };
+    if (!given) {
+      // A member has taken it over, or a seek freed it: whoever waits looks again.
+      this.#share.forget();
+      return { handed: [], isMore: false, nextDueMs: undefined };
+    }
     const labels = { topic: this.#topic.name, group: this.#group.group };
     if (given.lost > 0) metrics.lostByTrim.inc(labels, given.lost);
     if (given.isFull)

@@ -55,6 +55,11 @@ export class PullShare {
     return this.#held;
   }
 
+  /** A partition turned out not to be held: the next call looks anew. */
+  forget(): void {
+    this.#held = undefined;
+  }
+
   async #look(group: PullGroup): Promise<readonly number[]> {
     const { keys, redis } = this.#context;
     const { quota } = await this.#membership.look();

@@ -126,7 +126,10 @@ class PullService implements Pull {
       const before = attemptId === undefined ? undefined : await this.#recall(outlet, topic, group, attemptId);
       if (before) return before;
       const handed = await this.#find(outlet, topic.name, group, max, waitMs, signal);
-      if (handed.length === 0) return [];
+      if (handed.length === 0) {
+        // Or all there was went meanwhile to the same attempt, asked for twice.
+        return (attemptId !== undefined && (await this.#recall(outlet, topic, group, attemptId))) || [];
+      }
       if (signal?.aborted) {
         await this.#giveBack(outlet, topic.name, group, handed);
         return [];

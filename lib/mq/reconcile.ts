@@ -43,15 +43,19 @@ export interface ReconcilerParts {
 /** One run over all partitions. Throws Redis errors; the next run begins anew. */
 export async function reconcile(parts: ReconcilerParts): Promise<void> {
   for (let partition = 0; partition < parts.context.keys.partitions; partition++) {
-    await fireOverdue(parts, partition);
+    await fireDue(parts, partition, parts.now() - OVERDUE_MS);
     await restoreTimers(parts, partition);
     await sweep(parts, partition);
   }
 }
 
-async function fireOverdue({ context, firing, now }: ReconcilerParts, partition: number): Promise<void> {
+/** Fires what is due in a partition until then (ms by Redis TIME), in order and in bounded steps. Throws Redis errors. */
+export async function fireDue(
+  { context, firing }: Pick<ReconcilerParts, "context" | "firing">,
+  partition: number,
+  until: number,
+): Promise<void> {
   const { due } = shelfKeys(context.keys, partition);
-  const until = now() - OVERDUE_MS;
   // What cannot be fired stays where it is, in front: it is stepped over.
   let stuck = 0;
   for (let step = 0; step < STEPS_MAX; step++) {

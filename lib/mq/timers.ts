@@ -43,6 +43,12 @@ const WORKER = {
   runRetryDelay: 200,
   autorun: false,
 } satisfies Partial<WorkerOptions>;
+/**
+ * A chore whose next run is so late has lost it: a worker was killed between taking the job and planning the next. That worker's lock
+ * would be waited for for 30 s. Once more than needed does no harm.
+ */
+const LATE_RUNS = 2;
+const LATE_MS_MIN = 5_000;
 /** BullMQ's own event stream, which nobody reads. */
 const EVENTS_MAX = 100;
 /** Jobs per pipeline, and keys per look. */
@@ -161,8 +167,8 @@ export class Timers {
       const { name, everyMs } = chore;
       const scheduler = await queue.getJobScheduler(name);
       const next = scheduler?.next ?? 0;
-      const isWell = scheduler?.every === everyMs && next <= nowMs + 2 * everyMs && next >= nowMs - LATE_RUNS * everyMs;
-      if (isWell) continue;
+      const isLost = next > nowMs + 2 * everyMs || next < nowMs - Math.max(LATE_RUNS * everyMs, LATE_MS_MIN);
+      if (scheduler?.every === everyMs && !isLost) continue;
       if (scheduler) await queue.removeJobScheduler(name);
       await queue.upsertJobScheduler(name, { every: everyMs }, { name, opts: CHORE_JOB });
     }
@@ -184,9 +190,6 @@ export class Timers {
     await Promise.all(this.#queues.map((queue) => queue.close()));
   }
 }
-
-/** A chore whose run is so many intervals late has lost it; a worker that is only slow has not. */
-const LATE_RUNS = 6;
 
 /** BullMQ takes neither `:` nor a whole number. */
 function jobId(record: string, version: number): string {

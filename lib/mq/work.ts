@@ -186,7 +186,6 @@ export class WorkSite<D> {
     for (const delivery of deliveries) {
       delivery.note(now, this.#member, textOf(error));
       delivery.attempt += 1;
-      delivery.firstFailureMs ||= now;
     }
     const [first] = deliveries as [Delivery<D>];
     if (deliveries.length === 1 && !this.side.holds(orderKeyOf(first), first)) {
@@ -213,7 +212,6 @@ export class WorkSite<D> {
   /** What becomes of a key whose first message used up its attempts, or its holders. */
   park(delivery: Delivery<D>, error: unknown): AsideTurn {
     delivery.note(this.clock.now(), this.#member, textOf(error));
-    delivery.firstFailureMs ||= this.clock.now();
     const { entry, key, attempt } = delivery;
     this.#log.warn({ entry, key, attempt, partition: this.partition, cause: textOf(error) }, "key parked");
     return { ...attemptsOf(delivery), failed: attempt, state: "parked", waitMs: 0 };

@@ -94,7 +94,8 @@ export function isOpenToServices(topic: string): boolean {
 
 /** Whether a role has this group: outside services must not take its name. */
 export function isGroupOfTable(topic: string, group: string): boolean {
-  return ROLES.some((role) => LAYERS[role].consumes[topic]?.includes(group));
+  // A user's topic may bear any name, those of Object.prototype too.
+  return isReserved(topic) && ROLES.some((role) => LAYERS[role].consumes[topic]?.includes(group));
 }
 
 /** Throws LAYER_VIOLATION that names both ends and the way to take instead. */

@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { childEnvironment } from "../../lib/config.ts";
 import { connectQueue } from "../../lib/mq/index.ts";
 import { silentLog } from "../../lib/observability/index.ts";
-import { createKeys, openRedis } from "../../lib/redis/index.ts";
+import { createKeys, openRedis, type RedisClient } from "../../lib/redis/index.ts";
 import { type PrivateSkein, startSkein } from "../harness.ts";
 import {
   type DelayedLine,
@@ -49,6 +49,8 @@ const SPREAD_MS = 15_000;
 const STRIKE_MS = [300, 1_500] as const;
 /** Nothing may wait so long behind its time: then what is missing is missing. */
 const STALL_MS = 30_000;
+/** After a strike nothing may need a human. */
+const RECOVERY_MS = 30_000;
 const POLL_MS = 100;
 const PAGE = 1_000;
 /** Characters of the log that are printed when a campaign does not get through. */
@@ -68,16 +70,18 @@ export async function runDelayedCampaign(options: DelayedCampaignOptions): Promi
   const skein = await startSkein({ roles: ["scheduler=2"], processes: true, dataDir });
   const ahead = keepAhead(skein);
   const publishers = startPublishers(skein, folder, random, { count, perSecond, spreadMs });
+  const redis = await openRedis(skein.redisUrl, "judge", silentLog);
   try {
     const kills = await strikeUntil(publishers.finished, {
       random,
       processes: () => [...victimsOf(skein), ahead.victim()],
       mayKillRedis: () => publishers.published() > count / 2,
+      sent: () => countEntries(redis.commands),
     });
     print(`published: ${publishers.published()}; ${kills} schedulers killed, Redis once`);
     await untilEmpty(skein.redisUrl);
     const evidence = publishers.evidencePaths.flatMap((path) => readEvidence<DelayedLine>(path));
-    const judgement = judgeDelayed(evidence, await readEntries(skein.redisUrl));
+    const judgement = judgeDelayed(evidence, await readEntries(redis.commands));
     const isClean = Object.values(judgement.verdict).every((found) => found === 0) && judgement.figures.kept === count;
     const seconds = (performance.now() - startedMs) / 1_000;
     const result = { ...judgement, seed, kills, seconds, isClean };
@@ -88,6 +92,7 @@ export async function runDelayedCampaign(options: DelayedCampaignOptions): Promi
     throw error;
   } finally {
     publishers.kill();
+    await redis.close();
     await ahead.stop();
     await skein.stop();
     if (!keep) rmSync(folder, { recursive: true, force: true });
@@ -98,11 +103,19 @@ function victimsOf(skein: PrivateSkein): Victim[] {
   return Object.entries(skein.pids()).map(([name, pid]) => ({ name, pid }));
 }
 
-/** One strike after the other until nothing more is published; one of them at Redis. Resolves to the schedulers killed. */
-async function strikeUntil(
-  finished: Promise<void>,
-  { random, processes, mayKillRedis }: { random: Random; processes: () => Victim[]; mayKillRedis: () => boolean },
-): Promise<number> {
+interface Strikes {
+  readonly random: Random;
+  readonly processes: () => Victim[];
+  readonly mayKillRedis: () => boolean;
+  /** Messages in the topic. Throws while Redis is away. */
+  readonly sent: () => Promise<number>;
+}
+
+/**
+ * One strike after the other until nothing more is published, one of them at Redis, the next when messages come again. Resolves to the
+ * schedulers killed. Throws when no message comes for RECOVERY_MS after a strike.
+ */
+async function strikeUntil(finished: Promise<void>, { random, processes, mayKillRedis, sent }: Strikes) {
   let isFinished = false;
   const end = finished.finally(() => {
     isFinished = true;
@@ -112,9 +125,15 @@ async function strikeUntil(
   while (!isFinished || !isRedisKilled) {
     await Promise.race([end, Bun.sleep(random.between(...STRIKE_MS))]);
     const campaign = !isRedisKilled && mayKillRedis() ? "redis-kill" : "worker-kill";
-    await strike(campaign, { random, processes, leaseMs: 0 });
+    const what = await strike(campaign, { random, processes, leaseMs: 0 });
     if (campaign === "redis-kill") isRedisKilled = true;
     else kills += 1;
+    const struckMs = performance.now();
+    const before = await sent().catch(() => 0);
+    while (!isFinished && (await sent().catch(() => 0)) <= before) {
+      if (performance.now() - struckMs > RECOVERY_MS) throw new Error(`no message came for ${RECOVERY_MS} ms: ${what}`);
+      await Bun.sleep(POLL_MS);
+    }
   }
   await end;
   return kills;
@@ -201,27 +220,31 @@ async function untilEmpty(url: string): Promise<void> {
   }
 }
 
-/** The topic as Redis holds it. */
-async function readEntries(url: string): Promise<FoundEntry[]> {
-  const redis = await openRedis(url, "judge", silentLog);
+/** The partitions of the topic. */
+function streams(): string[] {
   const keys = createKeys(PREFIX, PARTITIONS);
+  return Array.from({ length: PARTITIONS }, (_, partition) => keys.topic(delayedNumbers.name, partition));
+}
+
+async function countEntries(commands: RedisClient): Promise<number> {
+  const lengths = await Promise.all(streams().map((stream) => commands.xlen(stream)));
+  return lengths.reduce((sum, length) => sum + length, 0);
+}
+
+/** The topic as Redis holds it. */
+async function readEntries(commands: RedisClient): Promise<FoundEntry[]> {
   const entries: FoundEntry[] = [];
-  try {
-    for (let partition = 0; partition < PARTITIONS; partition++) {
-      for (let from = "-"; ; ) {
-        const stream = keys.topic(delayedNumbers.name, partition);
-        const page = await redis.commands.xrange(stream, from, "+", "COUNT", PAGE);
-        for (const [entry, [, data]] of page) {
-          entries.push({ n: (JSON.parse(data!) as { n: number }).n, ms: Number(entry.split("-")[0]) });
-        }
-        if (page.length < PAGE) break;
-        from = `(${page.at(-1)![0]}`;
+  for (const stream of streams()) {
+    for (let from = "-"; ; ) {
+      const page = await commands.xrange(stream, from, "+", "COUNT", PAGE);
+      for (const [entry, [, data]] of page) {
+        entries.push({ n: (JSON.parse(data!) as { n: number }).n, ms: Number(entry.split("-")[0]) });
       }
+      if (page.length < PAGE) break;
+      from = `(${page.at(-1)![0]}`;
     }
-    return entries;
-  } finally {
-    await redis.close();
   }
+  return entries;
 }
 
 function printResult({ figures, verdict, examples, seconds }: DelayedResult, print: (line: string) => void): void {

@@ -198,6 +198,9 @@ test("a stale token can neither ack, put off, bury nor renew, and nothing change
     { kind: "bury", letter },
   ] as const;
   expect(await leasesOf("a").ack(0, [first])).toEqual(["stale"]);
+  // What "a" knew before it read: that nobody had lost anything.
+  const known = new Hold(first.delivery, 1, NO_ATTEMPTS, 0, "0");
+  expect(await leasesOf("a").ack(0, [known])).toEqual(["stale"]);
   for (const settlement of settlements) {
     const { outcomes } = await leasesOf("a").settle(0, [{ hold: first, settlement }]);
     expect(outcomes).toEqual(["stale"]);

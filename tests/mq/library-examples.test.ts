@@ -28,6 +28,21 @@ describe("library examples", () => {
       "20 orders placed, paid and shipped, each in order\norder 7: placed, paid (attempt 2), shipped\n",
     );
   });
+
+  test("transactional: nothing twice and nothing lost, though a producer died before its commit", async () => {
+    expect(await runExample("transactional")).toBe("stock -3, revenue 12, receipts 1, 2, 3\n");
+  });
+
+  test("delayed: the unpaid are cancelled, the paid are not, and who pays late hears so", async () => {
+    expect(await runExample("delayed")).toBe(
+      [
+        "order 2 is paid: ok",
+        "order 3 has another second: ok",
+        "cancelled: orders 1 and 3",
+        "order 1 is paid too late: already_fired\n",
+      ].join("\n"),
+    );
+  });
 });
 
 test("connectQueue makes an installation on an empty Redis, keeps to the one it finds, and closes what it opened", async () => {

@@ -1,6 +1,6 @@
 /**
  * The queue beside a model: random publishing, failing, stopping, killing and stalling of members, pausing, seeking and redriving of
- * groups of every kind. The model is a handful of numbers: what was published under each key, and who is up. In the end
+ * groups of every kind, unparking of keys. The model is a handful of numbers: what was published under each key, and who is up. In the end
  * every group has finished everything it was not told to pass over, and has dead letters of hopeless messages only. A seed is
  * printed with every run; SEED below repeats its run.
  */
@@ -150,6 +150,18 @@ class Redrive implements Command {
   toString = () => `redrive ${this.group}`;
 }
 
+class Unpark implements Command {
+  constructor(readonly key: string) {}
+  check = () => true;
+  async run(_: Model, { t }: QueueWorld) {
+    const aside = await t.queue.aside.list(t.topic, "parking");
+    const wasParked = aside.some(({ key: of, state }) => of === this.key && state === "parked");
+    const result = await t.queue.aside.unpark(t.topic, "parking", this.key);
+    if (wasParked) expect(result).toBe("ok");
+  }
+  toString = () => `unpark ${this.key}`;
+}
+
 class Wait implements Command {
   constructor(readonly ms: number) {}
   check = () => true;
@@ -175,6 +187,7 @@ const COMMANDS: fc.Arbitrary<Command>[] = [
   group.map((of) => new Pause(of)),
   fc.tuple(group, fc.constantFrom("first" as const, "latest" as const)).map((args) => new Seek(...args)),
   group.map((of) => new Redrive(of)),
+  key.map((of) => new Unpark(of)),
   fc.integer({ min: 1, max: 150 }).map((ms) => new Wait(ms)),
 ];
 
@@ -185,6 +198,7 @@ async function settle(model: Model, world: QueueWorld): Promise<void> {
   for (const of of MEMBERS) if (!model.up.has(of)) await world.start(of);
   for (const of of GROUP_NAMES) for (const failure of sinks[of].failures.values()) failure.left = 0;
   await eventually(async () => {
+    for (const of of KEYS) await t.queue.aside.unpark(t.topic, "parking", of);
     for (const of of GROUP_NAMES) {
       const letters = await world.deadLetters(of);
       const given = new Set(letters.map(({ key: letterKey, n }) => `${letterKey} ${n}`));

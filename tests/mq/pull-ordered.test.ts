@@ -283,6 +283,16 @@ test("a seek refuses what services have in hand, and begins anew at its place; a
   expect(seen).toEqual([1, 11, 2, 12, 3, 13]);
 });
 
+test("a receive that waits right after a seek is given what lies behind its place at once", async () => {
+  await using t = await openTestQueue("mq-pull-ordered", { partitions: 1 });
+  await using client = openPuller(t, ordered());
+  await t.publish("a", 1, 1);
+  expect(numbers(await client.receive())).toEqual([1]);
+  await t.queue.control.seek(t.topic, "g", "first");
+  // Sooner than a change among the members would be seen.
+  expect(numbers(await client.receive({ waitMs: 100 }))).toEqual([1]);
+});
+
 test("services take over what a member left: its open messages first, with what they cost, and nothing twice", async () => {
   await using t = await openTestQueue("mq-pull-ordered", { partitions: 1 });
   const [bad, good] = keysOfOnePartition(t.store.keys.partitionOf, 2) as [string, string];

@@ -166,6 +166,10 @@ test("a receive that is repeated under its attempt id is given the same again, a
   const rest = await a.receive({ max: 100 });
   expect(sorted([...numbers(first), ...numbers(both[0]), ...numbers(rest)])).toEqual(range(1, 20));
   expect(rest.every(({ attempt }) => attempt === 1)).toBe(true);
+  // Only one of them can find it.
+  await t.publish("a", 21, 21);
+  const one = await Promise.all([a, b].map((client) => client.receive({ waitMs: 200, attemptId: "try-3" })));
+  expect(one.map(numbers)).toEqual([[21], [21]]);
 });
 
 test("a process that dies between hand-out and answer costs a lease, and no message", async () => {

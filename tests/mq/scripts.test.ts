@@ -232,7 +232,7 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
     keys: ["delayed", "delayedDue", "delayedEnded", "stream", "reads"],
     async run({ context, delayed }) {
       const outcome = await new Firing(context).fire(delayed);
-      if (outcome.kind !== "fired") throw new Error(JSON.stringify(outcome));
+      if (outcome.kind === "failed") throw new Error(outcome.error);
     },
   },
   "delay-cancel": {
@@ -300,7 +300,15 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
     run: ({ context }) => new Membership(context, "t", "ordered", 1_000).look(),
   },
   claim: { keys: ["stream", "retries", "attempts", "lease"], run: ({ leases }) => leases.claim(0, 10) },
-  ack: { keys: ["stream", "attempts"], run: ({ leases, holds }) => leases.ack(0, holds) },
+  ack: { keys: ["stream", "attempts", "lease"], run: ({ leases, holds }) => leases.ack(0, holds) },
+  "ack, nothing claimed": {
+    keys: ["stream", "attempts", "lease"],
+    run: ({ leases, holds }) =>
+      leases.ack(
+        0,
+        holds.map(({ delivery }) => new Hold(delivery, 1, NO_ATTEMPTS, 0, "0")),
+      ),
+  },
   settle: {
     keys: ["stream", "retries", "attempts", "dead"],
     run({ leases, holds }) {
@@ -324,7 +332,7 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
       }),
   },
   renew: { keys: ["stream", "retries"], run: ({ leases, holds }) => leases.renew(0, holds) },
-  disown: { keys: ["stream", "retries", "attempts"], run: ({ leases }) => leases.disown(0, 10) },
+  disown: { keys: ["stream", "retries", "attempts", "lease"], run: ({ leases }) => leases.disown(0, 10) },
   "consumers-drop": { keys: ["stream"], run: ({ leases }) => leases.dropConsumers(0, 0, 10) },
   receive: {
     keys: ["stream", "groups", "retries", "attempts", "lease"],

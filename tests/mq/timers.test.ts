@@ -9,6 +9,7 @@ import { appended, contextOf, redisNow } from "../support/delayed.ts";
 import { eventually } from "../support/eventually.ts";
 import { Numbered, openTestQueue, range, type TestQueue } from "../support/queue.ts";
 import { startTestRedis } from "../support/redis-server.ts";
+import { sendTwice } from "../support/twice.ts";
 
 const HOUR_MS = 3_600_000;
 const soft = () => AbortSignal.timeout(5_000);
@@ -60,6 +61,18 @@ test("two processes share the timers, and each message comes once", async () => 
   await t.run(t.queue.createTimers());
   await t.run(t.member("other").createTimers());
   await expectAllOnce(t, await publishDue(t, 300, 50, 100));
+});
+
+test("on a connection that sends every script twice each message comes once, and a cancelled one never", async () => {
+  await using t = await openTestQueue("mq-timers");
+  sendTwice(t.store.redis.commands);
+  await t.run(t.queue.createTimers());
+  const due = await publishDue(t, 100, 200, 200);
+  const { id } = await t.queue.publish(t.topic, { type: "a", data: { n: 0 }, deliverAt: [...due.values()][50]! });
+  expect(await t.queue.delayed.cancel(id)).toBe("ok");
+  const at = await t.queue.publish(t.topic, { type: "a", key: "k", data: { n: 101 }, deliverAt: 1 });
+  expect(at).toMatchObject({ entry: expect.stringMatching(/-/) as string, duplicate: false });
+  await expectAllOnce(t, new Map([...due, [101, 1]]));
 });
 
 test("a moved message comes at its new time, earlier or later, and a cancelled one never", async () => {

@@ -8,7 +8,19 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import { systemClock } from "../../lib/clock.ts";
-import { attach, createTrim, history, read, sync } from "../../lib/im/index.ts";
+import {
+  attach,
+  createNotifier,
+  createPresence,
+  createRouteCache,
+  createTrim,
+  delivered,
+  detach,
+  history,
+  read,
+  sync,
+  typing,
+} from "../../lib/im/index.ts";
 import { declare } from "../../lib/mq/consumer.ts";
 import { defineTopic, openQueue } from "../../lib/mq/index.ts";
 import { silentLog } from "../../lib/observability/index.ts";
@@ -20,6 +32,7 @@ import { eventually } from "../support/eventually.ts";
 import { makeChat } from "../support/im.ts";
 import {
   roundOfAside,
+  roundOfConsumeTransactions,
   roundOfDeclarations,
   roundOfDelayed,
   roundOfHalves,
@@ -80,6 +93,19 @@ test("no script and no read of the chat, the queue and the registry crosses slot
 
   await chat.amendments.edit("ann", { conversation: first, seq: 1 }, { text: "text one" });
   await createTrim(redis.commands, keys, 2)(first, (await chat.conversations.get("ann", first)).epoch, 3);
+  const notifier = createNotifier(
+    redis.commands,
+    keys,
+    createRouteCache(redis.commands, keys, () => undefined),
+  );
+  expect(await delivered({ redis: redis.commands, keys, notifier }, "bob", first, 3)).toMatchObject({ delivered: 3 });
+  await typing({ redis: redis.commands, keys, notifier }, "ann", first, true);
+  await detach(redis.commands, keys, "bob", "k1");
+  const presence = createPresence(redis.commands, keys, systemClock, chat.blocks);
+  await eventually(async () => {
+    for (let partition = 0; partition < 16; partition++) await presence.sweep(partition);
+    expect(await redis.commands.hget(keys.presence("bob"), "online")).toBeFalsy();
+  }, 10_000);
   await chat.blocks.add("bob", "ann");
 
   const options = { redis, keys, clock: systemClock, log: silentLog, metrics, member: "t.logic" };
@@ -88,6 +114,7 @@ test("no script and no read of the chat, the queue and the registry crosses slot
   await roundOfHalves(options);
   await roundOfDelayed(queue);
   await roundOfDeclarations(queue);
+  await roundOfConsumeTransactions(queue);
   await roundOfQueue("ordered");
   await roundOfQueue("concurrent");
   await roundOfPull("ordered");

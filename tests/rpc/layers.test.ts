@@ -3,6 +3,8 @@ import {
   assertMayCall,
   assertMayConsume,
   assertMayPublish,
+  isGroupOfTable,
+  isOpenToServices,
   LAYERS,
   mayCall,
   ROLES,
@@ -35,6 +37,14 @@ test("a violation names both ends and the way to take", () => {
     "gateway (layer 3) may not publish to im.events (consumed by logic, extlogic, archive, orders, trades, ads): only logic may",
   );
   expect(() => assertMayConsume("orders", "im.events", "delivery")).toThrow("orders may consume im.events as orders");
+});
+
+test("a user's topic may bear any name, also one that every object has", () => {
+  for (const name of ["constructor", "toString", "__proto__"]) {
+    expect(isOpenToServices(name)).toBe(true);
+    expect(isGroupOfTable(name, name)).toBe(false);
+  }
+  expect(isGroupOfTable("im.events", "delivery")).toBe(true);
 });
 
 test("the table is printed for people", () => {

@@ -145,3 +145,29 @@ export async function roundOfDeclarations(queue: Queue): Promise<void> {
   }
   await queue.control.dropGroup(topic, "g");
 }
+
+/** What handlers commit: the ack, with writes and next messages of the same partition and of others. */
+export async function roundOfConsumeTransactions(queue: Queue): Promise<void> {
+  const next = defineTopic("rounds.next", { schema: Numbered });
+  for (const mode of ["ordered", "concurrent"] as const) {
+    const topic = defineTopic(`rounds.committed.${mode}`, { schema: Numbered });
+    const consumer = queue.consume(topic, {
+      ...{ group: "committing", mode },
+      async handle(message: Message<{ n: number }>, context) {
+        const publish = [message.key, `${message.key}-elsewhere`].map((key) => ({
+          topic: next,
+          input: numbered(key, 1),
+        }));
+        await context.commit({ writes: [["HINCRBY", `sum.${mode}`, "n", message.data.n]], publish });
+      },
+    });
+    const before = (await queue.describe(next)).length;
+    await whileRunning([consumer, queue.createTimers()], async () => {
+      await queue.publishMany(
+        topic,
+        KEYS.map((key) => numbered(key, 1)),
+      );
+      await eventually(async () => expect((await queue.describe(next)).length).toBe(before + 2 * KEYS.length), 15_000);
+    });
+  }
+}

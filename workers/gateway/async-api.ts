@@ -64,7 +64,9 @@ export function describeSocket(): object {
   const channel = { $ref: `#/channels/${CHANNEL}` };
   for (const [method, { params, reply }] of [...Object.entries(OWN_METHODS), ...webSocketMethods]) {
     const [request, answer] = [`${method}.request`, `${method}.reply`];
-    messages[request] = { payload: rpc({ id: idSchema, method: { const: method }, params: schemaOf(params) }) };
+    // As fields: a schema that looks at its input first has no form of its own.
+    const fields = "entries" in params ? v.strictObject(params.entries as v.ObjectEntries) : params;
+    messages[request] = { payload: rpc({ id: idSchema, method: { const: method }, params: schemaOf(fields) }) };
     messages[answer] = { payload: rpc({ id: idSchema, result: schemaOf(reply) }) };
     operations[method] = {
       ...{ action: "receive", channel, messages: [ref(request)] },

@@ -21,9 +21,9 @@ redis.call('HLEN', lease)
 redis.call('XPENDING', stream, group)
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-local of = { stream = stream, retries = retries, attempts = attempts, group = group, now_ms = now_ms }
+local of = { stream = stream, retries = retries, attempts = attempts, lease = lease, group = group, now_ms = now_ms }
 
 local claims, deleted = mq_redeliver(of, member, lease_ms, limit)
-mq_keep_place(of, lease)
+mq_keep_place(of)
 local next_due = redis.call('ZRANGE', retries, 0, 0, 'WITHSCORES')
 return { claims, deleted, next_due[2] or '' }

@@ -53,14 +53,14 @@ end
 
 -- Keeps a message until `due_ms`; one that is due already and asks for no condition is appended to its topic's `stream` at once.
 -- `header` and `data` as the topic would hold them, the header's id a placed id of this partition (lib/id.ts): it names the
--- record, and one that is known already is left as it is. `condition`: JSON (lib/mq/condition.ts), or ''. A message with a
+-- record, and one that is known already is left as it is, with the same answer. `condition`: JSON (lib/mq/condition.ts), or ''. A message with a
 -- sequence carries it as its origin, for it comes later than its place.
 -- Returns the entry id when it was appended, else nil, and the ms when it is due.
 local function mq_delay(shelf, stream, now_ms, due_ms, condition, topic, header, data)
   local attributes, rest = string.match(header, '^@(%S+) (.*)$')
   local id, message_type, key, sequence = string.match(rest or header, '^(%S+) (%S+) (%S*) (%S*) ')
   local known = mq_delay_get(shelf, id)
-  if known then return nil, tonumber(known.due) end
+  if known then return known.state == 'F' and known.note or nil, tonumber(known.due) end
   if sequence ~= '' then
     header = '@' .. (attributes and attributes .. ';' or '') .. 'o=' .. sequence .. ' ' .. (rest or header)
   end

@@ -7,12 +7,14 @@
 local stream = KEYS[1]
 local retries = KEYS[2]
 local attempts = KEYS[3]
+local lease = KEYS[4]
 local group = ARGV[1]
 local member = ARGV[2]
 local limit = tonumber(ARGV[3])
 
 redis.call('ZCARD', retries)
 redis.call('HLEN', attempts)
+redis.call('HLEN', lease)
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local held = redis.call('XPENDING', stream, group, '-', '+', limit, member)
@@ -22,4 +24,5 @@ for _, pending in ipairs(held) do
   redis.call('XCLAIM', stream, group, '#retry', 0, entry, 'JUSTID')
   redis.call('HSET', attempts, entry, mq_lost(redis.call('HGET', attempts, entry), member, now_ms))
 end
+mq_note_claims({ lease = lease }, #held)
 return #held

@@ -29,7 +29,7 @@ local generation = string.match(declared, '^%a+ %d+ (%d+)$') or '0'
 local name = generation == '0' and group or group .. '#' .. generation
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-local of = { stream = stream, retries = retries, attempts = attempts, group = name, now_ms = now_ms }
+local of = { stream = stream, retries = retries, attempts = attempts, lease = lease, group = name, now_ms = now_ms }
 
 local claims, deleted = mq_redeliver(of, '#pull', lease_ms, limit)
 local bytes = 0
@@ -46,6 +46,6 @@ while #claims < limit and bytes < bytes_max do
 end
 local until_ms = string.format('%.0f', now_ms + lease_ms)
 for _, claim in ipairs(claims) do redis.call('ZADD', retries, until_ms, claim[1]) end
-if #claims > 0 then mq_keep_place(of, lease) end
+if #claims > 0 then mq_keep_place(of) end
 local next_due = redis.call('ZRANGE', retries, 0, 0, 'WITHSCORES')
 return { generation, claims, deleted, until_ms, next_due[2] or '' }

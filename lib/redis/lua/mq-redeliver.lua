@@ -2,8 +2,8 @@
 -- Fragment: what must be delivered again in one partition of a concurrent group: retries that are due, deliveries whose holders let
 -- their lease run out, and the group's place, for the day when the group itself is lost.
 --
--- `of` is { stream = , retries = , attempts = , group = the name in the stream, now_ms = }. The caller has read from all keys
--- before, so nothing here fails for a key's type. Needs mq-lost.lua before it.
+-- `of` is { stream = , retries = , attempts = , lease = , group = the name in the stream, now_ms = }. The caller has read from all
+-- keys before, so nothing here fails for a key's type. Needs mq-lost.lua before it.
 
 local MQ_LOSSES_MAX = 3
 
@@ -18,14 +18,20 @@ local function mq_lost(text, holder, now_ms)
   return string.format('%.0f %.0f %s ', record.failed, record.losses, record.first) .. record.history
 end
 
+-- Says to whoever acks (mq-ack.lua) that members have lost deliveries since it last looked.
+local function mq_note_claims(of, taken)
+  if taken > 0 then redis.call('HINCRBY', of.lease, 'claims', 1) end
+end
+
 -- Gives at most `limit` entries to `consumer`, of those that are due and of those that are idle for `lease_ms`. Each counts as handed
 -- out once more. Returns a list of {entry id, fields, count, attempts record or ''} and how many were trimmed unread.
 local function mq_redeliver(of, consumer, lease_ms, limit)
-  local claims, deleted = {}, 0
+  local claims, deleted, taken = {}, 0, 0
   local function claim(entry, is_idle)
     local pending = redis.call('XPENDING', of.stream, of.group, entry, entry, 1)[1]
     redis.call('ZREM', of.retries, entry)
     if not pending then return end
+    if is_idle then taken = taken + 1 end
     local claimed = redis.call('XCLAIM', of.stream, of.group, consumer, 0, entry)[1]
     if not claimed then
       deleted = deleted + 1
@@ -53,11 +59,12 @@ local function mq_redeliver(of, consumer, lease_ms, limit)
       end
     end
   end
+  mq_note_claims(of, taken)
   return claims, deleted
 end
 
 -- Stores where a new group would have to begin: before the oldest pending entry, or behind what was delivered.
-local function mq_keep_place(of, lease)
+local function mq_keep_place(of)
   local checkpoint, read = nil, nil
   for _, reply in ipairs(redis.call('XINFO', 'GROUPS', of.stream)) do
     local facts = {}
@@ -73,7 +80,7 @@ local function mq_keep_place(of, lease)
       checkpoint = string.format('%.0f', tonumber(ms) - 1) .. '-18446744073709551615'
     end
   end
-  if checkpoint ~= redis.call('HGET', lease, 'checkpoint') then
-    redis.call('HSET', lease, 'checkpoint', checkpoint, 'floor', checkpoint, 'read', read)
+  if checkpoint ~= redis.call('HGET', of.lease, 'checkpoint') then
+    redis.call('HSET', of.lease, 'checkpoint', checkpoint, 'floor', checkpoint, 'read', read)
   end
 end
