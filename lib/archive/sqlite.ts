@@ -4,7 +4,7 @@
  *   timelines          number  conversation  epoch  last_seq  newest_seq  announced_seq  last_at
  *   timeline_entries   timeline (its number)  seq  kind  id  ordinal  record  committed_at
  *   timeline_parts     timeline  seq  part  as_of (the entry that set it)  text: what later entries made of an entry
- *   timeline_words     FTS5 by (timeline << 32 | seq): the words by which an entry is found, nothing else of it
+ *   timeline_words     FTS5 by (timeline << 32 | 2^32 - 1 - seq): the words by which an entry is found, nothing else of it
  *   entries, parts     views of them, by conversation and epoch: what people and checkers read
  *
  * CPU per row, commits of 1000 rows of 200 bytes that lie evenly over so many conversations, 2 shared cores:
@@ -22,9 +22,9 @@ import { Database, type Statement } from "bun:sqlite";
 import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
 import { AppError } from "../errors.ts";
-import { wordsOf } from "../words.ts";
-import { type ArchivedEntry, type Found, SEARCHED_WORDS_MAX } from "./contract.ts";
+import type { ArchivedEntry } from "./contract.ts";
 import { advance, joinParts, type PartRow, type TimelineRow, toState } from "./rows.ts";
+import { createSearch, createWordsWriter, WORDS_SCHEMA } from "./sqlite-words.ts";
 import type { ArchiveRange, ArchiveStore, NewEntry, WriteResult } from "./store.ts";
 
 /** A reader of another process (a checker, a backup) holds a lock for moments. Longer is answered with an error and retried. */
@@ -32,11 +32,6 @@ const BUSY_TIMEOUT_MS = 1_000;
 /** Index leaves of several thousand active conversations. SQLite's 2 MB made a commit read pages back that it had just written. */
 const CACHE_KIB = 16 * 1024;
 const SCHEMA_VERSION = 3;
-/** A row in timeline_parts that says as of which entry an edited entry's words are; no part of im's has such a name. */
-const WORDS_PART = "#words";
-
-/** Half a row id of timeline_words. Entries beyond, of a timeline of four thousand million, are not found. */
-const INDEXED_SEQ_MAX = 2 ** 32;
 
 const SCHEMA = `
 CREATE TABLE timelines (
@@ -77,14 +72,6 @@ CREATE VIEW parts AS
   SELECT conversation, epoch, seq, part, as_of, text FROM timeline_parts JOIN timelines ON number = timeline;
 `;
 
-/**
- * By timeline and seq, so that a search reads of each word's list only the stretch of a timeline, newest first. A list by time of
- * all timelines would be read past everybody's hits to find one user's. Words come from lib/words.ts: the tokenizer only splits.
- */
-const WORDS_SCHEMA = `
-CREATE VIRTUAL TABLE timeline_words USING fts5(words, content='', contentless_delete=1, detail=none, tokenize='ascii');
-PRAGMA user_version = ${SCHEMA_VERSION};`;
-
 const TIMELINE_COLUMNS = `number, conversation, epoch, last_seq AS lastSeq, newest_seq AS newestSeq,
   announced_seq AS announcedSeq, last_at AS lastAt`;
 
@@ -99,13 +86,6 @@ const PARTS_QUERY = `SELECT seq, part, text FROM timeline_parts
   WHERE timeline = (SELECT number FROM timelines WHERE conversation = ? AND epoch = ?) AND seq BETWEEN ? AND ?
   AND text IS NOT NULL AND part IN (SELECT value FROM json_each(?))`;
 
-const SEARCH_QUERY = `SELECT entry.seq, entry.committed_at AS at
-  FROM timelines JOIN timeline_words CROSS JOIN timeline_entries AS entry
-  WHERE timelines.conversation = ?1 AND timelines.epoch = ?2 AND timeline_words MATCH ?3
-    AND timeline_words.rowid > timelines.number << 32 AND timeline_words.rowid < (timelines.number << 32) + ?4
-    AND entry.timeline = timelines.number AND entry.seq = timeline_words.rowid & 4294967295 AND entry.committed_at <= ?5
-  ORDER BY timeline_words.rowid DESC LIMIT ?6`;
-
 export function openSqliteArchive(path: string): ArchiveStore {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   const database = new Database(path, { create: true });
@@ -117,6 +97,7 @@ export function openSqliteArchive(path: string): ArchiveStore {
   database.run("PRAGMA synchronous = FULL");
   createSchema(database, path);
   const write = createWriter(database);
+  const search = createSearch(database);
   const note = database.prepare(
     "UPDATE timelines SET announced_seq = max(announced_seq, ?) WHERE conversation = ? AND epoch = ?",
   );
@@ -132,19 +113,7 @@ export function openSqliteArchive(path: string): ArchiveStore {
       return range.parts?.length ? withParts(database, range, page) : page;
     },
 
-    async search({ timelines, text, before, limit }) {
-      const words = quotedWords(text);
-      if (words === "") return [];
-      const found: Found[] = [];
-      for (const { conversation, epoch } of timelines) {
-        const [latest, below] = boundsIn(conversation, before);
-        const rows = database
-          .query<Omit<Found, "conversation">, (string | number)[]>(SEARCH_QUERY)
-          .all(conversation, epoch, words, below, latest, limit);
-        for (const row of rows) found.push({ conversation, ...row });
-      }
-      return found.sort(newestFirst).slice(0, limit);
-    },
+    search: async (given) => search(given),
 
     async unannounced({ idleSinceMs, from, count }) {
       const to = from + count;
@@ -176,7 +145,7 @@ function createSchema(database: Database, path: string): void {
     const { user_version: version } = database.query<{ user_version: number }, []>("PRAGMA user_version").get()!;
     if (version === 0) database.run(SCHEMA);
     if (version < 2) database.run(PARTS_SCHEMA);
-    if (version < 3) database.run(WORDS_SCHEMA);
+    if (version < 3) database.run(`${WORDS_SCHEMA} PRAGMA user_version = ${SCHEMA_VERSION};`);
     else if (version !== SCHEMA_VERSION) {
       throw new AppError("INVALID", `${path} is an archive of schema ${version}; this version reads ${SCHEMA_VERSION}`);
     }
@@ -191,25 +160,6 @@ function withParts(database: Database, { conversation, epoch, parts }: ArchiveRa
     .query<PartRow, (string | number)[]>(PARTS_QUERY)
     .all(conversation, epoch, page[0]!.seq, page.at(-1)!.seq, JSON.stringify(parts));
   return joinParts(page, found);
-}
-
-/** An FTS5 query for all words; each a quoted string, so it is never syntax. */
-function quotedWords(text: string): string {
-  const words = wordsOf(text).slice(0, SEARCHED_WORDS_MAX);
-  return words.map((word) => `"${word}"`).join(" ");
-}
-
-/** The latest time and the first seq too high of what a conversation may add to a page after `before`. */
-function boundsIn(conversation: string, before: Found | undefined): [latest: number, below: number] {
-  if (!before) return [Number.MAX_SAFE_INTEGER, INDEXED_SEQ_MAX];
-  if (conversation === before.conversation) return [Number.MAX_SAFE_INTEGER, Math.min(before.seq, INDEXED_SEQ_MAX)];
-  return [conversation < before.conversation ? before.at : before.at - 1, INDEXED_SEQ_MAX];
-}
-
-function newestFirst(a: Found, b: Found): number {
-  if (a.at !== b.at) return b.at - a.at;
-  if (a.conversation !== b.conversation) return a.conversation < b.conversation ? 1 : -1;
-  return b.seq - a.seq;
 }
 
 /** One transaction; a row costs one prepared statement, a timeline two. */
@@ -260,29 +210,6 @@ function createWriter(database: Database) {
     }
     return { added, clashes, timelines: [...timelines.values()].map(toState) };
   });
-}
-
-/** Sets by what words an entry is found, unless a later one has said so already. */
-function createWordsWriter(database: Database) {
-  const noteEdit = database.prepare(
-    `INSERT INTO timeline_parts VALUES (?, ?, '${WORDS_PART}', ?, NULL) ON CONFLICT (timeline, seq, part)
-      DO UPDATE SET as_of = excluded.as_of WHERE excluded.as_of > as_of`,
-  );
-  const isEdited = database.prepare(
-    `SELECT 1 FROM timeline_parts WHERE timeline = ? AND seq = ? AND part = '${WORDS_PART}'`,
-  );
-  const insert = database.prepare("INSERT OR REPLACE INTO timeline_words (rowid, words) VALUES ((? << 32) + ?, ?)");
-  const remove = database.prepare("DELETE FROM timeline_words WHERE rowid = (? << 32) + ?");
-
-  return (timeline: number, { seq, fold, text }: NewEntry): void => {
-    const target = fold?.target ?? seq;
-    if (text === undefined || target >= INDEXED_SEQ_MAX) return;
-    const counts = fold ? noteEdit.run(timeline, target, seq).changes > 0 : !isEdited.get(timeline, target);
-    if (!counts) return;
-    const words = wordsOf(text).join(" ");
-    if (words !== "") insert.run(timeline, target, words);
-    else if (fold) remove.run(timeline, target);
-  };
 }
 
 /** A timeline with a hole before its newest entry: if the hole has been filled, what lies behind it counts from now on. */

@@ -274,6 +274,37 @@ describe.each(databases)("%s", (_name, database) => {
       expect(seen.slice(0, 7)).toEqual(["c4/20", "c4/19", "c4/18", "c4/17", "c4/16", "c4/15", "c3/20"]);
     });
 
+    test("finds the same of a word that many entries have, and of one that few have", async () => {
+      await using world = await setup();
+      const conversations = Array.from({ length: 6 }, (_, i) => `c${i}`);
+      const at = (seq: number, c: number) => 1_000 + Math.floor((seq * (c + 1)) / 3);
+      await world.store.write(
+        conversations.flatMap((conversation, c) =>
+          Array.from({ length: 300 }, (_, i) => {
+            const text = i % 50 === 7 ? "often seldom" : "often";
+            return said(i + 1, text, { conversation, committedAt: at(i + 1, c) });
+          }),
+        ),
+      );
+      const ordered = conversations
+        .slice(1)
+        .flatMap((conversation, c) =>
+          Array.from({ length: 300 }, (_, i) => ({ conversation, seq: i + 1, at: at(i + 1, c + 1) })),
+        )
+        .sort((a, b) => b.at - a.at || b.conversation.localeCompare(a.conversation) || b.seq - a.seq);
+      const timelines = conversations.slice(1).map((conversation) => ({ conversation, epoch: "e1" }));
+      for (const [text, expected] of [
+        ["often", ordered],
+        ["seldom", ordered.filter(({ seq }) => seq % 50 === 8)],
+      ] as const) {
+        for (const from of [0, 1, 13]) {
+          const before = from === 0 ? {} : { before: expected[from - 1]! };
+          const found = await world.store.search({ timelines, text, limit: 10, ...before });
+          expect(found).toEqual(expected.slice(from, from + 10));
+        }
+      }
+    });
+
     test("knows an entry by its text as it is now, in whatever order changes come", async () => {
       await using world = await setup();
       const { store } = world;
