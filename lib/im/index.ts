@@ -3,6 +3,7 @@
  * seq (its place, 1..n), epoch (which timeline), cursor (epoch, seq, id), inbox (a user's conversation list), route (where a
  * user's socket is), connection.
  *
+ *   chat.ts           all of it, put together
  *   protocol.ts       what the chat is made of, and the limits       requests.ts   what users ask and are answered
  *   contract.ts       what logic answers by RPC                      topics.ts     im.events, im.push, im.commands
  *   messages.ts       send                                           commit.ts     batches of sends, atomically
@@ -24,6 +25,7 @@
 export { type Amendments, createAmendments } from "./amend.ts";
 export { type Block, type Blocks, createBlocks } from "./blocks.ts";
 export { type Channels, createChannels } from "./channels.ts";
+export { type Chat, type ChatParts, createChat } from "./chat.ts";
 export { type Committer, createCommitter } from "./commit.ts";
 export { type LogicContract, logicContract } from "./contract.ts";
 export { type ConversationState, type Conversations, createConversations } from "./conversations.ts";

@@ -6,18 +6,26 @@
 import type { Clock } from "../clock.ts";
 import { AppError } from "../errors.ts";
 import type { Keys, RedisClient } from "../redis/index.ts";
+import type { Conversations } from "./conversations.ts";
 
 /** Per user. */
 const MUTES_MAX = 10_000;
 
 export interface Mutes {
-  /** Until `untilMs`; a time that has passed ends it. */
-  set(user: string, conversation: string, untilMs: number): Promise<void>;
+  /** Until `untilMs`; a time that has passed ends it. Answers with when it ends, if it is muted now. NOT_MEMBER, INVALID. */
+  set(user: string, conversation: string, untilMs: number): Promise<number | undefined>;
   /** When each of these mutes ends; undefined for what is not muted now. One command. */
   of(user: string, conversations: readonly string[]): Promise<(number | undefined)[]>;
 }
 
-export function createMutes(redis: RedisClient, keys: Keys, clock: Clock): Mutes {
+export interface MuteParts {
+  readonly redis: RedisClient;
+  readonly keys: Keys;
+  readonly clock: Clock;
+  readonly conversations: Conversations;
+}
+
+export function createMutes({ redis, keys, clock, conversations }: MuteParts): Mutes {
   /** Drops the mutes that have ended. */
   async function makeRoom(user: string): Promise<void> {
     const all = await redis.hgetall(keys.mutes(user));
@@ -31,12 +39,14 @@ export function createMutes(redis: RedisClient, keys: Keys, clock: Clock): Mutes
 
   return {
     async set(user, conversation, untilMs) {
+      if (!(await conversations.state(user, conversation))) throw new AppError("NOT_MEMBER");
       if (untilMs <= clock.now()) {
         await redis.hdel(keys.mutes(user), conversation);
-        return;
+        return undefined;
       }
       if ((await redis.hlen(keys.mutes(user))) >= MUTES_MAX) await makeRoom(user);
       await redis.hset(keys.mutes(user), conversation, untilMs);
+      return untilMs;
     },
     async of(user, conversations) {
       if (conversations.length === 0) return [];

@@ -5,8 +5,8 @@ import type { AttemptNote, Delivery } from "./message.ts";
 export interface Attempts {
   readonly failed: number;
   /**
-   * Leases that ran out without an answer. Of a concurrent group's member beyond LOSSES_MAX: two for each that had it alone in hand,
-   * and one more while it is so.
+   * Leases that ran out without an answer. Beyond LOSSES_MAX two for each member that had it alone in hand, and one more while it is
+   * so; and one for each service outside, which has nothing else in hand then.
    */
   readonly losses: number;
   readonly firstFailureMs: number;
@@ -18,14 +18,14 @@ export const NO_ATTEMPTS: Attempts = { failed: 0, losses: 0, firstFailureMs: 0, 
 /** This many losses make a suspect, to be handed out alone; this many members lost with it alone, and it is buried (design.md §6). */
 export const LOSSES_MAX = 3;
 
-/** Of a suspect, as it is remembered while a member has it alone in hand. */
-export function inHandAlone(attempts: Attempts): Attempts {
-  const isNoted = attempts.losses > LOSSES_MAX && (attempts.losses - LOSSES_MAX) % 2 === 1;
-  return isNoted ? attempts : { ...attempts, losses: attempts.losses + 1 };
+/** The losses of a suspect, as they are remembered while a member has it alone in hand. */
+export function inHandAlone(losses: number): number {
+  const isNoted = losses > LOSSES_MAX && (losses - LOSSES_MAX) % 2 === 1;
+  return isNoted ? losses : losses + 1;
 }
 
 /** How many members were lost with it alone in hand. */
-export function lostAlone({ losses }: Attempts): number {
+export function lostAlone(losses: number): number {
   return Math.max(0, Math.floor((losses - LOSSES_MAX) / 2));
 }
 

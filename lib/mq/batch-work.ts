@@ -8,7 +8,7 @@
  * handed out from there, one message at a time, and what comes for its keys goes behind it.
  */
 
-import { LOSSES_MAX } from "./attempts.ts";
+import { LOSSES_MAX, lostAlone } from "./attempts.ts";
 import type { BatchHandler } from "./consumer.ts";
 import { buryReasonOf } from "./dead-letter.ts";
 import { HandOut } from "./hand-out.ts";
@@ -90,9 +90,10 @@ export class BatchWork<D> implements Work<D> {
   }
 
   onReady(key: string, losses: number): void {
-    if (losses > LOSSES_MAX && Number.isFinite(this.#site.declaration.maxAttempts)) {
+    const blame = lostAlone(losses);
+    if (blame >= LOSSES_MAX && Number.isFinite(this.#site.declaration.maxAttempts)) {
       const [delivery] = this.#site.side.queueOf(key);
-      this.#site.bury(delivery!, "poison", `${losses} holders were lost over it without an answer`);
+      this.#site.bury(delivery!, "poison", `${blame} holders were lost over it, alone, without an answer`);
       this.#afterAside(key);
     } else this.#aside.push(key);
     this.run();
@@ -237,8 +238,9 @@ export class BatchWork<D> implements Work<D> {
 
   async #runAside(key: string): Promise<void> {
     const { side } = this.#site;
+    await side.noteAlone(key);
     const [delivery] = side.queueOf(key);
-    if (delivery === undefined) return;
+    if (delivery === undefined || !this.#site.mayHandOut()) return;
     const outcome = await this.#site.attempt(delivery, (message, handOut) => this.#handle([message], handOut), this);
     if (outcome.kind === "left") return;
     if (outcome.kind === "again") side.back(key, this.#site.retry(delivery, outcome.waitMs));

@@ -9,6 +9,7 @@
 
 import { createHash } from "node:crypto";
 import * as v from "valibot";
+import { systemClock } from "../clock.ts";
 import { AppError, type Issue } from "../errors.ts";
 import { ID_PATTERN } from "../id.ts";
 import { defineScript, toAppError } from "../redis/index.ts";
@@ -86,7 +87,10 @@ export interface Catalog {
     group: string,
     settings: v.InferInput<typeof GroupSettingsSchema>,
   ): Promise<DeclaredGroup & { readonly isNew: boolean }>;
-  /** Forgets a group's settings; its place in the topic is control.dropGroup's to remove. */
+  /**
+   * Forgets a group's settings; its place in the topic is control.dropGroup's to remove. When it resolves no process knows the group
+   * from before: no receive of it begins any more.
+   */
   forgetGroup(topic: string, group: string): Promise<void>;
   /** A topic to publish to or read from, its data any JSON. Throws NOT_FOUND. */
   topicOf(topic: string): Promise<Topic<unknown>>;
@@ -226,7 +230,10 @@ export function createCatalog(context: QueueContext, own: readonly Topic<unknown
       }
       return { ...parseGroup(topic, group, stored), isNew };
     },
-    forgetGroup,
+    async forgetGroup(topic, group) {
+      await forgetGroup(topic, group);
+      await systemClock.sleep(CACHE_MS);
+    },
     async topicOf(name) {
       const found = ownTopics.get(name);
       if (found) return found;

@@ -27,7 +27,7 @@ export interface AsideTurn extends Attempts {
 }
 
 interface Change {
-  readonly kind: "bury" | "put" | "lead" | "back" | "done" | "drop" | "note";
+  readonly kind: "bury" | "put" | "lead" | "back" | "alone" | "done" | "drop" | "note";
   /** The entry that it finishes; undefined when it finishes none. */
   readonly entry: string | undefined;
   readonly values: readonly (string | number)[];
@@ -91,8 +91,12 @@ export class Changes {
     this.#finishing.push(change(turn ? "lead" : "put", entry, values, onCarried));
   }
 
-  back(key: string, turn: AsideTurn): void {
-    this.#others.push(change("back", undefined, [key, ...turnValues(turn)], undefined));
+  back(key: string, turn: AsideTurn, onCarried: () => void): void {
+    this.#others.push(change("back", undefined, [key, ...turnValues(turn)], onCarried));
+  }
+
+  alone(key: string, losses: number): void {
+    this.#others.push(change("alone", undefined, [key, losses], undefined));
   }
 
   done(key: string, entry: string, onCarried: () => void): void {

@@ -24,6 +24,8 @@ export interface ConnectOptions {
   readonly prefix?: string;
   /** Of an installation that is made by this call; default 16. One that exists keeps its own. */
   readonly partitions?: number;
+  /** How far ahead a message may be delayed; default 40 days, at most 365. */
+  readonly delayMsMax?: number;
   readonly clock?: Clock;
   /** Default: says nothing. */
   readonly log?: Log;
@@ -47,7 +49,9 @@ export async function connectQueue(options: ConnectOptions): Promise<ConnectedQu
     const stored = await redis.commands.hget(installation, "partitions");
     const keys = createKeys(prefix, stored === null ? (options.partitions ?? PARTITIONS) : Number(stored));
     await claimInstallation(redis, keys, clock.now());
-    const queue = openQueue({ redis, keys, clock, log, member, metrics: options.metrics ?? createMetrics() });
+    const metrics = options.metrics ?? createMetrics();
+    const delay = options.delayMsMax === undefined ? {} : { delayMsMax: options.delayMsMax };
+    const queue = openQueue({ redis, keys, clock, log, member, metrics, ...delay });
     return { ...queue, redis: redis.commands, close: redis.close, [Symbol.asyncDispose]: redis.close };
   } catch (error) {
     await redis.close();

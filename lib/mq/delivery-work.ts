@@ -138,7 +138,7 @@ export class DeliveryWork<D> {
       this.#settle(hold, { kind: "pass" });
       return true;
     }
-    const blame = lostAlone(hold.attempts);
+    const blame = lostAlone(hold.attempts.losses);
     if (blame >= LOSSES_MAX) {
       const reason = `${blame} holders were lost over it, alone, without an answer`;
       this.#settle(hold, { kind: "bury", letter: deadLetterOf(hold.delivery, "poison", reason) });
@@ -180,7 +180,10 @@ export class DeliveryWork<D> {
   async #runAlone(hold: Hold<D>): Promise<void> {
     const { context, leases } = this.#parts;
     try {
-      const settlement: Settlement = { kind: "alone", record: inHandAlone(hold.attempts) };
+      const settlement: Settlement = {
+        kind: "alone",
+        record: { ...hold.attempts, losses: inHandAlone(hold.attempts.losses) },
+      };
       const { outcomes } = await leases.settle(hold.partition, [{ hold, settlement }], hold.generation);
       if (outcomes[0] === "settled" && !hold.isLost) return await this.#run([hold]);
     } catch (error) {

@@ -123,7 +123,7 @@ export async function sendEffect<R extends readonly unknown[]>(
 }
 
 /** Trims the topic that has no room. Resolves to whether that may help. Throws Redis errors. */
-export async function makeRoomFor(
+async function makeRoomFor(
   context: QueueContext,
   partition: number,
   { messages }: Effect,
@@ -142,7 +142,7 @@ export function countAppended({ metrics }: QueueContext, { messages }: Effect, a
 }
 
 /** The error of a refusal. */
-export function refusalOf({ metrics }: QueueContext, { messages }: Effect, refusal: EffectRefusal): AppError {
+function refusalOf({ metrics }: QueueContext, { messages }: Effect, refusal: EffectRefusal): AppError {
   if (refusal[0] === "write") return refusedByState(refusal[1], refusal[2]);
   const { topic, isDelayed } = messages[refusal[1] - 1]!;
   metrics.publishRefused.inc({ topic: topic.name });

@@ -6,7 +6,8 @@
 import { type Attempts, parseAttempts } from "./attempts.ts";
 import { BatchWork } from "./batch-work.ts";
 import type { Declaration, QueueContext } from "./consumer.ts";
-import { type InFlight, KeyWork } from "./key-work.ts";
+import type { InFlight } from "./in-flight.ts";
+import { KeyWork } from "./key-work.ts";
 import { type Grant, type LeaseSite, PartitionLease } from "./lease.ts";
 import { Delivery, type StreamEntry } from "./message.ts";
 import type { ReadTarget } from "./reader.ts";

@@ -17,6 +17,7 @@
  *   - at least once: what publish has answered reaches every group, or its dead letters, whoever dies;
  *   - ordered: per key one at a time in publish order; n + 1 is never handed out while n is open;
  *   - a holder that lost its lease is fenced: its commits and acks are refused;
+ *   - a delayed message comes at its time or after it, never before it by Redis TIME, and once;
  *   - shutdown and lost connections cost no attempt; a message that fails `maxAttempts` times is kept as a dead letter;
  *   - memory is bounded: windows, in-flight deliveries, dead letters; unread entries are never trimmed.
  */
@@ -179,7 +180,7 @@ export interface Queue {
   readonly delayed: Delayed;
   /**
    * What makes delayed messages come, and does periodic chores: at least one process of an installation runs it (Skein's role
-   * `scheduler` does), any number may. At most one per process. Throws INVALID or LAYER_VIOLATION.
+   * `scheduler` does), any number may; at most one per process. Its start rejects with INVALID or LAYER_VIOLATION.
    */
   createTimers(options?: TimekeeperOptions): Service;
   /**

@@ -7,10 +7,11 @@
  * (side-queue.ts), and is handed out from there until nothing of it stands aside.
  */
 
-import { LOSSES_MAX } from "./attempts.ts";
+import { LOSSES_MAX, lostAlone } from "./attempts.ts";
 import type { AsideTurn } from "./changes.ts";
 import type { Handler } from "./consumer.ts";
 import type { BuryReason } from "./dead-letter.ts";
+import type { InFlight } from "./in-flight.ts";
 import type { Delivery } from "./message.ts";
 import type { Progress } from "./progress.ts";
 import { orderKeyOf } from "./side.ts";
@@ -23,36 +24,6 @@ const OPEN_MAX = 1_000;
 const OPEN_CROWDED = OPEN_MAX / 2;
 /** A key that fails for longer leaves the window too: its first message holds back trimming. Most outages are over by then. */
 const FAILING_MS_MAX = 60_000;
-
-/** The deliveries that one member has in the hands of single handlers, over all its partitions. */
-export class InFlight {
-  #count = 0;
-  readonly #max: number;
-  /** Works that have keys to run and found no room, in the order in which they asked. */
-  readonly #waiting = new Set<() => void>();
-
-  constructor(max: number) {
-    this.#max = max;
-  }
-
-  /** Takes a place, or remembers `retry` for when one is free. */
-  take(retry: () => void): boolean {
-    if (this.#count < this.#max) {
-      this.#count += 1;
-      return true;
-    }
-    this.#waiting.add(retry);
-    return false;
-  }
-
-  give(): void {
-    this.#count -= 1;
-    const [next] = this.#waiting;
-    if (next === undefined) return;
-    this.#waiting.delete(next);
-    next();
-  }
-}
 
 export class KeyWork<D> implements Work<D> {
   readonly #site: WorkSite<D>;
@@ -174,7 +145,8 @@ export class KeyWork<D> implements Work<D> {
   onReady(key: string, losses: number): void {
     const { side, declaration } = this.#site;
     const [delivery] = side.queueOf(key) as [Delivery<D>];
-    if (losses > LOSSES_MAX && Number.isFinite(declaration.maxAttempts)) this.#poisoned(key, delivery, losses);
+    const isPoison = lostAlone(losses) >= LOSSES_MAX && Number.isFinite(declaration.maxAttempts);
+    if (isPoison) this.#poisoned(key, delivery, losses);
     else if (losses >= LOSSES_MAX) {
       this.#suspects.push(key);
       // Nothing else may be with a handler then, and who waits for a retry counts as if it were.
@@ -288,7 +260,7 @@ export class KeyWork<D> implements Work<D> {
   #poisoned(key: string, delivery: Delivery<D>, losses: number): void {
     const { declaration } = this.#site;
     if (Number.isFinite(declaration.maxAttempts) || !isCopyable(delivery)) {
-      this.#giveUp(key, delivery, "poison", `${losses} holders were lost over it without an answer`);
+      this.#giveUp(key, delivery, "poison", `${lostAlone(losses)} holders were lost over it, alone, without an answer`);
     } else {
       const turn = this.#site.retry(delivery, declaration.retryMs(delivery.attempt));
       this.#goAside(key, delivery, { ...turn, losses });
@@ -393,6 +365,7 @@ export class KeyWork<D> implements Work<D> {
 
   async #runSuspect(key: string): Promise<void> {
     this.#running += 1;
+    await this.#site.side.noteAlone(key);
     const [delivery] = this.#site.side.queueOf(key);
     if (delivery) await this.#runAlone(key, delivery);
     this.#settle();

@@ -14,7 +14,7 @@ import { createService, type Service, whenAborted } from "../service.ts";
 import type { Declaration, QueueContext } from "./consumer.ts";
 import { registerEverywhere, registerGroup } from "./group.ts";
 import { findLegacy, HeldPartition, type Legacy } from "./held-partition.ts";
-import { InFlight } from "./key-work.ts";
+import { InFlight } from "./in-flight.ts";
 import { acquireLease, type Grant, type LeaseSite } from "./lease.ts";
 import { Membership } from "./membership.ts";
 import { Reader } from "./reader.ts";

@@ -32,6 +32,7 @@ interface Item {
 }
 
 export class ConcurrentOutlet<D> implements Outlet<D> {
+  mayRegister = true;
   readonly #context: QueueContext;
   readonly #topic: Topic<D>;
   readonly #group: PullGroup;
@@ -135,10 +136,11 @@ export class ConcurrentOutlet<D> implements Outlet<D> {
   async #receive(partition: number, limit: number, bytesMax: number) {
     try {
       const given = await this.#leases.receive(partition, limit, bytesMax);
-      if (given) return given;
+      if (given || !this.mayRegister) return given;
       await registerGroup(this.#context, this.#topic.name, this.#group, partition, this.#group.start);
     } catch (error) {
       if (!isGroupGone(error)) throw error;
+      if (!this.mayRegister) return undefined;
       // What came since the loss must not be missed.
       await registerGroup(this.#context, this.#topic.name, this.#group, partition, "first");
     }

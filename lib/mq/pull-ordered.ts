@@ -83,6 +83,7 @@ interface Item {
 }
 
 export class OrderedOutlet<D> implements Outlet<D> {
+  mayRegister = true;
   readonly #context: QueueContext;
   readonly #topic: Topic<D>;
   readonly #group: PullGroup;
@@ -96,7 +97,7 @@ export class OrderedOutlet<D> implements Outlet<D> {
   }
 
   open(): Promise<readonly number[]> {
-    return this.#share.partitions(this.#group);
+    return this.#share.partitions(this.#group, this.mayRegister);
   }
 
   async take(partition: number, limit: number, bytesMax: number): Promise<Taken<D>> {

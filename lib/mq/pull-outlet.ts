@@ -50,6 +50,11 @@ export interface Failure {
 }
 
 export interface Outlet<D> {
+  /**
+   * Makes the group where it is not there. Not for one who has waited: the group may have been dropped meanwhile, and would hold
+   * back trimming for ever.
+   */
+  mayRegister: boolean;
   /** The partitions that it may hand out of now. */
   open(): Promise<readonly number[]>;
   /** Hands out at most `limit` deliveries, and stops when they hold more than about `bytesMax`. */

@@ -42,11 +42,14 @@ export class PullShare {
     this.#membership = new Membership(this.#context, topic, group, PULL_HOLD_MS);
   }
 
-  /** The partitions that may be handed out of, after taking and giving up what the share asks for. Throws Redis errors. */
-  partitions(group: PullGroup): Promise<readonly number[]> {
+  /**
+   * The partitions that may be handed out of, after taking and giving up what the share asks for. `mayRegister`: makes the group
+   * where it is not there. Throws Redis errors.
+   */
+  partitions(group: PullGroup, mayRegister: boolean): Promise<readonly number[]> {
     if (this.#held === undefined || performance.now() - this.#lookedAt > LOOK_MS) {
       this.#lookedAt = performance.now();
-      const held = this.#look(group);
+      const held = this.#look(group, mayRegister);
       this.#held = held;
       held.catch(() => {
         if (this.#held === held) this.#held = undefined;
@@ -60,7 +63,7 @@ export class PullShare {
     this.#held = undefined;
   }
 
-  async #look(group: PullGroup): Promise<readonly number[]> {
+  async #look(group: PullGroup, mayRegister: boolean): Promise<readonly number[]> {
     const { keys, redis } = this.#context;
     const { quota } = await this.#membership.look();
     const leases = Array.from({ length: keys.partitions }, (_, p) => keys.lease(this.#topic, p, group.group));
@@ -74,19 +77,19 @@ export class PullShare {
     others.sort((a, b) => Number(Boolean(owners[a])) - Number(Boolean(owners[b])));
     while (held.length < quota && others.length > 0) {
       const asked = others.splice(0, quota - held.length);
-      const taken = await Promise.all(asked.map((partition) => this.#acquire(group, partition)));
+      const taken = await Promise.all(asked.map((partition) => this.#acquire(group, partition, mayRegister)));
       held.push(...asked.filter((_, i) => taken[i]));
     }
     return held;
   }
 
-  async #acquire(group: PullGroup, partition: number): Promise<boolean> {
+  async #acquire(group: PullGroup, partition: number, mayRegister: boolean): Promise<boolean> {
     const context = this.#context;
     const declaration = { ...group, leaseMs: PULL_HOLD_MS } as Declaration<unknown>;
     // All processes are one holder: none of them replaces another.
     const site = { context, topic: this.#topic, declaration, partition, session: PULL_MEMBER };
     let grant = await acquireLease(site);
-    if (grant === "unregistered") {
+    if (grant === "unregistered" && mayRegister) {
       // All was lost since it was known: what came after must not be missed.
       await registerGroup(context, this.#topic, group, partition, this.#isKnown ? "first" : group.start);
       grant = await acquireLease(site);

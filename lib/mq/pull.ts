@@ -217,6 +217,7 @@ class PullService implements Pull {
     const look = (where: Where) => this.#look(outlet, topic, group, max, where);
     const { found } = await look(undefined);
     if (found || waitMs === 0) return found ?? [];
+    outlet.mayRegister = false;
     return (await this.#lines.wait({ topic, group: group.group, waitMs, signal, look })) ?? [];
   }
 

@@ -22,8 +22,10 @@ const UNBLOCK_AFTER_MS = 1;
 const FAILURE_BACKOFF = { firstMs: 50, maxMs: 1_000, jitter: 0.2 };
 /** Fewer entries per partition and read than this cost Redis more per entry (design.md §11). */
 const COUNT_MIN = 32;
-/** One reply stays below about this size, by the mean size of the entries read before. */
+/** One reply stays below about this size, by the mean size of the entries read before; default of `replyBytesMax`. */
 const REPLY_BYTES_MAX = 8 * 1024 * 1024;
+/** Before any entry was read each counts as the largest there may be: the first reads of a backlog of such must not be larger. */
+const ENTRY_BYTES_FIRST = 256 * 1024;
 
 /** One partition of one group, as the reader sees it. */
 export interface ReadTarget {
@@ -44,6 +46,7 @@ export class Reader {
   readonly #batchMax: number;
   readonly #inFlightMax: number;
   readonly #lingerMs: number;
+  readonly #replyBytesMax: number;
   /** Ends a linger; undefined while there is none. */
   #lingering: AbortController | undefined;
   /** The last read came back full: there is more. */
@@ -60,22 +63,23 @@ export class Reader {
   #isStopped = false;
   readonly #stopped = Promise.withResolvers<undefined>();
   #loop: Promise<void> | undefined;
-  /** Streams that the last read found entries in: among them the room is divided. */
-  #busyStreams = 1;
-  #entryBytes = 512;
+  /** Streams that the last read found entries in: among them the room is divided. Before the first it may be all of them. */
+  #busyStreams: number | undefined;
+  #entryBytes = ENTRY_BYTES_FIRST;
   /** COUNT of the read under way. */
   #asked = 0;
 
   constructor(
     context: QueueContext,
     name: string,
-    limits: { batchMax: number; inFlightMax: number; lingerMs: number },
+    limits: { batchMax: number; inFlightMax: number; lingerMs: number; replyBytesMax?: number },
   ) {
     this.#context = context;
     this.#quarantine = new Quarantine(context);
     this.#batchMax = limits.batchMax;
     this.#inFlightMax = limits.inFlightMax;
     this.#lingerMs = limits.lingerMs;
+    this.#replyBytesMax = limits.replyBytesMax ?? REPLY_BYTES_MAX;
     this.#connection = context.redis.blocking(name);
     this.#connection.on("close", () => {
       this.#clientId = undefined;
@@ -193,8 +197,9 @@ export class Reader {
   }
 
   #count(): number {
-    const byRoom = Math.max(COUNT_MIN, Math.floor(this.#inFlightMax / this.#busyStreams));
-    const byBytes = Math.max(1, Math.floor(REPLY_BYTES_MAX / this.#busyStreams / this.#entryBytes));
+    const busyStreams = this.#busyStreams ?? this.#targets.size;
+    const byRoom = Math.max(COUNT_MIN, Math.floor(this.#inFlightMax / busyStreams));
+    const byBytes = Math.max(1, Math.floor(this.#replyBytesMax / busyStreams / this.#entryBytes));
     return Math.min(this.#batchMax, this.#inFlightMax, byRoom, byBytes);
   }
 

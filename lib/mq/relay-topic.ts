@@ -52,7 +52,6 @@ export const imRelay = defineTopic(RELAY_TOPIC, {
   schema: v.union([TimerSchema, ForwardSchema]),
   retentionMs: HOUR_MS,
   lengthMax: LENGTH_MAX,
-  backlogMax: 1_000_000,
 });
 
 /** The data, as JSON, of an `im.relay` message of type `forward`. `id` makes it one message however often it is relayed. */

@@ -6,7 +6,7 @@
  */
 
 import { AppError } from "../errors.ts";
-import { defineScript, toAppError } from "../redis/index.ts";
+import { defineScript, redisTimeMs, toAppError } from "../redis/index.ts";
 import trimLua from "../redis/lua/mq-trim.lua" with { type: "text" };
 import type { QueueContext } from "./consumer.ts";
 import { DEAD_LETTER_MS } from "./dead-letter.ts";
@@ -109,7 +109,7 @@ export function topicIsFull({ name }: AnyTopic): AppError {
 }
 
 async function trimPartition(context: QueueContext, topic: AnyTopic, partition: number): Promise<number> {
-  const { keys, redis, metrics, clock } = context;
+  const { keys, redis, metrics } = context;
   let total = 0;
   for (let round = 0; round < ROUNDS_MAX; round++) {
     const groups = await groupsOf(context, topic.name, partition);
@@ -125,8 +125,8 @@ async function trimPartition(context: QueueContext, topic: AnyTopic, partition: 
     if (trimmed === -1) continue;
     total += trimmed;
     if (trimmed > 0) continue;
+    const oldest = `${(await redisTimeMs(redis.commands)) - DEAD_LETTER_MS}-0`;
     for (const { group } of groups) {
-      const oldest = `${clock.now() - DEAD_LETTER_MS}-0`;
       const evicted = await redis.commands.xtrim(keys.deadLetters(topic.name, partition, group), "MINID", "~", oldest);
       if (evicted > 0) metrics.deadLettersEvicted.inc({ topic: topic.name, group }, evicted);
     }

@@ -15,7 +15,7 @@ import lostLua from "../redis/lua/mq-lost.lua" with { type: "text" };
 import sideLua from "../redis/lua/mq-side.lua" with { type: "text" };
 import readLua from "../redis/lua/mq-side-read.lua" with { type: "text" };
 import takeLua from "../redis/lua/mq-side-take.lua" with { type: "text" };
-import { parseAttempts, resume } from "./attempts.ts";
+import { inHandAlone, LOSSES_MAX, parseAttempts, resume } from "./attempts.ts";
 import type { AsideTurn } from "./changes.ts";
 import type { DeadLetter } from "./dead-letter.ts";
 import type { LeaseSite, PartitionLease } from "./lease.ts";
@@ -43,6 +43,7 @@ const takeScript = defineScript({
   lua: [lostLua, sideLua, takeLua],
   keys: ["lease", "aside", "asideDue", "side", "sideOrder"],
   args: ["member", "token", "leaseMs", "limit", "count", "bytesMax"],
+  hasRest: true,
   decode: (reply) => reply as [isHolder: 0] | [isHolder: 1, keys: TakenKey[], isMore: 0 | 1],
 });
 
@@ -100,6 +101,8 @@ export class SideQueue<D> {
   readonly #parts: SideQueueParts<D>;
   readonly #keys: Set<string>;
   readonly #hands = new Map<string, Hand<D>>();
+  /** Keys that go back, and no commit has carried that yet. */
+  readonly #backs = new Set<string>();
   /** By key, messages that no commit has carried aside yet. */
   readonly #puts = new Map<string, number>();
   #listener: SideListener = { onReady: () => undefined, onLeft: () => undefined };
@@ -174,7 +177,8 @@ export class SideQueue<D> {
 
   /** The first message of a key in hand is finished, by the commit that did its effect. */
   ended(key: string): void {
-    this.#shift(key);
+    const { hand } = this.#shift(key);
+    hand.finishing -= 1;
   }
 
   /** The first message of a key in hand is finished, by its move to dead letters. */
@@ -186,7 +190,17 @@ export class SideQueue<D> {
   /** A key in hand goes away again. */
   back(key: string, turn: AsideTurn): void {
     this.#hands.delete(key);
-    this.#parts.lease.changes.back(key, turn);
+    this.#backs.add(key);
+    this.#parts.lease.changes.back(key, turn, () => this.#backs.delete(key));
+  }
+
+  /** Of a suspect: makes it known that it is alone in hand, for only then can the loss of this member be its fault. Never rejects. */
+  async noteAlone(key: string): Promise<void> {
+    const losses = this.#hands.get(key)?.losses ?? 0;
+    if (losses < LOSSES_MAX) return;
+    const { lease } = this.#parts;
+    lease.changes.alone(key, inHandAlone(losses));
+    await lease.flush();
   }
 
   /** Gives back all that is in hand and not with a handler, as it was found: a hand-over costs nothing. */
@@ -241,6 +255,7 @@ export class SideQueue<D> {
           limit: HANDS_MAX - this.#hands.size,
           count: FIRST_MAX,
           bytesMax: READ_BYTES_MAX,
+          restArgs: [...this.#hands.keys(), ...this.#backs],
         });
         if (reply[0] === 0) return;
         for (const taken of reply[1]) this.#accept(taken);

@@ -5,7 +5,7 @@
  *
  *   orders~mc3k2j1a-0~~mc3k2j4z-2~…      topic, then by partition the last entry passed, ms and count in base 36; empty: none
  *
- * Memory is bounded: while AHEAD_MAX messages wait to be taken nothing is read.
+ * Memory is bounded: while AHEAD_MAX messages or AHEAD_BYTES_MAX of them wait to be taken nothing is read.
  */
 
 import { AppError } from "../errors.ts";
@@ -18,8 +18,11 @@ import { isSelected } from "./selection.ts";
 import { compareEntries, streamFacts } from "./stream.ts";
 import type { Topic } from "./topic.ts";
 
-/** Messages read and not taken. One read may pass it. */
+/** Messages read and not taken, and what they may hold. One read may pass it. */
 const AHEAD_MAX = 256;
+const AHEAD_BYTES_MAX = 1024 * 1_024;
+/** Messages taken together hold no more, or are one: a client that reads slowly is kept so much of. */
+const TAKEN_BYTES_MAX = 256 * 1_024;
 /** A tail is looked at by eye or by one small service: no need for large reads. */
 const BATCH_MAX = 64;
 const NOTHING = "0-0";
@@ -100,6 +103,7 @@ class RunningTail implements Tail {
   /** By partition, the last entry that was taken. */
   readonly #passed: string[];
   #ahead: Delivery<unknown>[] = [];
+  #aheadBytes = 0;
   #arrived: (() => void) | undefined;
 
   constructor(context: QueueContext, topic: Topic<unknown>, positions: readonly string[], hasGap: boolean) {
@@ -108,7 +112,7 @@ class RunningTail implements Tail {
     this.#passed = [...positions];
     this.cursor = formatCursor(topic.name, positions);
     this.hasGap = hasGap;
-    const limits = { batchMax: BATCH_MAX, inFlightMax: AHEAD_MAX, lingerMs: 0 };
+    const limits = { batchMax: BATCH_MAX, inFlightMax: AHEAD_MAX, lingerMs: 0, replyBytesMax: AHEAD_BYTES_MAX };
     // In a Cluster a read must not cross slots: one connection per partition.
     const isShared = context.redis.topology !== "cluster";
     this.#partitions = positions.map((position, partition) => {
@@ -128,11 +132,14 @@ class RunningTail implements Tail {
   }
 
   hasRoom(): boolean {
-    return this.#ahead.length < AHEAD_MAX;
+    return this.#ahead.length < AHEAD_MAX && this.#aheadBytes < AHEAD_BYTES_MAX;
   }
 
   push(deliveries: readonly Delivery<unknown>[]): void {
-    for (const delivery of deliveries) this.#ahead.push(delivery);
+    for (const delivery of deliveries) {
+      this.#ahead.push(delivery);
+      this.#aheadBytes += delivery.raw.length;
+    }
     this.#arrived?.();
   }
 
@@ -155,15 +162,18 @@ class RunningTail implements Tail {
     const now = this.#context.clock.now();
     const taken: Tailed[] = [];
     let looked = 0;
+    let bytes = 0;
     for (const delivery of this.#ahead) {
-      if (taken.length >= max) break;
+      if (taken.length >= max || bytes + delivery.raw.length > Math.max(TAKEN_BYTES_MAX, delivery.raw.length)) break;
       looked += 1;
+      bytes += delivery.raw.length;
       this.#passed[delivery.partition] = delivery.entry;
       // What is for one group alone (redriven) is not for those who read along.
       if (!isSelected(delivery, { group: "", tags: undefined }, now)) continue;
       taken.push({ message: delivery, cursor: formatCursor(this.#topic, this.#passed) });
     }
     this.#ahead = this.#ahead.slice(looked);
+    this.#aheadBytes -= bytes;
     if (wasFull && this.hasRoom()) for (const partition of this.#partitions) partition.wake();
     return taken;
   }

@@ -103,12 +103,23 @@ export class Timers {
     const openWorker = (name: string, concurrency: number, work: (job: Job, token: string) => Promise<void>) => {
       const worker = new Worker(name, (job, token) => work(job, token!), { ...options, ...WORKER, concurrency });
       worker.on("error", (error) => log.debug({ error, queue: name }, "the timers' worker had an error"));
-      worker.on("failed", (job, error) => log.warn({ error, job: job?.name, id: job?.id }, "a timer or chore failed"));
+      worker.on("failed", (job, error) => {
+        const isLast = (job?.attemptsMade ?? 1) >= (job?.opts.attempts ?? 1);
+        log[isLast ? "warn" : "debug"]({ error, job: job?.name, id: job?.id }, "a timer or chore failed");
+      });
       return worker;
     };
+    const running = new Set<string>();
     const doChore = async (all: readonly Chore[], { name }: Job) => {
-      // Of a build with other chores: theirs to do next time.
-      await all.find((chore) => chore.name === name)?.run();
+      // One that takes longer than its interval is not begun again meanwhile. An unknown one is another build's.
+      const chore = all.find((each) => each.name === name);
+      if (!chore || running.has(name)) return;
+      running.add(name);
+      try {
+        await chore.run();
+      } finally {
+        running.delete(name);
+      }
     };
     this.#connection = connection;
     this.#timers = openQueue(QUEUES.timers);

@@ -23,7 +23,8 @@ export class TopicWatch {
   readonly #watchers = new Set<OnEntries>();
   readonly #connections = new Set<RedisClient>();
   #watching: Promise<unknown> = Promise.resolve();
-  #isWatching = false;
+  /** Names the watching that goes on; one that is no longer named ends, also where it is still blocked. */
+  #run: symbol | undefined;
   #ready: Promise<unknown> = Promise.resolve();
 
   constructor(context: QueueContext, topic: string) {
@@ -34,7 +35,7 @@ export class TopicWatch {
   /** Resolves when no entry that is appended from now on can be missed. Never rejects. */
   async add(onEntries: OnEntries): Promise<void> {
     this.#watchers.add(onEntries);
-    if (!this.#isWatching) this.#start();
+    if (!this.#run) this.#start();
     await this.#ready;
   }
 
@@ -52,20 +53,21 @@ export class TopicWatch {
     const { keys, redis } = this.#context;
     const partitions = Array.from({ length: keys.partitions }, (_, partition) => partition);
     const shares = redis.topology === "cluster" ? partitions.map((partition) => [partition]) : [partitions];
-    this.#isWatching = true;
+    const run = Symbol(this.#topic);
+    this.#run = run;
     const begun = shares.map(() => Promise.withResolvers<void>());
     this.#ready = Promise.all(begun.map(({ promise }) => promise));
-    this.#watching = Promise.all(shares.map((share, i) => this.#watch(share, begun[i]!.resolve)));
+    this.#watching = Promise.all(shares.map((share, i) => this.#watch(run, share, begun[i]!.resolve)));
   }
 
-  async #watch(partitions: readonly number[], onReady: () => void): Promise<void> {
+  async #watch(run: symbol, partitions: readonly number[], onReady: () => void): Promise<void> {
     const { keys, redis, log, metrics } = this.#context;
     const quarantine = new Quarantine(this.#context);
     const partitionOf = new Map(partitions.map((partition) => [keys.topic(this.#topic, partition), partition]));
     const positions = new Map<string, string>();
     const connection = redis.blocking(`${this.#topic}/#watch`);
     this.#connections.add(connection);
-    for (let failures = 0; this.#watchers.size > 0; ) {
+    for (let failures = 0; this.#watchers.size > 0 && this.#run === run; ) {
       try {
         const open = [...partitionOf.keys()].filter((stream) => !quarantine.has(stream));
         await this.#findEnds(
@@ -81,7 +83,7 @@ export class TopicWatch {
         this.#notify(touched.map((stream) => partitionOf.get(stream)!));
         await systemClock.sleep(WAKE_EVERY_MS);
       } catch (error) {
-        if (this.#watchers.size === 0) break;
+        if (this.#watchers.size === 0 || this.#run !== run) break;
         failures += 1;
         metrics.redisErrors.inc({ class: outcomeOf(error) });
         log.debug({ topic: this.#topic, error }, "watching a topic failed, it will be repeated");
@@ -90,7 +92,7 @@ export class TopicWatch {
       }
     }
     // Nothing is awaited from the last look at the watchers to here: one that comes now begins anew.
-    this.#isWatching = false;
+    if (this.#run === run) this.#run = undefined;
     this.#connections.delete(connection);
     connection.disconnect();
     onReady();

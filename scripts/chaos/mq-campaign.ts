@@ -9,10 +9,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type ConnectedQueue, connectQueue } from "../../lib/mq/index.ts";
 import { silentLog } from "../../lib/observability/index.ts";
-import { createKeys, openRedis } from "../../lib/redis/index.ts";
+import { createKeys, type Keys, openRedis, type RedisClient } from "../../lib/redis/index.ts";
 import { readEvidence } from "./evidence.ts";
 import {
   CONSUMERS,
+  effectTopic,
   GROUPS,
   type HandlerLine,
   keyOf,
@@ -25,7 +26,7 @@ import {
   PRODUCERS,
   type ProducerLine,
 } from "./mq-plan.ts";
-import { judgeMq, type MqFindings, type MqJudgement, type Numbered } from "./mq-verdict.ts";
+import { type Effects, judgeMq, type MqFindings, type MqJudgement, type Numbered } from "./mq-verdict.ts";
 import { startPrivateRedis } from "./private-redis.ts";
 import { createRandom, type Random } from "./random.ts";
 
@@ -252,8 +253,7 @@ async function find(redisUrl: string, folder: string): Promise<MqFindings> {
     const dead = new Map<string, Numbered[]>(GROUPS.map(({ group }) => [group, []]));
     for (let partition = 0; partition < PARTITIONS; partition++) {
       for (const [header, data] of await page(keys.topic(numbered.name, partition))) {
-        // <id> <type> <key> …: these messages have no attributes before it.
-        entries.push({ key: header!.split(" ")[2]!, n: numberIn(data!) });
+        entries.push({ key: keyIn(header!), n: numberIn(data!) });
       }
       for (const { group } of GROUPS) {
         for (const fields of await page(keys.deadLetters(numbered.name, partition, group))) {
@@ -262,18 +262,43 @@ async function find(redisUrl: string, folder: string): Promise<MqFindings> {
         }
       }
     }
+    const effects = new Map<string, Effects>();
+    for (const { group, hasEffect } of GROUPS) {
+      if (hasEffect) effects.set(group, await effectsOf(redis.commands, keys, group, page));
+    }
     const produced = Array.from({ length: PRODUCERS }, (_, i) => producedPath(folder, i)).filter(existsSync);
     return {
       produced: produced.flatMap((path) => readEvidence<ProducerLine>(path)),
       handled: readEvidence<HandlerLine>(join(folder, "handled.jsonl")),
       entries,
       dead,
+      effects,
     };
   } finally {
     await redis.close();
   }
 }
 
+async function effectsOf(
+  commands: RedisClient,
+  keys: Keys,
+  group: string,
+  page: (stream: string) => Promise<string[][]>,
+): Promise<Effects> {
+  const written = new Map<string, number>();
+  const entries: Numbered[] = [];
+  for (let partition = 0; partition < PARTITIONS; partition++) {
+    const counts = await commands.hgetall(keys.own(partition, group));
+    for (const [name, count] of Object.entries(counts)) written.set(name, Number(count));
+    for (const [header, data] of await page(keys.topic(effectTopic(group).name, partition))) {
+      entries.push({ key: keyIn(header!), n: numberIn(data!) });
+    }
+  }
+  return { written, entries };
+}
+
+/** `<id> <type> <key> …`: these messages have no attributes before it. */
+const keyIn = (header: string): string => header.split(" ")[2]!;
 const numberIn = (data: string): number => (JSON.parse(data) as { n: number }).n;
 
 function printResult(result: MqCampaignResult, print: (line: string) => void): void {

@@ -14,12 +14,23 @@ export const CONSUMERS = 3;
 /** The shortest there is: a pause beyond it is short, too. */
 export const LEASE_MS = 1_000;
 
-export const GROUPS = [
-  { group: "single", mode: "ordered", isBatch: false },
-  { group: "batch", mode: "ordered", isBatch: true },
-  { group: "shared", mode: "concurrent", isBatch: false },
-] as const;
-export const ORDERED: readonly string[] = GROUPS.filter(({ mode }) => mode === "ordered").map(({ group }) => group);
+export interface PlannedGroup {
+  readonly group: string;
+  readonly mode: "ordered" | "concurrent";
+  readonly isBatch: boolean;
+  /** Its handlers commit an effect with the message: one more in a hash of its own, and a message in a topic of its own. */
+  readonly hasEffect: boolean;
+}
+
+export const GROUPS: readonly PlannedGroup[] = [
+  { group: "single", mode: "ordered", isBatch: false, hasEffect: false },
+  { group: "batch", mode: "ordered", isBatch: true, hasEffect: false },
+  { group: "shared", mode: "concurrent", isBatch: false, hasEffect: false },
+  { group: "ledger", mode: "ordered", isBatch: false, hasEffect: true },
+  { group: "accounts", mode: "concurrent", isBatch: false, hasEffect: true },
+];
+export const effectTopic = (group: string) =>
+  defineTopic(`effects.${group}`, { schema: v.strictObject({ n: v.number() }) });
 
 /** Buried by every group at its first delivery. */
 export const isHopeless = (n: number): boolean => n % 97 === 50;
@@ -49,5 +60,8 @@ export type MqEvent = { readonly type: "ready" } | { readonly type: "finished" }
 /** Before each call that publishes from..to of a key, and after it was answered. */
 export type ProducerLine = readonly ["attempt" | "ok", key: string, from: number, to: number];
 
-/** When a handler returns, or gives up on the message for good. The file's order is the order in which it happened, over all processes. */
+/**
+ * When a handler returns, or gives up on the message for good; of those without an effect. The file's order is the order in which it
+ * happened, over all processes.
+ */
 export type HandlerLine = readonly ["done" | "buried", group: string, key: string, n: number, token: number];

@@ -2,9 +2,18 @@
 
 import { existsSync } from "node:fs";
 import { AppError } from "../../lib/errors.ts";
-import { Bury, type ConnectedQueue, type ConsumeOptions, connectQueue, type Message } from "../../lib/mq/index.ts";
-import { openEvidence, readEvidence } from "./evidence.ts";
 import {
+  Bury,
+  type ConnectedQueue,
+  type ConsumeOptions,
+  connectQueue,
+  type DeliveryContext,
+  type Message,
+  type Topic,
+} from "../../lib/mq/index.ts";
+import { type EvidenceWriter, openEvidence, readEvidence } from "./evidence.ts";
+import {
+  effectTopic,
   failuresOf,
   GROUPS,
   type HandlerLine,
@@ -75,25 +84,54 @@ async function untilKnown(call: () => Promise<unknown>): Promise<void> {
 
 async function consume(queue: ConnectedQueue, { evidencePath }: Order<"consumer">): Promise<void> {
   const evidence = openEvidence<HandlerLine>(evidencePath);
-  const handle = async (group: string, { key, data: { n }, attempt }: Message<Numbered>, token: number) => {
-    if (n % SLOW_SHARE === 0) await Bun.sleep(SLOW_MS);
-    if (attempt <= failuresOf(n)) throw new Error("as planned");
-    evidence.write([isHopeless(n) ? "buried" : "done", group, key, n, token]);
-    if (isHopeless(n)) throw new Bury("as planned");
-  };
-  for (const { group, mode, isBatch } of GROUPS) {
-    const base = { group, mode, leaseMs: LEASE_MS, backoff: [20], batchMax: 50 };
-    const options: ConsumeOptions<Numbered> = isBatch
+  for (const planned of GROUPS) {
+    const handle = planned.hasEffect ? createTransfer(planned.group) : createHandler(planned.group, evidence);
+    const base = { group: planned.group, mode: planned.mode, leaseMs: LEASE_MS, backoff: [20], batchMax: 50 };
+    const options: ConsumeOptions<Numbered> = planned.isBatch
       ? {
           ...base,
-          async handleBatch(messages, { token }) {
-            for (const message of messages) await handle(group, message, token);
+          async handleBatch(messages, context) {
+            for (const message of messages) await handle(message, context);
           },
         }
-      : { ...base, handle: (message, { token }) => handle(group, message, token) };
+      : { ...base, handle };
     await queue.consume(numbered, options).start();
   }
   tell({ type: "ready" });
+}
+
+type Handle = (message: Message<Numbered>, context: DeliveryContext) => Promise<void>;
+
+function createHandler(group: string, evidence: EvidenceWriter<HandlerLine>): Handle {
+  return async (message, { token }) => {
+    const { key, data } = message;
+    await failAsPlanned(message);
+    evidence.write([isHopeless(data.n) ? "buried" : "done", group, key, data.n, token]);
+    buryAsPlanned(message);
+  };
+}
+
+/** Leaves its evidence in Redis alone, with the ack. */
+function createTransfer(group: string): Handle {
+  const topic = effectTopic(group) as Topic<unknown>;
+  return async (message, { commit }) => {
+    const { key, data } = message;
+    await failAsPlanned(message);
+    buryAsPlanned(message);
+    await commit({
+      writes: [["HINCRBY", group, `${key}/${data.n}`, 1]],
+      publish: [{ topic, input: { type: "effect", key, data } }],
+    });
+  };
+}
+
+async function failAsPlanned({ data: { n }, attempt }: Message<Numbered>): Promise<void> {
+  if (n % SLOW_SHARE === 0) await Bun.sleep(SLOW_MS);
+  if (attempt <= failuresOf(n)) throw new Error("as planned");
+}
+
+function buryAsPlanned({ data: { n } }: Message<Numbered>): void {
+  if (isHopeless(n)) throw new Bury("as planned");
 }
 
 process.once("message", async (order: MqOrder) => {

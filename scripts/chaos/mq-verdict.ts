@@ -6,12 +6,13 @@
  *   doubled     twice in the topic, or twice among the dead letters of a group
  *   misplaced   a key's messages lie in the topic in another order than its producer sent them
  *   inverted    an ordered group came to a message before the one before it was finished
+ *   effects     of a consume transaction: a message whose effect is missing, or was done more than once
  *
  * Handled twice is allowed, and counted: who dies before his commit has it done again. So is the result of a handler that was paused
  * past its lease: the sink of an ordered group refuses it by its token, as every sink should.
  */
 
-import { failuresOf, GROUPS, type HandlerLine, isHopeless, ORDERED, type ProducerLine } from "./mq-plan.ts";
+import { failuresOf, GROUPS, type HandlerLine, isHopeless, type PlannedGroup, type ProducerLine } from "./mq-plan.ts";
 
 export interface MqVerdict {
   lost: number;
@@ -19,6 +20,7 @@ export interface MqVerdict {
   doubled: number;
   misplaced: number;
   inverted: number;
+  effects: number;
 }
 
 export interface Numbered {
@@ -33,6 +35,15 @@ export interface MqFindings {
   readonly entries: readonly Numbered[];
   /** By group. */
   readonly dead: ReadonlyMap<string, readonly Numbered[]>;
+  /** By group with effects. */
+  readonly effects: ReadonlyMap<string, Effects>;
+}
+
+export interface Effects {
+  /** `<key>/<n>` -> how often it was written. */
+  readonly written: ReadonlyMap<string, number>;
+  /** What lies in the topic of its effects, each partition in its order. */
+  readonly entries: readonly Numbered[];
 }
 
 export interface MqJudgement {
@@ -54,10 +65,12 @@ export interface MqJudgement {
 
 const EXAMPLES_MAX = 20;
 
-export function judgeMq({ produced, handled, entries, dead }: MqFindings): MqJudgement {
-  const verdict: MqVerdict = { lost: 0, unexpected: 0, doubled: 0, misplaced: 0, inverted: 0 };
+type Wrong = (kind: keyof MqVerdict, text: string) => void;
+
+export function judgeMq({ produced, handled, entries, dead, effects }: MqFindings): MqJudgement {
+  const verdict: MqVerdict = { lost: 0, unexpected: 0, doubled: 0, misplaced: 0, inverted: 0, effects: 0 };
   const examples: string[] = [];
-  const wrong = (kind: keyof MqVerdict, text: string) => {
+  const wrong: Wrong = (kind, text) => {
     verdict[kind] += 1;
     if (examples.length < EXAMPLES_MAX) examples.push(`${kind}: ${text}`);
   };
@@ -84,7 +97,8 @@ export function judgeMq({ produced, handled, entries, dead }: MqFindings): MqJud
   }
 
   const figures = { published: entries.length, handled: 0, repeated: 0, refused: 0, buried: 0, planned: 0 };
-  for (const { group } of GROUPS) {
+  for (const planned of GROUPS) {
+    const { group } = planned;
     const letters = dead.get(group) ?? [];
     const given = new Set<string>();
     for (const letter of letters) {
@@ -94,7 +108,9 @@ export function judgeMq({ produced, handled, entries, dead }: MqFindings): MqJud
       given.add(name);
     }
     figures.buried += letters.length;
-    const finished = readHandled(group, handled, isKnown, wrong, figures);
+    const finished = planned.hasEffect
+      ? readEffects(planned, effects.get(group)!, isKnown, wrong, figures)
+      : readHandled(planned, handled, isKnown, wrong, figures);
     for (const { key, n } of entries) {
       if (isHopeless(n) ? given.has(`${key} ${n}`) : finished.get(key)?.has(n)) continue;
       wrong("lost", `${group} has not finished ${key} ${n}`);
@@ -106,13 +122,13 @@ export function judgeMq({ produced, handled, entries, dead }: MqFindings): MqJud
 
 /** By key, the numbers that a group finished. */
 function readHandled(
-  group: string,
+  { group, mode }: PlannedGroup,
   handled: readonly HandlerLine[],
   isKnown: (message: Numbered) => boolean,
-  wrong: (kind: keyof MqVerdict, text: string) => void,
+  wrong: Wrong,
   figures: { handled: number; repeated: number; refused: number },
 ): Map<string, Set<number>> {
-  const isOrdered = ORDERED.includes(group);
+  const isOrdered = mode === "ordered";
   const finished = new Map<string, Set<number>>();
   const last = new Map<string, { n: number; token: number }>();
   for (const [, of, key, n, token] of handled) {
@@ -131,5 +147,38 @@ function readHandled(
     else figures.handled += 1;
     numbers.add(n);
   }
+  return finished;
+}
+
+/** By key, the numbers whose effect a group has done. */
+function readEffects(
+  { group, mode }: PlannedGroup,
+  { written, entries }: Effects,
+  isKnown: (message: Numbered) => boolean,
+  wrong: Wrong,
+  figures: { handled: number },
+): Map<string, Set<number>> {
+  const finished = new Map<string, Set<number>>();
+  const last = new Map<string, number>();
+  for (const message of entries) {
+    const { key, n } = message;
+    if (!isKnown(message) || isHopeless(n)) wrong("unexpected", `${group} has an effect of ${key} ${n}`);
+    if (mode === "ordered" && n < (last.get(key) ?? 0))
+      wrong("inverted", `${group}: the effect of ${key} ${n} came late`);
+    last.set(key, n);
+    const numbers = finished.get(key) ?? new Set();
+    finished.set(key, numbers);
+    if (numbers.has(n)) wrong("effects", `${group} has published the effect of ${key} ${n} again`);
+    else figures.handled += 1;
+    numbers.add(n);
+    const times = written.get(`${key}/${n}`) ?? 0;
+    if (times !== 1) wrong("effects", `${group} has written the effect of ${key} ${n} ${times} times`);
+  }
+  const isPublished = (name: string) => {
+    const [key, n] = name.split("/") as [string, string];
+    return finished.get(key)?.has(Number(n)) ?? false;
+  };
+  for (const name of written.keys())
+    if (!isPublished(name)) wrong("effects", `${group} has only written the effect of ${name}`);
   return finished;
 }

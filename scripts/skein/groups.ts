@@ -1,7 +1,8 @@
 /** `skein groups`: how far each group has come, and an operator's orders to one: pause, resume, unpark, seek, drop. */
 
 import { defineCommand } from "citty";
-import type { GroupDescription, GroupSettings, KeyAside, StartPoint } from "../../lib/mq/index.ts";
+import { AppError } from "../../lib/errors.ts";
+import type { AnyTopic, GroupDescription, GroupSettings, KeyAside, Queue, StartPoint } from "../../lib/mq/index.ts";
 import {
   groupArgument,
   groupNamed,
@@ -15,6 +16,10 @@ import {
 import { Failure, openRunningQueue } from "./running.ts";
 import { describeMs, print, renderTable } from "./table.ts";
 import { describeAll } from "./topics.ts";
+
+/** extlogic looks once a second at what is declared, and lets calls under way end. */
+const WEBHOOK_STOPS_WITHIN_MS = 10_000;
+const LOOK_MS = 200;
 
 const REASON = { type: "string", description: "Shown beside the group", valueHint: "text" } as const;
 const KEY = { type: "string", description: "The parked key", valueHint: "key" } as const;
@@ -120,8 +125,8 @@ const drop = defineCommand({
       const loss = `${group.lag} unfinished messages and ${group.deadLetters} dead letters`;
       throw new Failure(`this forgets ${name} with its ${loss}; add --yes to do it`);
     }
-    await queue.control.dropGroup(topic, group.group);
-    await queue.catalog.forgetGroup(topic.name, group.group);
+    const declared = (await queue.catalog.groups(topic.name)).find((each) => each.group === group.group);
+    await dropGroup(queue, topic, group.group, declared?.settings.webhook !== undefined);
     console.log(`${name} is dropped`);
   },
 });
@@ -136,6 +141,24 @@ export const groups = defineCommand({
   default: "list",
   subCommands: { list, pause, resume, aside, unpark, seek, drop },
 });
+
+/** Throws CONFLICT while members are alive; those that send webhooks stop by themselves. */
+async function dropGroup(queue: Queue, topic: AnyTopic, group: string, isWebhook: boolean): Promise<void> {
+  const deadline = performance.now() + (isWebhook ? WEBHOOK_STOPS_WITHIN_MS : 0);
+  if (isWebhook) await queue.catalog.forgetGroup(topic.name, group);
+  for (;;) {
+    try {
+      await queue.control.dropGroup(topic, group);
+      break;
+    } catch (error) {
+      if (!(error instanceof AppError && error.code === "CONFLICT") || performance.now() > deadline) throw error;
+      await Bun.sleep(LOOK_MS);
+    }
+  }
+  await queue.catalog.forgetGroup(topic.name, group);
+  // A receive that had begun before may have made it anew.
+  await queue.control.dropGroup(topic, group);
+}
 
 /** As a service declared it; undefined of groups that only a program knows. What signs its webhook is not for screens. */
 function withoutSecret(settings: GroupSettings | undefined) {

@@ -33,7 +33,7 @@ export async function welcome(parts: WelcomeParts): Promise<void> {
     output.say(await firstMessage(url, serviceKey));
   output.say(
     `\nChat in two more terminals:\n\n    ${bun} run skein chat alice\n    ${bun} run skein chat bob\n\n` +
-      `The HTTP API: ${url}/openapi.json. Health: ${url}/readyz. More: ${bun} run skein --help\n`,
+      `The API: ${url}/docs. Health: ${url}/readyz. More: ${bun} run skein --help\n`,
   );
 }
 

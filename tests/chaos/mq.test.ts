@@ -18,13 +18,15 @@ test("whoever dies or sleeps: nothing lost, nothing made up, every key in order"
 
 const COUNT = 60;
 const HOPELESS = range(1, COUNT).filter(isHopeless);
-const [PLAIN, OTHER] = range(1, COUNT).filter((n) => !isHopeless(n)) as [number, number];
+const GOOD = range(1, COUNT).filter((n) => !isHopeless(n));
+const [PLAIN, OTHER] = GOOD as [number, number];
 
 interface Mutable extends MqFindings {
   readonly produced: ProducerLine[];
   readonly handled: HandlerLine[];
   readonly entries: { key: string; n: number }[];
   readonly dead: Map<string, { key: string; n: number }[]>;
+  readonly effects: Map<string, { written: Map<string, number>; entries: { key: string; n: number }[] }>;
 }
 
 function healthy(): Mutable {
@@ -33,11 +35,20 @@ function healthy(): Mutable {
       ["attempt", "k", 1, COUNT],
       ["ok", "k", 1, COUNT],
     ],
-    handled: GROUPS.flatMap(({ group }) =>
+    handled: GROUPS.filter(({ hasEffect }) => !hasEffect).flatMap(({ group }) =>
       range(1, COUNT).map((n): HandlerLine => [isHopeless(n) ? "buried" : "done", group, "k", n, 7]),
     ),
     entries: range(1, COUNT).map((n) => ({ key: "k", n })),
     dead: new Map(GROUPS.map(({ group }) => [group, HOPELESS.map((n) => ({ key: "k", n }))])),
+    effects: new Map(
+      GROUPS.filter(({ hasEffect }) => hasEffect).map(({ group }) => [
+        group,
+        {
+          written: new Map(GOOD.map((n) => [`k/${n}`, 1])),
+          entries: GOOD.map((n) => ({ key: "k", n })),
+        },
+      ]),
+    ),
   };
 }
 
@@ -66,6 +77,14 @@ const FAULTS: readonly (readonly [what: string, plant: (findings: Mutable) => vo
     ({ handled }) => handled.push(["done", "shared", "x", 1, 7]),
     { unexpected: 1 },
   ],
+  ["an effect written twice", ({ effects }) => effects.get("ledger")!.written.set("k/1", 2), { effects: 1 }],
+  [
+    "an effect published twice",
+    ({ effects }) => effects.get("accounts")!.entries.push({ key: "k", n: 1 }),
+    { effects: 1 },
+  ],
+  ["an effect written alone", ({ effects }) => effects.get("ledger")!.entries.pop(), { effects: 1, lost: 1 }],
+  ["an effect out of order", ({ effects }) => effects.get("ledger")!.entries.reverse(), { inverted: GOOD.length - 1 }],
   ["an entry that is gone", ({ entries }) => entries.pop(), { lost: 1 }],
 ];
 

@@ -18,16 +18,10 @@ import { deafFor } from "../support/deaf.ts";
 import { eventually } from "../support/eventually.ts";
 import { Numbered, openTestQueue, range, type TestQueue } from "../support/queue.ts";
 import { refusal } from "../support/refusal.ts";
+import { caughtUp, FORMS, type Form, numbersIn } from "../support/transactions.ts";
+import { sendTwice } from "../support/twice.ts";
 
 const next = defineTopic("next", { schema: Numbered });
-
-const FORMS = [
-  ["ordered", "single"],
-  ["ordered", "batch"],
-  ["concurrent", "single"],
-  ["concurrent", "batch"],
-] as const;
-type Form = (typeof FORMS)[number];
 
 /** A group of either mode, with a handler that sees one message or many. */
 function groupOf(
@@ -46,24 +40,6 @@ const nextOf = (messages: readonly Message<Numbered>[]) =>
 
 async function total(t: TestQueue, key = "k"): Promise<number> {
   return Number((await t.store.redis.commands.get(t.queue.own(key, "sum").key)) ?? 0);
-}
-
-/** Numbers of a topic's messages, over all partitions. */
-async function numbersIn(t: TestQueue, topic: string): Promise<number[]> {
-  const { keys, redis } = t.store;
-  const streams = range(0, keys.partitions - 1).map((partition) => keys.topic(topic, partition));
-  const entries = await Promise.all(streams.map((stream) => redis.commands.xrange(stream, "-", "+")));
-  return entries
-    .flat()
-    .map(([, fields]) => (JSON.parse(fields[1]!) as Numbered).n)
-    .sort((a, b) => a - b);
-}
-
-async function caughtUp(t: TestQueue): Promise<void> {
-  await eventually(async () => {
-    const { groups } = await t.queue.describe(t.topic);
-    expect(groups).toMatchObject([{ group: "g", lag: 0, open: 0 }]);
-  });
 }
 
 function memberOver(t: TestQueue, redis: RedisConnections): Queue {
@@ -158,6 +134,22 @@ describe.each(FORMS)("%s group, %s handler", (...form) => {
       await t.publish("k", 10 * from + 1, 10 * from + 10);
       await Bun.sleep(5);
     }
+    await caughtUp(t);
+    expect(await total(t)).toBe(5_050);
+    expect(await numbersIn(t, "next")).toEqual(range(1, 100));
+  });
+
+  test("scripts that are sent twice change nothing: each is done once", async () => {
+    await using t = await open();
+    sendTwice(t.store.redis.commands, { isHandOut: (script) => script === "mqClaim" });
+    await consume(t, (messages, { commit }) =>
+      commit({ writes: [["INCRBY", "sum", sumOf(messages)]], publish: nextOf(messages) }),
+    );
+    const input = { type: "numbered", key: "k" };
+    await t.queue.publishMany(
+      t.topic,
+      range(1, 100).map((n) => ({ ...input, data: { n }, dedupId: String(n) })),
+    );
     await caughtUp(t);
     expect(await total(t)).toBe(5_050);
     expect(await numbersIn(t, "next")).toEqual(range(1, 100));
@@ -382,47 +374,6 @@ test("a broadcast group has no transactions", async () => {
   await t.publish("k", 1, 1);
   await eventually(() => expect(errors.map(({ code }) => code)).toEqual(["INVALID"]));
 });
-
-test.each(FORMS)(
-  "%s group, %s handler: members are killed at any moment, and every effect is there once",
-  async (mode, kind) => {
-    const count = 300;
-    await using t = await openTestQueue("mq-transact", { partitions: 4 });
-    await t.run(t.queue.createTimers());
-    const script = new URL("../support/transaction-process.ts", import.meta.url).pathname;
-    const isDone = async () => (await numbersIn(t, "now")).length >= count;
-    const live = async (name: string) => {
-      while (!(await isDone())) {
-        const args = [t.store.url, t.store.prefix, "4", name, mode, kind];
-        const child = Bun.spawn([process.execPath, script, ...args], { stdout: "pipe", stderr: "inherit" });
-        await child.stdout.getReader().read();
-        await Bun.sleep(50 + 250 * Math.random());
-        child.kill("SIGKILL");
-        await child.exited;
-      }
-    };
-    const living = Promise.all(["a", "b"].map(live));
-    for (const from of range(0, 29)) {
-      await t.publish(`k${from % 7}`, 10 * from + 1, 10 * from + 10);
-      await Bun.sleep(20);
-    }
-    await living;
-    await t.run(t.queue.consume(t.topic, { group: "g", mode, handle: () => undefined }));
-    await caughtUp(t);
-    const { keys, redis } = t.store;
-    const own = (name: string) => range(0, 3).map((partition) => keys.own(partition, name));
-    const sums = await Promise.all(own("sum").map((key) => redis.commands.get(key)));
-    expect(sums.reduce((sum, each) => sum + Number(each ?? 0), 0)).toBe((count * (count + 1)) / 2);
-    const counts = await Promise.all(own("counts").map((key) => redis.commands.hvals(key)));
-    expect(counts.flat()).toEqual(range(1, count).map(() => "1"));
-    expect(await numbersIn(t, "now")).toEqual(range(1, count));
-    await eventually(async () => {
-      expect(await numbersIn(t, "later")).toEqual(range(1, count));
-      expect(await numbersIn(t, "far")).toEqual(range(1, count));
-    }, 15_000);
-  },
-  60_000,
-);
 
 /** Makes another the holder of what the handler has in hand, for a moment. */
 async function steal(t: TestQueue, [mode]: Form, { entry, partition }: Message<Numbered>): Promise<void> {

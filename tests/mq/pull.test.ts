@@ -374,6 +374,20 @@ test("a seek refuses what services have in hand, and begins anew; a pause hands 
   expect(await lagOf(t)).toBe(0);
 });
 
+test.each(["concurrent", "ordered"] as const)(
+  "%s: a receive that waits while its group is dropped does not make it anew",
+  async (mode) => {
+    await using t = await openTestQueue("mq-pull", { partitions: 2 });
+    await using client = openPuller(t, pullGroup({ mode }));
+    const waiting = client.receive({ waitMs: 2_500 });
+    await eventually(async () => expect((await t.queue.describe(t.topic)).groups).toHaveLength(1));
+    await t.queue.control.dropGroup(t.topic, "g");
+    await t.publish("k", 1, 3);
+    expect(await waiting).toEqual([]);
+    expect((await t.queue.describe(t.topic)).groups).toEqual([]);
+  },
+);
+
 test("a group that was lost is made again, and nothing that came since is missed", async () => {
   await using t = await openTestQueue("mq-pull", { partitions: 1 });
   const { redis, keys } = t.store;

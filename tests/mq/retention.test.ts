@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
-import { defineTopic } from "../../lib/mq/index.ts";
+import { systemClock } from "../../lib/clock.ts";
+import { Bury, defineTopic } from "../../lib/mq/index.ts";
 import { eventually } from "../support/eventually.ts";
 import { Numbered, openTestQueue, type TestQueue } from "../support/queue.ts";
 
@@ -96,4 +97,21 @@ test("describe shows length, lag, what is open, its age, owners and dead letters
   expect((await t.store.metrics.lag.get()).values).toMatchObject([{ value: 6, labels: { topic: "t", group: "g" } }]);
   await stuck.service.stop(soft());
   expect((await t.queue.describe(t.topic)).groups[0]!.owners).toEqual([undefined, undefined]);
+});
+
+test("dead letters stay their week by Redis TIME, whatever the clock of the process that trims", async () => {
+  const clock = { ...systemClock, now: () => Date.now() + 8 * 24 * 3_600_000 };
+  await using t = await openTestQueue("mq-retention", { partitions: 1, clock });
+  await t.run(
+    t.queue.consume(t.topic, {
+      ...{ group: "g", mode: "ordered" },
+      handle() {
+        throw new Bury("no use");
+      },
+    }),
+  );
+  await t.publish("k", 1, 3);
+  await eventually(async () => expect(await t.deadLetters("g")).toHaveLength(3));
+  await t.queue.trim(t.topic);
+  expect(await t.deadLetters("g")).toHaveLength(3);
 });

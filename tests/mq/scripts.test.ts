@@ -5,9 +5,11 @@
 
 import { describe, expect, test } from "bun:test";
 import { systemClock } from "../../lib/clock.ts";
+import { ackWith } from "../../lib/mq/ack-with.ts";
 import { NO_ATTEMPTS } from "../../lib/mq/attempts.ts";
 import { type Declaration, declare, type QueueContext } from "../../lib/mq/consumer.ts";
 import { DeliveryLeases, Hold } from "../../lib/mq/delivery-lease.ts";
+import { type EffectInput, formatEffect } from "../../lib/mq/effect.ts";
 import { searchEntries } from "../../lib/mq/entry-search.ts";
 import { Firing } from "../../lib/mq/firing.ts";
 import { registerGroup } from "../../lib/mq/group.ts";
@@ -140,6 +142,18 @@ async function setAside(t: TestQueue, context: QueueContext, declaration: Declar
   return { lease, side };
 }
 
+/** Something of everything that a consume transaction may do. */
+function effectOn(t: TestQueue): EffectInput {
+  const input = { type: "a", key: "k", data: { n: 1 } };
+  return {
+    writes: [["HSET", "state", "n", 1]],
+    publish: [
+      { topic: t.topic, input: { ...input, dedupId: "new" } },
+      { topic: t.topic, input: { ...input, deliverAt: Date.now() + 60_000 } },
+    ],
+  };
+}
+
 const redriveAll = { topic: "t", group: "concurrent", perSecond: 1_000, selection: { filter: {} } };
 
 const key = {
@@ -195,6 +209,13 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
     keys: ["stream", "even", "odd", "groups", "own"],
     run: ({ t }) => {
       const input = { type: "a", key: "k", data: { n: 1 }, dedupId: "new" };
+      return t.queue.publishWith(t.topic, input, [["HSET", "state", "n", 1]]);
+    },
+  },
+  "publish-with later": {
+    keys: ["stream", "even", "odd", "groups", "delayed", "delayedDue", "delayedEnded", "relay", "own"],
+    run: ({ t }) => {
+      const input = { type: "a", key: "k", data: { n: 1 }, dedupId: "new", deliverAt: Date.now() + 60_000 };
       return t.queue.publishWith(t.topic, input, [["HSET", "state", "n", 1]]);
     },
   },
@@ -277,6 +298,17 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
       if (!(await lease.commit())) throw new Error("not committed");
     },
   },
+  "lease-commit with an effect": {
+    keys: ["orderedLease", "stream", "even", "odd", "groups", "delayed", "delayedDue", "delayedEnded", "relay"],
+    async run({ t, context, ordered, lease }) {
+      const ends = { onEnding: () => undefined, onEnded: () => undefined };
+      const effect = formatEffect(context, 0, effectOn(t), ordered.publishing);
+      lease.follow({ progress: () => ({ checkpoint: "9999999999999-0", read: 5, open: [] }) });
+      void lease.changes.end(effect, { ...ends, entry: "501-0", key: undefined });
+      void lease.changes.end(effect, { ...ends, entry: "1-0", key: "long" });
+      if (!(await lease.commit())) throw new Error("not committed");
+    },
+  },
   "side-take": {
     keys: ["orderedLease", "aside", "asideDue", "side", "sideOrder"],
     async run({ side }) {
@@ -308,6 +340,11 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
         0,
         holds.map(({ delivery }) => new Hold(delivery, 1, NO_ATTEMPTS, 0, "0")),
       ),
+  },
+  "ack-with": {
+    keys: ["stream", "attempts", "even", "odd", "groups", "delayed", "delayedDue", "delayedEnded", "relay", "own"],
+    run: ({ t, context, concurrent, leases, holds }) =>
+      ackWith({ context, declaration: concurrent, leases }, holds, effectOn(t)),
   },
   settle: {
     keys: ["stream", "retries", "attempts", "dead"],

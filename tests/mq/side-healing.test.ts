@@ -9,6 +9,7 @@ import { acquireLease, type Grant, PartitionLease } from "../../lib/mq/lease.ts"
 import { SideQueue } from "../../lib/mq/side-queue.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import { eventually } from "../support/eventually.ts";
+import { loseAnswers } from "../support/lost-answers.ts";
 import { type Numbered, openTestQueue, range } from "../support/queue.ts";
 import { startTestRedis } from "../support/redis-server.ts";
 
@@ -71,3 +72,35 @@ test("when too much stands aside the partition is not read, until there is less"
   await side.recount();
   expect(side.isFull).toBe(false);
 });
+
+test.each([
+  { what: "hand-out", script: "mqSideTake", losses: 1 },
+  { what: "read behind a consume transaction", script: "mqSideRead", losses: 12 },
+])(
+  "a key goes on whose $what from aside was not heard",
+  async ({ script, losses }) => {
+    await using t = await openTestQueue("mq-side-heal", { partitions: 1 });
+    const lose = loseAnswers(t.store.redis.commands, script);
+    const seen: number[] = [];
+    let isBroken = true;
+    await t.run(
+      t.queue.consume(t.topic, {
+        ...{ group: "g", mode: "ordered", leaseMs: 1_000, backoff: [5], onPoison: "park", maxAttempts: 2 },
+        async handle({ data }: Message<Numbered>, context) {
+          if (isBroken) throw new Error("broken");
+          await context.commit();
+          seen.push(data.n);
+        },
+      }),
+    );
+    await t.publish("k", 1, 30);
+    await eventually(async () => {
+      expect(await t.queue.aside.list(t.topic, "g")).toMatchObject([{ state: "parked", messages: 30 }]);
+    });
+    isBroken = false;
+    lose(losses);
+    await t.queue.aside.unpark(t.topic, "g", "k");
+    await eventually(() => expect(seen).toEqual(range(1, 30)), 10_000);
+  },
+  30_000,
+);

@@ -43,7 +43,8 @@ const shifted = (byMs: number): Clock => ({ ...systemClock, now: () => Date.now(
 test("delayed messages come when they are due, once, and how late is measured", async () => {
   await using t = await openTestQueue("mq-timers");
   await t.run(t.queue.createTimers());
-  const due = await publishDue(t, 300, 100, 400);
+  // Late enough that none is due already when it is published.
+  const due = await publishDue(t, 300, 1_500, 400);
   await expectAllOnce(t, due);
   await eventually(async () => {
     const { values } = await t.store.metrics.delayedLateness.get();
@@ -67,7 +68,7 @@ test("on a connection that sends every script twice each message comes once, and
   await using t = await openTestQueue("mq-timers");
   sendTwice(t.store.redis.commands);
   await t.run(t.queue.createTimers());
-  const due = await publishDue(t, 100, 200, 200);
+  const due = await publishDue(t, 100, 1_000, 200);
   const { id } = await t.queue.publish(t.topic, { type: "a", data: { n: 0 }, deliverAt: [...due.values()][50]! });
   expect(await t.queue.delayed.cancel(id)).toBe("ok");
   const at = await t.queue.publish(t.topic, { type: "a", key: "k", data: { n: 101 }, deliverAt: 1 });
@@ -83,17 +84,17 @@ test("a moved message comes at its new time, earlier or later, and a cancelled o
     t.queue.publish(t.topic, { type: "numbered", data: { n }, deliverAt });
   const [earlier, later, cancelled] = await Promise.all([
     publish(1, now + HOUR_MS),
-    publish(2, now + 200),
-    publish(3, now + 200),
+    publish(2, now + 1_500),
+    publish(3, now + 1_500),
   ]);
-  await t.queue.delayed.move(earlier.id, now + 300);
-  await t.queue.delayed.move(later.id, now + 600);
+  await t.queue.delayed.move(earlier.id, now + 1_000);
+  await t.queue.delayed.move(later.id, now + 1_800);
   await t.queue.delayed.cancel(cancelled.id);
   await expectAllOnce(
     t,
     new Map([
-      [1, now + 300],
-      [2, now + 600],
+      [1, now + 1_000],
+      [2, now + 1_800],
     ]),
   );
 });

@@ -8,19 +8,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import { systemClock } from "../../lib/clock.ts";
-import {
-  attach,
-  createNotifier,
-  createPresence,
-  createRouteCache,
-  createTrim,
-  delivered,
-  detach,
-  history,
-  read,
-  sync,
-  typing,
-} from "../../lib/im/index.ts";
+import { attach, createTrim, delivered, detach, history, read, receipts, sync, typing } from "../../lib/im/index.ts";
 import { declare } from "../../lib/mq/consumer.ts";
 import { defineTopic, openQueue } from "../../lib/mq/index.ts";
 import { silentLog } from "../../lib/observability/index.ts";
@@ -93,20 +81,8 @@ test("no script and no read of the chat, the queue and the registry crosses slot
 
   await chat.amendments.edit("ann", { conversation: first, seq: 1 }, { text: "text one" });
   await createTrim(redis.commands, keys, 2)(first, (await chat.conversations.get("ann", first)).epoch, 3);
-  const notifier = createNotifier(
-    redis.commands,
-    keys,
-    createRouteCache(redis.commands, keys, () => undefined),
-  );
-  expect(await delivered({ redis: redis.commands, keys, notifier }, "bob", first, 3)).toMatchObject({ delivered: 3 });
-  await typing({ redis: redis.commands, keys, notifier }, "ann", first, true);
-  await detach(redis.commands, keys, "bob", "k1");
-  const presence = createPresence(redis.commands, keys, systemClock, chat.blocks);
-  await eventually(async () => {
-    for (let partition = 0; partition < 16; partition++) await presence.sweep(partition);
-    expect(await redis.commands.hget(keys.presence("bob"), "online")).toBeFalsy();
-  }, 10_000);
   await chat.blocks.add("bob", "ann");
+  await roundOfPresence();
 
   const options = { redis, keys, clock: systemClock, log: silentLog, metrics, member: "t.logic" };
   await roundOfAside(queue);
@@ -122,6 +98,22 @@ test("no script and no read of the chat, the queue and the registry crosses slot
   await queue.pull.dispose();
   await roundOfRegistry();
   expect(loadedScripts(redis.commands).filter((name) => !called.has(name))).toEqual([]);
+
+  /** What is told and not stored, and the end of a connection. */
+  async function roundOfPresence(): Promise<void> {
+    await delivered(chat, "bob", ids[1]!, 3);
+    await receipts(chat, "bob", ids[1]!);
+    await typing(chat, "ann", ids[1]!, true);
+    const { conversation } = await chat.conversations.create("ann", { type: "channel", members: ["bob"] });
+    expect(await chat.channels.heardBy("bob", "g1")).toEqual([conversation.id]);
+    await chat.presence.watch("ann", ["bob"], "g1");
+    await chat.devices.remove("bob", "d");
+    await detach(chat.redis, keys, "bob", "k1");
+    await chat.redis.zadd(keys.leaving(keys.partitionOf("bob")), 1, "bob");
+    await chat.presence.sweep(keys.partitionOf("bob"));
+    expect((await chat.presence.watch("ann", ["bob"], "g1")).presence[0]?.online).toBe(false);
+    await chat.presence.sweepGateways();
+  }
 
   async function roundOfQueue(mode: "ordered" | "concurrent"): Promise<void> {
     const topic = defineTopic(`smoke.${mode}`, { schema: v.strictObject({ n: v.number() }) });

@@ -16,7 +16,7 @@ const handled: number[] = [];
 let stopBilling: () => Promise<void>;
 
 beforeAll(async () => {
-  skein = await startSkein({ roles: ["gateway", "logic", "archive"] });
+  skein = await startSkein({ roles: ["gateway", "logic", "extlogic", "archive"] });
   queue = await connectQueue({ url: skein.redisUrl, member: "shop-1" });
   await queue.catalog.declareTopic("shop", {});
   const billing = queue.consume(shop, {
@@ -182,6 +182,16 @@ test("a group is paused, resumed, set to another place, and dropped when its mem
     20_000,
   );
   expect(await failure("groups", "resume", ...billing)).toContain("no group");
+}, 60_000);
+
+test("a group that a webhook delivers is dropped with nothing to stop first", async () => {
+  const webhook = { url: "https://shop.example/hook", secret: "0123456789abcdef" };
+  await queue.catalog.declareGroup("hooked", "g", { mode: "ordered", webhook });
+  const topic = await queue.catalog.topicOf("hooked");
+  await eventually(async () => expect((await queue.describe(topic)).groups[0]?.owners[0]).toContain("extlogic"));
+  expect((await run("groups", "drop", "--topic", "hooked", "--group", "g", "--yes")).out).toContain("is dropped");
+  expect(await queue.catalog.webhooks()).not.toContainEqual(expect.objectContaining({ topic: "hooked" }));
+  expect((await queue.describe(topic)).groups).toEqual([]);
 }, 60_000);
 
 test("a parked key is shown with its reason, and goes on in order when it is unparked", async () => {

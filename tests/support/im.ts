@@ -1,21 +1,7 @@
 /** The chat's state functions over the shared test Redis: what logic's methods are made of, without a process around them. */
 
 import { systemClock } from "../../lib/clock.ts";
-import {
-  type Body,
-  createAmendments,
-  createBlocks,
-  createChannels,
-  createCommitter,
-  createConversations,
-  createHidden,
-  createInbox,
-  createMutes,
-  createTimeline,
-  listConversations,
-  type ReadArchive,
-  send,
-} from "../../lib/im/index.ts";
+import { type Body, createChat, listConversations, type ReadArchive, send } from "../../lib/im/index.ts";
 import type { TestStore } from "./redis.ts";
 
 const emptyArchive: ReadArchive = async () => [];
@@ -31,29 +17,15 @@ export function makeChat(
   readArchive: ReadArchive = emptyArchive,
   { makeRoom = async () => undefined, ...limits }: ChatOptions = {},
 ) {
-  const parts = { redis: redis.commands, keys, clock: systemClock };
-  const committer = createCommitter({ ...parts, metrics, replicas: 0, makeRoom, ...limits });
-  const channels = createChannels(redis.commands, keys);
-  const inbox = createInbox(redis.commands, keys, channels);
-  const conversations = createConversations({ ...parts, inbox, channels });
-  const timeline = createTimeline(redis.commands, keys, readArchive);
-  const hidden = createHidden(redis.commands, keys);
-  const mutes = createMutes(redis.commands, keys, systemClock);
-  const blocks = createBlocks(redis.commands, keys, systemClock);
-  const amendments = createAmendments({ ...parts, conversations, timeline, recallMs: 120_000 });
+  const chat = createChat({
+    ...{ redis: redis.commands, keys, clock: systemClock, metrics, readArchive, makeRoom, ...limits },
+    replicas: 0,
+    recallMs: 120_000,
+  });
   let count = 0;
   return {
-    ...parts,
-    inbox,
-    channels,
-    conversations,
-    timeline,
-    hidden,
-    mutes,
-    blocks,
-    amendments,
-    list: (user: string, limit = 10, before?: string) =>
-      listConversations({ conversations, inbox, hidden, mutes }, user, limit, before),
+    ...chat,
+    list: (user: string, limit = 10, before?: string) => listConversations(chat, user, limit, before),
     /** Sends a text, or a body of another type, under a fresh clientId, or the given one. */
     send: (
       by: string,
@@ -64,7 +36,7 @@ export function makeChat(
       const { connection, ...params } = more;
       const { type, body } = typeof content === "string" ? { type: "text", body: { text: content } } : content;
       count += 1;
-      return send(committer, systemClock, metrics, {
+      return send(chat.committer, systemClock, metrics, {
         by,
         connection,
         params: { conversation, clientId: `c${count}`, type, body, ...params },
@@ -73,12 +45,12 @@ export function makeChat(
     /** A group of the given users, the first its owner. */
     async group(...users: string[]): Promise<string> {
       const [owner, ...members] = users;
-      const { conversation } = await conversations.create(owner!, { type: "group", members });
+      const { conversation } = await chat.conversations.create(owner!, { type: "group", members });
       return conversation.id;
     },
     /** The timeline's rows as stored: [seq, kind, ordinal, record]. */
     async rows(conversation: string): Promise<[number, string, number, Record<string, unknown>][]> {
-      const found = await redis.commands.xrange(keys.log(conversation), "-", "+");
+      const found = await chat.redis.xrange(keys.log(conversation), "-", "+");
       return found.map(([id, [kind, record]]) => {
         const [seq, ordinal] = id.split("-").map(Number);
         return [seq!, kind!, ordinal!, JSON.parse(record!)];
@@ -86,7 +58,7 @@ export function makeChat(
     },
     /** The events of the conversation's partition: type, sequence, data. */
     async events(conversation: string): Promise<{ type: string; sequence: string; data: Record<string, unknown> }[]> {
-      const found = await redis.commands.xrange(keys.topic("im.events", keys.partitionOf(conversation)), "-", "+");
+      const found = await chat.redis.xrange(keys.topic("im.events", keys.partitionOf(conversation)), "-", "+");
       return found
         .map(([, [header, data]]) => ({ header: header!.split(" "), data: JSON.parse(data!) }))
         .filter(({ header }) => header[2] === conversation)

@@ -347,6 +347,44 @@ test.each<[string, string, object, string]>([
   expect(pathOf(frame)).toBe(path);
 });
 
+test.each<[string, string, object, string]>([
+  ["typing without on", "typing", { conversation: "c" }, "on"],
+  ["typing on as text", "typing", { conversation: "c", on: "true" }, "on"],
+  ["a presence of nobody", "presence.subscribe", { users: [] }, "users"],
+  ["a presence of a pattern", "presence.subscribe", { users: ["*"] }, "users.0"],
+  ["a presence of 101", "presence.subscribe", { users: Array.from({ length: 101 }, (_, i) => `u${i}`) }, "users"],
+  ["a presence of one twice", "presence.subscribe", { users: ["bob", "bob"] }, "users"],
+  ["a presence that is text", "presence.unsubscribe", { users: "bob" }, "users"],
+  ["delivered 0", "delivered", { conversation: "c", seq: 0 }, "seq"],
+  ["delivered for another", "delivered", { conversation: "c", seq: 1, user: "bob" }, "user"],
+  ["a mute until never", "conversation.mute", { conversation: "c", until: -1 }, "until"],
+  [
+    "a mute until the end of numbers",
+    "conversation.mute",
+    { conversation: "c", until: 9_007_199_254_740_991 },
+    "until",
+  ],
+  [
+    "a member's mute until the end of numbers",
+    "member.update",
+    { conversation: "c", user: "bob", mutedUntil: 9_007_199_254_740_991 },
+    "mutedUntil",
+  ],
+  ["a block of braces", "block.add", { user: "{0}" }, "user"],
+  ["a block of oneself", "block.add", { user: "ada" }, "user"],
+  ["a block without a user", "block.remove", {}, "user"],
+  ["a device of a colon", "device.remove", { device: "a:b" }, "device"],
+  ["a device of another user", "device.remove", { device: "a", user: "bob" }, "user"],
+  ["a list with a filter", "device.list", { user: "bob" }, "user"],
+  ["joining by a word", "conversation.update", { conversation: "c", join: "all" }, "join"],
+  ["a change of nothing", "conversation.update", { conversation: "c" }, "title"],
+  ["a role that is not one", "member.update", { conversation: "c", user: "bob", role: "root" }, "role"],
+])("%s is refused by name", async (_, method, params, path) => {
+  const frame = await ada.call(method, params);
+  expect(frame.error?.data.code).toBe("INVALID");
+  expect(pathOf(frame)).toBe(path);
+});
+
 test.each(["👍", "👍🏽", "❤️", "❤", "👨‍👩‍👧‍👦", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "🇫🇮", "1️⃣", "party_parrot", "+1"])(
   "the reaction %s is one",
   async (emoji) => {

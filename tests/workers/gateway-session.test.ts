@@ -55,6 +55,28 @@ describe("time", () => {
     await eventually(async () => expect(await routesOf(store, "ada")).toBe(0));
   });
 
+  test("from the moment that its token ends a socket is given nothing, however much is said", async () => {
+    await using store = await openTestStore("gs-expiry");
+    for (const type of ["group", "channel"]) {
+      const clock = createShiftedClock();
+      await using chat = await openTestChat(store, { clock });
+      const created = await chat.http("ada", "POST", "/v1/conversations", { type, members: ["bob"] });
+      const { conversation } = (await created.json()) as { conversation: { id: string } };
+      using ada = await chat.connect("ada");
+      using bob = await chat.dial();
+      await bob.request("session.open", { token: await chat.token("bob", 60) });
+      for (let i = 0; i < 20; i++) await send(ada, conversation.id, `before${i}`, "before");
+      await eventually(() => expect(bob.notifications.length).toBeGreaterThan(0));
+      clock.shiftMs = 60_001;
+      for (let i = 0; i < 20; i++) await send(ada, conversation.id, `after${i}`, "after");
+      expect((await bob.closed).code).toBe(4502);
+      const texts = bob.notifications
+        .filter(({ method }) => method === "message")
+        .map(({ params }) => params.message.body.text);
+      expect(texts).not.toContain("after");
+    }
+  });
+
   test("a token of a thousand years does not overflow a timer", async () => {
     await using store = await openTestStore("gs-long");
     await using chat = await openTestChat(store);

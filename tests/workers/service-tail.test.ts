@@ -232,6 +232,25 @@ describe("a client", () => {
     await eventually(async () => expect(await readersOpen()).toBe(0));
   });
 
+  test("that takes nothing makes nobody hold more than some of what there is", async () => {
+    const large = "a".repeat(100_000);
+    for (let i = 0; i < 16; i++) await publish(...Array.from({ length: 9 }, () => ({ data: large })));
+    const sentBytes = async () => Number(/total_net_output_bytes:(\d+)/.exec(await redis.commands.info("stats"))![1]);
+    const before = await sentBytes();
+    const response = await serve({ heartbeatMs: 10_000, slowMs: 1_000 }).request(
+      `/v1/topics/${topic}/tail?after=first`,
+      {},
+      {},
+    );
+    const reader = response.body!.getReader();
+    // Where it begins, and the first events.
+    for (let i = 0; i < 2; i++) await reader.read();
+    await eventually(async () => expect(await readersOpen()).toBe(0));
+    // Of 14 MB: two lots in hand of whoever writes, and what was read ahead.
+    expect((await sentBytes()) - before).toBeLessThan(4_000_000);
+    await reader.cancel();
+  });
+
   test("that takes nothing is let go, and what was held for it is freed", async () => {
     const response = await serve({ heartbeatMs: 10_000, slowMs: 100 }).request(
       `/v1/topics/${topic}/tail?after=first`,

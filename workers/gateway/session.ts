@@ -116,7 +116,7 @@ export class Session implements Caller {
   }
 
   received(frame: string | Uint8Array): void {
-    if (this.state === "closed") return;
+    if (this.state === "closed" || this.endIfExpired()) return;
     this.sessions.framesIn += 1;
     if (typeof frame !== "string") {
       this.close(CLOSE.protocolError, "binary frames are not part of the protocol");
@@ -150,6 +150,17 @@ export class Session implements Caller {
   }
 
   // What the gateway says
+
+  /** A live frame. With the token everything ends, at that moment and not when the timer looks. */
+  deliver(frame: string): void {
+    if (!this.endIfExpired()) this.outbox.deliver(frame);
+  }
+
+  private endIfExpired(): boolean {
+    if (this.expiresAt > this.sessions.clock.now()) return false;
+    this.close(CLOSE.expired, "the token has expired");
+    return true;
+  }
 
   close(code: number, reason: string): void {
     if (this.state === "closed" || !this.socket) return;

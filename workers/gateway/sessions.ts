@@ -154,18 +154,18 @@ export class Sessions {
   }
 
   deliver(number: number, frame: string): void {
-    this.byNumber.get(number)?.outbox.deliver(frame);
+    this.byNumber.get(number)?.deliver(frame);
   }
 
   /** To the channel's subscribers here, but not to the connection of this number. */
   deliverToChannel(channel: string, frame: string, except: number): void {
     for (const session of this.subscriptions.of(channel)) {
-      if (session.number !== except) session.outbox.deliver(frame);
+      if (session.number !== except) session.deliver(frame);
     }
   }
 
   deliverToWatchers(user: string, frame: string): void {
-    for (const session of this.passing.watches.of(user)) session.outbox.deliver(frame);
+    for (const session of this.passing.watches.of(user)) session.deliver(frame);
   }
 
   /** The user has blocked those of these connections. */
@@ -190,7 +190,7 @@ export class Sessions {
   }
 
   deliverToAll(frame: string): void {
-    for (const session of this.byNumber.values()) if (session.state === "open") session.outbox.deliver(frame);
+    for (const session of this.byNumber.values()) if (session.state === "open") session.deliver(frame);
   }
 
   resyncAll(reason: string): void {

@@ -1,29 +1,16 @@
 /** The table RPC method -> im function, nothing else. */
 
-import type { Clock } from "../../lib/clock.ts";
-import { AppError } from "../../lib/errors.ts";
 import {
   attach,
-  createAmendments,
-  createBlocks,
-  createChannels,
-  createCommitter,
-  createConversations,
-  createDevices,
-  createHidden,
-  createInbox,
-  createMutes,
-  createNotifier,
-  createPresence,
-  createRouteCache,
-  createTimeline,
+  type Chat,
+  type ChatParts,
+  createChat,
   delivered,
   detach,
   history,
   type LogicContract,
   listConversations,
   notification,
-  type ReadArchive,
   read,
   receipts,
   type SearchArchive,
@@ -32,66 +19,31 @@ import {
   sync,
   typing,
 } from "../../lib/im/index.ts";
-import type { Metrics } from "../../lib/observability/index.ts";
-import { type Keys, type RedisClient, toAppError } from "../../lib/redis/index.ts";
+import { toAppError } from "../../lib/redis/index.ts";
 import type { Handlers, Outcome } from "../../lib/rpc/index.ts";
 
-interface MethodParts {
-  readonly redis: RedisClient;
-  readonly keys: Keys;
-  readonly clock: Clock;
-  readonly metrics: Metrics;
-  readonly replicas: number;
-  readonly makeRoom: (partition: number) => Promise<void>;
-  readonly recallMs: number;
-  readonly readArchive: ReadArchive;
+type LogicHandlers = Handlers<LogicContract>;
+
+interface MethodParts extends ChatParts {
   readonly searchArchive: SearchArchive;
   readonly status: () => Promise<{ ackLevel: string; redis: string }>;
 }
 
-export function createMethods({
-  redis,
-  keys,
-  clock,
-  metrics,
-  replicas,
-  makeRoom,
-  recallMs,
-  readArchive,
-  searchArchive,
-  status,
-}: MethodParts): Handlers<LogicContract> {
-  const committer = createCommitter({ redis, keys, clock, metrics, replicas, makeRoom });
-  const channels = createChannels(redis, keys);
-  const inbox = createInbox(redis, keys, channels);
-  const conversations = createConversations({ redis, keys, clock, inbox, channels });
-  const timeline = createTimeline(redis, keys, readArchive);
-  const hidden = createHidden(redis, keys);
-  const mutes = createMutes(redis, keys, clock);
-  const blocks = createBlocks(redis, keys, clock);
-  const amendments = createAmendments({ redis, keys, clock, conversations, timeline, recallMs });
-  const presence = createPresence(redis, keys, clock, blocks);
-  const devices = createDevices(redis, keys);
-  const notifier = createNotifier(
-    redis,
-    keys,
-    createRouteCache(redis, keys, () => undefined),
-  );
-  const nothing = {};
-
-  /** Out of the caller's own sight; the caller's other devices hear of it. */
-  async function hide(by: string, conversation: string, seq: number, connection: string | undefined): Promise<void> {
-    const state = await conversations.state(by, conversation);
-    if (!state) throw new AppError("NOT_MEMBER");
-    const found = await timeline.at(conversation, state.epoch, seq);
-    if (found?.kind !== "message") throw new AppError("NOT_FOUND", "There is no such message");
-    await hidden.add(by, conversation, seq);
-    const frame = notification("message.hidden", JSON.stringify({ conversation, seq }));
-    await notifier.toUsers([by], frame, connection);
-  }
-
+export function createMethods({ searchArchive, status, ...parts }: MethodParts): LogicHandlers {
+  const chat = createChat(parts);
   return guarded({
-    send: (inputs) => Promise.all(inputs.map((input) => send(committer, clock, metrics, input))),
+    ...{ ...ofRoutes(chat), ...ofConversations(chat), ...ofMessages(chat), ...ofOneself(chat) },
+    search: ({ by, params }) => search({ ...chat, searchArchive }, by, params),
+    status,
+  });
+}
+
+const NOTHING = {};
+
+/** Where connections are, and what passes between them. */
+function ofRoutes(chat: Chat) {
+  const { redis, keys, clock, presence, channels } = chat;
+  return {
     attach: (inputs) =>
       each(inputs, async (route) => {
         const isNewlyOnline = await attach(redis, keys, clock, route);
@@ -101,63 +53,77 @@ export function createMethods({
     detach: (inputs) =>
       each(inputs, async ({ user, connection }) => {
         await detach(redis, keys, user, connection);
-        return nothing;
+        return NOTHING;
       }),
-    createConversation: ({ by, params }) => conversations.create(by, params),
-    getConversation: async ({ by, params }) => ({ conversation: await conversations.get(by, params.conversation) }),
-    listConversations: ({ by, params }) =>
-      listConversations({ conversations, inbox, hidden, mutes }, by, params.limit, params.before),
-    updateConversation: async ({ by, params }) => ({
-      conversation: await conversations.change(by, params.conversation, params),
-    }),
-    dissolveConversation: async ({ by, params }) => {
-      await conversations.dissolve(by, params.conversation);
-      return nothing;
-    },
-    addMembers: async ({ by, params }) => ({
-      conversation: await conversations.add(by, params.conversation, params.users),
-    }),
-    removeMember: async ({ by, params }) => {
-      await conversations.remove(by, params.conversation, params.user);
-      return nothing;
-    },
-    updateMember: async ({ by, params: { conversation, user, role, mutedUntil } }) => ({
-      conversation: await conversations.update(by, conversation, user, {
-        ...(role === undefined ? {} : { role }),
-        ...(mutedUntil === undefined ? {} : { mutedUntil }),
-      }),
-    }),
-    edit: async ({ by, params }) => ({ message: await amendments.edit(by, params, params.body) }),
-    async recall({ by, params, connection }) {
-      if (params.for === "everyone") return { message: await amendments.recall(by, params) };
-      await hide(by, params.conversation, params.seq, connection);
-      return nothing;
-    },
-    react: async ({ by, params }) => ({ message: await amendments.react(by, params, params.emoji, params.on) }),
-    async muteConversation({ by, params: { conversation, until }, connection }) {
-      if (!(await conversations.state(by, conversation))) throw new AppError("NOT_MEMBER");
-      await mutes.set(by, conversation, until);
-      const [mutedUntil] = await mutes.of(by, [conversation]);
-      const shown = mutedUntil === undefined ? {} : { mutedUntil };
-      const frame = notification("conversation.muted", JSON.stringify({ conversation, ...shown }));
-      await notifier.toUsers([by], frame, connection);
-      return shown;
-    },
-    delivered: ({ by, params }) => delivered({ redis, keys, notifier }, by, params.conversation, params.seq),
-    receipts: ({ by, params }) => receipts({ redis, keys, conversations }, by, params.conversation),
     async typing({ by, params }) {
-      await typing({ redis, keys, notifier }, by, params.conversation, params.on);
-      return nothing;
+      await typing(chat, by, params.conversation, params.on);
+      return NOTHING;
     },
     watchPresence: ({ by, params, gateway }) => presence.watch(by, params.users, gateway),
     async renewWatches({ users, gateway }) {
       await presence.renew(users, gateway);
-      return nothing;
+      return NOTHING;
     },
-    listDevices: async ({ by }) => ({ devices: await devices.list(by) }),
-    async removeDevice({ by, params }) {
-      await devices.remove(by, params.device);
-      return nothing;
+  } satisfies Partial<LogicHandlers>;
+}
+
+function ofConversations(chat: Chat) {
+  const { conversations } = chat;
+  return {
+    createConversation: ({ by, params }) => conversations.create(by, params),
+    getConversation: async ({ by, params }) => ({ conversation: await conversations.get(by, params.conversation) }),
+    listConversations: ({ by, params }) => listConversations(chat, by, params.limit, params.before),
+    updateConversation: async ({ by, params }) => ({
+      conversation: await conversations.change(by, params.conversation, params),
+    }),
+    async dissolveConversation({ by, params }) {
+      await conversations.dissolve(by, params.conversation);
+      return NOTHING;
+    },
+    addMembers: async ({ by, params }) => ({
+      conversation: await conversations.add(by, params.conversation, params.users),
+    }),
+    async removeMember({ by, params }) {
+      await conversations.remove(by, params.conversation, params.user);
+      return NOTHING;
+    },
+    updateMember: async ({ by, params: { conversation, user, ...change } }) => ({
+      conversation: await conversations.update(by, conversation, user, change),
+    }),
+  } satisfies Partial<LogicHandlers>;
+}
+
+function ofMessages(chat: Chat) {
+  const { committer, clock, metrics, amendments, hidden, notifier } = chat;
+  return {
+    send: (inputs) => Promise.all(inputs.map((input) => send(committer, clock, metrics, input))),
+    edit: async ({ by, params }) => ({ message: await amendments.edit(by, params, params.body) }),
+    async recall({ by, params, connection }) {
+      if (params.for === "everyone") return { message: await amendments.recall(by, params) };
+      const { conversation, seq } = params;
+      await hidden.add(by, conversation, seq);
+      const frame = notification("message.hidden", JSON.stringify({ conversation, seq }));
+      await notifier.toUsers([by], frame, connection);
+      return NOTHING;
+    },
+    react: async ({ by, params }) => ({ message: await amendments.react(by, params, params.emoji, params.on) }),
+    history: ({ by, params }) => history(chat, by, params),
+    sync: ({ by, params }) => sync(chat, by, params.cursors),
+    read: ({ by, params }) => read(chat, by, params.conversation, params.seq),
+    delivered: ({ by, params }) => delivered(chat, by, params.conversation, params.seq),
+    receipts: ({ by, params }) => receipts(chat, by, params.conversation),
+  } satisfies Partial<LogicHandlers>;
+}
+
+/** What is the user's own. */
+function ofOneself({ mutes, blocks, devices, presence, notifier }: Chat) {
+  return {
+    async muteConversation({ by, params: { conversation, until }, connection }) {
+      const mutedUntil = await mutes.set(by, conversation, until);
+      const shown = mutedUntil === undefined ? {} : { mutedUntil };
+      const frame = notification("conversation.muted", JSON.stringify({ conversation, ...shown }));
+      await notifier.toUsers([by], frame, connection);
+      return shown;
     },
     listBlocks: async ({ by }) => ({ blocks: await blocks.list(by) }),
     async addBlock({ by, params }) {
@@ -167,15 +133,14 @@ export function createMethods({
     },
     async removeBlock({ by, params }) {
       await blocks.remove(by, params.user);
-      return nothing;
+      return NOTHING;
     },
-    history: ({ by, params }) => history({ conversations, timeline, hidden }, by, params),
-    search: ({ by, params }) => search({ redis, keys, inbox, hidden, timeline, searchArchive }, by, params),
-    sync: ({ by, params }) => sync({ conversations, inbox, timeline, hidden }, by, params.cursors),
-    read: ({ by, params }) =>
-      read({ redis, keys, clock, conversations, timeline }, by, params.conversation, params.seq),
-    status,
-  });
+    listDevices: async ({ by }) => ({ devices: await devices.list(by) }),
+    async removeDevice({ by, params }) {
+      await devices.remove(by, params.device);
+      return NOTHING;
+    },
+  } satisfies Partial<LogicHandlers>;
 }
 
 /** A batch whose items succeed or fail one by one. */
@@ -191,7 +156,7 @@ function each<T, R>(inputs: readonly T[], act: (input: T) => Promise<R>): Promis
 }
 
 /** Every handler rejects with an AppError: what Redis said becomes OVERLOADED, UNKNOWN_OUTCOME or INTERNAL here, once. */
-function guarded(handlers: Handlers<LogicContract>): Handlers<LogicContract> {
+function guarded(handlers: LogicHandlers): LogicHandlers {
   const wrapped = Object.entries(handlers).map(([method, handler]) => {
     const call = handler as (input: unknown, context: unknown) => Promise<unknown>;
     const guardedCall = (input: unknown, context: unknown) =>
@@ -200,5 +165,5 @@ function guarded(handlers: Handlers<LogicContract>): Handlers<LogicContract> {
       });
     return [method, guardedCall];
   });
-  return Object.fromEntries(wrapped) as Handlers<LogicContract>;
+  return Object.fromEntries(wrapped) as LogicHandlers;
 }

@@ -9,6 +9,7 @@
 --   back  key, record                        a key that was in hand goes back
 --   done  key, entry                         the first message of a key aside is finished
 --   drop  key, values of mq_bury             the first message of a key aside is finished, by its move to dead letters
+--   alone key, losses                        a key in hand is handed out alone now
 --   note  entry, attempts record             what an unfinished entry has cost so far; '' forgets it
 -- `place`: the keys `dead` and `attempts`, the side `queue`, and who holds the partition: `member`, `token`, `now_ms`; `dead_max`;
 -- `is_finished`, as mq_progress gives it of the progress that is stored.
@@ -61,6 +62,13 @@ local function mq_apply_changes(at, place)
       count = 7
       local record = mq_side_get(queue, ARGV[i])
       if record and record.state == 'h' and record.token == place.token then set(ARGV[i], i + 1, record.since) end
+    elseif kind == 'alone' then
+      count = 2
+      local record = mq_side_get(queue, ARGV[i])
+      if record and record.state == 'h' and record.token == place.token then
+        record.losses = tonumber(ARGV[i + 1])
+        mq_side_set(queue, ARGV[i], record)
+      end
     elseif kind == 'done' or kind == 'drop' then
       count = kind == 'done' and 2 or 1 + MQ_BURY_ARGS
       if kind == 'drop' and redis.call('HEXISTS', queue.side, ARGV[i + 1]) == 1 then bury(i + 1) end

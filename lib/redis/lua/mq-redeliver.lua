@@ -5,14 +5,9 @@
 -- `of` is { stream = , retries = , attempts = , lease = , group = the name in the stream, now_ms = }. The caller has read from all
 -- keys before, so nothing here fails for a key's type. Needs mq-lost.lua before it.
 
-local MQ_LOSSES_MAX = 3
-
--- The attempts record of an entry that was lost once more. A member that vanishes loses all that it holds, so from the third loss on
--- only those count that had the entry alone in hand, which the record says by an odd number of losses beyond three.
+-- The attempts record of an entry that was lost once more.
 local function mq_lost(text, holder, now_ms)
   local failed, losses, first, history = string.match(text or '0 0 0 ', '^(%d+) (%d+) (%d+) (.*)$')
-  local beyond = losses - MQ_LOSSES_MAX
-  if holder ~= '#pull' and beyond >= 0 and beyond % 2 == 0 then return text end
   local record = { failed = tonumber(failed), losses = tonumber(losses), first = first, history = history }
   mq_count_loss(record, holder, now_ms)
   return string.format('%.0f %.0f %s ', record.failed, record.losses, record.first) .. record.history

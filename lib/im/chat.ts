@@ -1,0 +1,61 @@
+/** The chat's parts, put together once: what logic's methods are made of. */
+
+import type { Clock } from "../clock.ts";
+import type { Metrics } from "../observability/index.ts";
+import type { Keys, RedisClient } from "../redis/index.ts";
+import { createAmendments } from "./amend.ts";
+import { createBlocks } from "./blocks.ts";
+import { createChannels } from "./channels.ts";
+import { createCommitter } from "./commit.ts";
+import { createConversations } from "./conversations.ts";
+import { createDevices } from "./devices.ts";
+import { createHidden } from "./hidden.ts";
+import { createInbox } from "./inbox.ts";
+import { createMutes } from "./mutes.ts";
+import { createNotifier } from "./notify.ts";
+import { createPresence } from "./presence.ts";
+import { createRouteCache } from "./routes.ts";
+import { createTimeline, type ReadArchive } from "./timeline.ts";
+
+export interface ChatParts {
+  readonly redis: RedisClient;
+  readonly keys: Keys;
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+  /** Replicas that must hold a send before it is acknowledged; 0 below `replicated`. */
+  readonly replicas: number;
+  /** Makes room in a full partition of im.events, or throws RATE_LIMITED. */
+  readonly makeRoom: (partition: number) => Promise<void>;
+  /** Events that a partition may hold; by default what the topic says. */
+  readonly eventsMax?: number;
+  /** How long a sender may recall. */
+  readonly recallMs: number;
+  readonly readArchive: ReadArchive;
+}
+
+export type Chat = ReturnType<typeof createChat>;
+
+export function createChat({ replicas, makeRoom, eventsMax, recallMs, readArchive, ...parts }: ChatParts) {
+  const { redis, keys, clock } = parts;
+  const channels = createChannels(redis, keys);
+  const inbox = createInbox(redis, keys, channels);
+  const conversations = createConversations({ ...parts, inbox, channels });
+  const timeline = createTimeline(redis, keys, readArchive);
+  const blocks = createBlocks(redis, keys, clock);
+  const routes = createRouteCache(redis, keys, () => undefined);
+  return {
+    ...parts,
+    channels,
+    inbox,
+    conversations,
+    timeline,
+    blocks,
+    committer: createCommitter({ ...parts, replicas, makeRoom, ...(eventsMax === undefined ? {} : { eventsMax }) }),
+    amendments: createAmendments({ ...parts, conversations, timeline, recallMs }),
+    hidden: createHidden({ ...parts, conversations, timeline }),
+    mutes: createMutes({ ...parts, conversations }),
+    presence: createPresence(redis, keys, clock, blocks),
+    devices: createDevices(redis, keys),
+    notifier: createNotifier(redis, keys, routes),
+  };
+}
