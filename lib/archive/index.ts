@@ -8,12 +8,13 @@
  *
  *   contract.ts   what archive answers by RPC        store.ts   what a store promises
  *   sqlite.ts     the embedded store                 postgres.ts  a server's     connections.ts  the way to it
- *   rows.ts       what both stores do alike
+ *   rows.ts       what both stores do alike          sqlite-words.ts  the embedded store's search
  */
 
-export { type ArchiveContract, type ArchivedEntry, archiveContract } from "./contract.ts";
+export { type ArchiveContract, type ArchivedEntry, archiveContract, type Found } from "./contract.ts";
 export {
   type ArchiveRange,
+  type ArchiveSearch,
   type ArchiveStore,
   type NewEntry,
   openArchive,

@@ -2,7 +2,9 @@
  * The archive in a PostgreSQL database (encoding UTF-8), in the tables and views of sqlite.ts, found by the role's search_path.
  * Rows travel as one JSON parameter per statement: every batch is the same prepared statement, whatever its size.
  *
- *   a write    BEGIN · timelines made · locked · entries · parts · timelines moved · COMMIT
+ *   timeline_words     timeline  seq  as_of (the entry that set them)  at (when the entry was committed)  words: by what it is found
+ *
+ *   a write    BEGIN · timelines made · locked · entries · parts · words · timelines moved · COMMIT
  *
  * Timelines are locked, and new ones made, in the order of their names, so two writers wait for each other. Making them first
  * would spend a number on every one that is there, and unannounced() pages by number; should a new timeline between two writers
@@ -11,8 +13,9 @@
 
 import type { SQL } from "bun";
 import { AppError } from "../errors.ts";
+import { wordsOf } from "../words.ts";
 import { type Connections, openConnections } from "./connections.ts";
-import type { ArchivedEntry } from "./contract.ts";
+import { type ArchivedEntry, type Found, SEARCHED_WORDS_MAX } from "./contract.ts";
 import { advance, joinParts, type PartRow, type TimelineRow, toState } from "./rows.ts";
 import type { ArchiveRange, ArchiveStore, NewEntry, WriteResult } from "./store.ts";
 
@@ -51,6 +54,15 @@ CREATE TABLE timeline_parts (
   text TEXT,
   PRIMARY KEY (timeline, seq, part)
 );
+CREATE TABLE timeline_words (
+  timeline BIGINT NOT NULL,
+  seq BIGINT NOT NULL,
+  as_of BIGINT NOT NULL,
+  at BIGINT NOT NULL,
+  words TSVECTOR NOT NULL,
+  PRIMARY KEY (timeline, seq)
+);
+CREATE INDEX timeline_words_words ON timeline_words USING gin (words);
 CREATE VIEW entries AS
   SELECT conversation, epoch, seq, kind, id, ordinal, record, committed_at
   FROM timeline_entries JOIN timelines ON number = timeline;
@@ -89,6 +101,22 @@ const SET_PARTS = `INSERT INTO timeline_parts
   FROM ${rowsOf('timeline bigint, seq bigint, part text, "asOf" bigint, text text')}
   ON CONFLICT (timeline, seq, part) DO UPDATE SET as_of = excluded.as_of, text = excluded.text
   WHERE excluded.as_of > timeline_parts.as_of`;
+
+// The vector of lib/words.ts itself: PostgreSQL's own parser would find other words in a text than SQLite does.
+const SET_WORDS = `INSERT INTO timeline_words
+  SELECT timeline, seq, "asOf", at, array_to_tsvector(ARRAY(SELECT json_array_elements_text(given.words)))
+  FROM ${rowsOf('timeline bigint, seq bigint, "asOf" bigint, at bigint, words json')}
+  ON CONFLICT (timeline, seq) DO UPDATE SET
+    words = CASE WHEN excluded.as_of > timeline_words.as_of THEN excluded.words ELSE timeline_words.words END,
+    as_of = greatest(excluded.as_of, timeline_words.as_of), at = least(excluded.at, timeline_words.at)`;
+
+/** Past the index of words, which serves everybody's conversations: then each hit's timeline is looked at. */
+const SEARCH = `SELECT timelines.conversation, seq::float8, at::float8
+  FROM ${rowsOf("conversation text, epoch text")}
+  JOIN timelines USING (conversation, epoch) JOIN timeline_words ON timeline = number
+  WHERE words @@ $2::text::tsquery
+    AND ($3::bigint IS NULL OR (at, timelines.conversation, timeline_words.seq) < ($3, $4 COLLATE "C", $5::bigint))
+  ORDER BY timeline_words.at DESC, timelines.conversation DESC, timeline_words.seq DESC LIMIT $6`;
 
 /** The end of the run of entries that begins at `$2`, if there is one. */
 const RUN_END = `SELECT seq::float8 FROM timeline_entries AS here
@@ -139,6 +167,17 @@ export async function openPostgresArchive(url: string): Promise<ArchiveStore> {
       const place = [conversation, epoch, page[0]!.seq, page.at(-1)!.seq, JSON.stringify(range.parts)];
       const found: PartRow[] = await connections.run((sql) => sql.unsafe(PARTS_QUERY, place));
       return joinParts(page, found);
+    },
+
+    async search({ timelines, text, before, limit }) {
+      const words = wordsOf(text).slice(0, SEARCHED_WORDS_MAX);
+      if (words.length === 0) return [];
+      // Quoted, and without a quote or backslash in it, a word is never syntax.
+      const query = words.map((word) => `'${word}'`).join(" & ");
+      const after = [before?.at ?? null, before?.conversation ?? null, before?.seq ?? null];
+      const values = [JSON.stringify(timelines), query, ...after, limit];
+      const found: Found[] = await connections.run(async (sql) => [...(await sql.unsafe(SEARCH, values))]);
+      return found;
     },
 
     async unannounced({ idleSinceMs, from, count }) {
@@ -194,10 +233,9 @@ async function write(sql: SQL, entries: readonly NewEntry[]): Promise<WriteResul
   for (const entry of placed) if (!firsts.has(placeOf(entry))) firsts.set(placeOf(entry), entry);
   const inserted: Place[] = await sql.unsafe(INSERT_ENTRIES, [JSON.stringify([...firsts.values()])]);
   const added = new Set(inserted.map(placeOf));
-  await setParts(
-    sql,
-    [...firsts.values()].filter((entry) => added.has(placeOf(entry))),
-  );
+  const news = [...firsts.values()].filter((entry) => added.has(placeOf(entry)));
+  await setParts(sql, news);
+  await setWords(sql, news);
   const repeated = placed.filter((entry) => !added.has(placeOf(entry)) || firsts.get(placeOf(entry)) !== entry);
 
   for (const entry of entries) advance(timelines.get(timelineOf(entry))!, entry);
@@ -240,6 +278,21 @@ async function setParts(sql: SQL, entries: readonly PlacedEntry[]): Promise<void
     }
   }
   if (rows.size > 0) await sql.unsafe(SET_PARTS, [JSON.stringify([...rows.values()])]);
+}
+
+/** As setParts, of the words by which entries are found. */
+async function setWords(sql: SQL, entries: readonly PlacedEntry[]): Promise<void> {
+  const rows = new Map<string, Place & { asOf: number; at: number; words: string[] }>();
+  for (const { timeline, seq: asOf, committedAt, fold, text } of entries) {
+    if (text === undefined) continue;
+    const seq = fold?.target ?? asOf;
+    const place = placeOf({ timeline, seq });
+    const known = rows.get(place);
+    const at = Math.min(known?.at ?? committedAt, committedAt);
+    if (known && known.asOf > asOf) rows.set(place, { ...known, at });
+    else rows.set(place, { timeline, seq, asOf, at, words: wordsOf(text) });
+  }
+  if (rows.size > 0) await sql.unsafe(SET_WORDS, [JSON.stringify([...rows.values()])]);
 }
 
 /** How many of them another entry holds the place of. */

@@ -4,6 +4,7 @@
  *   timelines          number  conversation  epoch  last_seq  newest_seq  announced_seq  last_at
  *   timeline_entries   timeline (its number)  seq  kind  id  ordinal  record  committed_at
  *   timeline_parts     timeline  seq  part  as_of (the entry that set it)  text: what later entries made of an entry
+ *   timeline_words     FTS5 by (timeline << 32 | 2^32 - 1 - seq): the words by which an entry is found, nothing else of it
  *   entries, parts     views of them, by conversation and epoch: what people and checkers read
  *
  * CPU per row, commits of 1000 rows of 200 bytes that lie evenly over so many conversations, 2 shared cores:
@@ -23,13 +24,14 @@ import { dirname } from "node:path";
 import { AppError } from "../errors.ts";
 import type { ArchivedEntry } from "./contract.ts";
 import { advance, joinParts, type PartRow, type TimelineRow, toState } from "./rows.ts";
+import { createSearch, createWordsWriter, WORDS_SCHEMA } from "./sqlite-words.ts";
 import type { ArchiveRange, ArchiveStore, NewEntry, WriteResult } from "./store.ts";
 
 /** A reader of another process (a checker, a backup) holds a lock for moments. Longer is answered with an error and retried. */
 const BUSY_TIMEOUT_MS = 1_000;
 /** Index leaves of several thousand active conversations. SQLite's 2 MB made a commit read pages back that it had just written. */
 const CACHE_KIB = 16 * 1024;
-const SCHEMA_VERSION = 2;
+const SCHEMA_VERSION = 3;
 
 const SCHEMA = `
 CREATE TABLE timelines (
@@ -68,7 +70,7 @@ CREATE TABLE timeline_parts (
 ) WITHOUT ROWID;
 CREATE VIEW parts AS
   SELECT conversation, epoch, seq, part, as_of, text FROM timeline_parts JOIN timelines ON number = timeline;
-PRAGMA user_version = ${SCHEMA_VERSION};`;
+`;
 
 const TIMELINE_COLUMNS = `number, conversation, epoch, last_seq AS lastSeq, newest_seq AS newestSeq,
   announced_seq AS announcedSeq, last_at AS lastAt`;
@@ -95,6 +97,7 @@ export function openSqliteArchive(path: string): ArchiveStore {
   database.run("PRAGMA synchronous = FULL");
   createSchema(database, path);
   const write = createWriter(database);
+  const search = createSearch(database);
   const note = database.prepare(
     "UPDATE timelines SET announced_seq = max(announced_seq, ?) WHERE conversation = ? AND epoch = ?",
   );
@@ -109,6 +112,8 @@ export function openSqliteArchive(path: string): ArchiveStore {
       if (range.newest) page.reverse();
       return range.parts?.length ? withParts(database, range, page) : page;
     },
+
+    search: async (given) => search(given),
 
     async unannounced({ idleSinceMs, from, count }) {
       const to = from + count;
@@ -140,6 +145,7 @@ function createSchema(database: Database, path: string): void {
     const { user_version: version } = database.query<{ user_version: number }, []>("PRAGMA user_version").get()!;
     if (version === 0) database.run(SCHEMA);
     if (version < 2) database.run(PARTS_SCHEMA);
+    if (version < 3) database.run(`${WORDS_SCHEMA} PRAGMA user_version = ${SCHEMA_VERSION};`);
     else if (version !== SCHEMA_VERSION) {
       throw new AppError("INVALID", `${path} is an archive of schema ${version}; this version reads ${SCHEMA_VERSION}`);
     }
@@ -173,6 +179,7 @@ function createWriter(database: Database) {
     `INSERT INTO timeline_parts VALUES (?, ?, ?, ?, ?) ON CONFLICT (timeline, seq, part)
       DO UPDATE SET as_of = excluded.as_of, text = excluded.text WHERE excluded.as_of > as_of`,
   );
+  const setWords = createWordsWriter(database);
   const idAt = database.prepare<{ id: string }, [number, number]>(
     "SELECT id FROM timeline_entries WHERE timeline = ? AND seq = ?",
   );
@@ -181,7 +188,8 @@ function createWriter(database: Database) {
     const timelines = new Map<string, TimelineRow>();
     let added = 0;
     let clashes = 0;
-    for (const { conversation, epoch, seq, kind, id, ordinal, record, committedAt, fold } of entries) {
+    for (const entry of entries) {
+      const { conversation, epoch, seq, kind, id, ordinal, record, committedAt, fold } = entry;
       const place = `${conversation}\n${epoch}`;
       let timeline = timelines.get(place);
       if (!timeline) {
@@ -192,6 +200,7 @@ function createWriter(database: Database) {
         added += 1;
         if (fold)
           for (const part in fold.parts) setPart.run(timeline.number, fold.target, part, seq, fold.parts[part]!);
+        setWords(timeline.number, entry);
       } else if (idAt.get(timeline.number, seq)!.id !== id) clashes += 1;
       advance(timeline, { seq, committedAt });
     }

@@ -5,7 +5,7 @@
 
 import type * as v from "valibot";
 import { AppError } from "../errors.ts";
-import type { ArchivedEntry, archiveContract } from "./contract.ts";
+import type { ArchivedEntry, archiveContract, Found } from "./contract.ts";
 
 /** What an entry makes of an earlier one (an edit of its message): named parts, opaque to the archive; null removes one. */
 export interface Fold {
@@ -16,6 +16,8 @@ export interface Fold {
 /** An entry on its way in. */
 export interface NewEntry extends Omit<ArchivedEntry, "parts"> {
   readonly fold?: Fold | undefined;
+  /** By what search finds this entry, or from now on the fold's target; "": it does not. Left out: as before. */
+  readonly text?: string | undefined;
   readonly conversation: string;
   readonly epoch: string;
   /** When logic committed it, ms. */
@@ -45,14 +47,18 @@ export interface WriteResult {
 
 export type ArchiveRange = v.InferInput<typeof archiveContract.methods.history.input>;
 
+export type ArchiveSearch = v.InferInput<typeof archiveContract.methods.search.input>;
+
 export interface ArchiveStore {
   /**
    * All or nothing, on disk when it resolves. Entries that are there already are left as they are. A part is what the entry with
-   * the highest seq made of it, in whatever order they come.
+   * the highest seq made of it, in whatever order they come; so is the text by which an entry is found.
    */
   write(entries: readonly NewEntry[]): Promise<WriteResult>;
   /** Entries of the range, ascending, at most `limit`: its first ones, or its last ones when `newest`. Cost: those it passes. */
   history(range: ArchiveRange): Promise<ArchivedEntry[]>;
+  /** As the contract has it; more than SEARCHED_WORDS_MAX words are cut off. Entries of before the index was kept are not found. */
+  search(search: ArchiveSearch): Promise<Found[]>;
   /**
    * Timelines that hold more than was announced and have been idle since `idleSinceMs`. Looks at `count` timelines from `from`
    * on; `next` is where to go on, 0 after the last.

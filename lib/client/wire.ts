@@ -35,6 +35,8 @@ import type {
   ReadReply,
   RecallParams,
   ReceiptsReply,
+  SearchParams,
+  SearchReply,
   SendParams,
   SendReply,
   SyncParams,
@@ -57,6 +59,7 @@ export type {
   PresenceState,
   Reaction,
   ReadReply,
+  SearchReply,
   SendReply,
   SyncReply,
 };
@@ -69,6 +72,7 @@ export interface Methods {
   "message.recall": [InferInput<typeof RecallParams>, Partial<MessageReply>];
   "message.react": [InferInput<typeof ReactParams>, MessageReply];
   "message.history": [InferInput<typeof HistoryParams>, HistoryReply];
+  search: [InferInput<typeof SearchParams>, SearchReply];
   sync: [InferInput<typeof SyncParams>, SyncReply];
   read: [InferInput<typeof ReadParams>, ReadReply];
   "conversation.create": [InferInput<typeof CreateConversationParams>, ConversationReply];

@@ -35,6 +35,8 @@ import {
   ReadReply,
   RecallParams,
   ReceiptsReply,
+  SearchParams,
+  SearchReply,
   SendParams,
   SendReply,
   SyncParams,
@@ -133,6 +135,7 @@ export const logicContract = {
     addBlock: { input: asUser(BlockParams), output: BlockReply, idempotent: true },
     removeBlock: { input: asUser(BlockParams), output: Nothing, idempotent: true },
     history: { input: asUser(HistoryParams), output: HistoryReply, idempotent: true },
+    search: { input: asUser(SearchParams), output: SearchReply, idempotent: true },
     sync: { input: asUser(SyncParams), output: SyncReply, idempotent: true },
     read: { input: asUser(ReadParams), output: ReadReply, idempotent: true },
     /** What the deployment promises right now; for session.open and /readyz. */

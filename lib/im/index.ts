@@ -16,6 +16,7 @@
  *   blocks.ts         whom a user takes no messages from             devices.ts    a user's devices
  *   presence.ts       who is online                                  typing.ts     who is typing
  *   routes.ts         connection -> gateway                          notify.ts     what is told and not stored
+ *   search.ts         what is said in one's own conversations
  *   membership.ts     members as of a place in the stream
  *
  * Logic is the only writer of chat state; scripts decide and commit in one step (lib/redis/lua/im-*.lua).
@@ -43,6 +44,7 @@ export * from "./protocol.ts";
 export { delivered, read, receipts } from "./receipts.ts";
 export * from "./requests.ts";
 export { attach, createRouteCache, detach, type Route, type RouteCache } from "./routes.ts";
+export { type SearchArchive, search } from "./search.ts";
 export { history, sync } from "./sync.ts";
 export { createTimeline, type ReadArchive, type StoredEntry, type Timeline } from "./timeline.ts";
 export { imCommands, imEvents, imPush, imTopics, imUsers } from "./topics.ts";

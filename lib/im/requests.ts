@@ -132,6 +132,25 @@ export const HistoryParams = v.strictObject({
   limit: v.optional(integer(1, LIMITS.historyLimit), LIMITS.historyDefault),
 });
 
+export const SearchParams = v.strictObject({
+  q: v.pipe(
+    v.string("must be a string"),
+    v.maxLength(LIMITS.searchCharacters, `must be at most ${LIMITS.searchCharacters} characters`),
+    v.check((text) => text.isWellFormed(), "must be well-formed Unicode (no lone surrogate)"),
+  ),
+  /** Left out: the caller's 500 most recently active ones. */
+  conversation: v.optional(IdSchema),
+  /** `next` of the previous page. */
+  before: v.optional(
+    v.pipe(
+      v.string("must be a string"),
+      v.regex(/^\d{1,15}:[A-Za-z0-9_.-]{1,64}:\d{1,15}$/, "must be the next of a previous page"),
+    ),
+  ),
+  limit: v.optional(integer(1, LIMITS.searchLimit), LIMITS.searchDefault),
+});
+export type SearchParams = v.InferOutput<typeof SearchParams>;
+
 export const CursorSchema = v.strictObject({
   conversation: IdSchema,
   epoch: v.pipe(v.string("must be a string"), v.maxLength(64, "must be at most 64 characters")),
@@ -171,6 +190,13 @@ export const HistoryReply = v.strictObject({
   more: v.boolean(),
 });
 export type HistoryReply = v.InferOutput<typeof HistoryReply>;
+
+/** Newest first. There may be more even where a page is short of hits, or empty: as long as there is a `next`. */
+export const SearchReply = v.strictObject({
+  hits: v.array(v.strictObject({ conversation: IdSchema, message: MessageSchema })),
+  next: v.optional(v.string()),
+});
+export type SearchReply = v.InferOutput<typeof SearchReply>;
 
 export const VerdictSchema = v.picklist(["resumed", "gap", "reset"]);
 export const SyncReply = v.strictObject({

@@ -56,6 +56,7 @@ test("parts are there in an archive of the schema before them, and its entries s
   const database = new Database(world.path);
   database.run("DROP VIEW parts");
   database.run("DROP TABLE timeline_parts");
+  database.run("DROP TABLE timeline_words");
   database.run("PRAGMA user_version = 1");
   database.close();
   const again = await openArchive(`sqlite://${world.path}`);

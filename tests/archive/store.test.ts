@@ -1,7 +1,13 @@
 /** What every archive store promises: the same tests over each database that this machine has. */
 
 import { afterAll, describe, expect, test } from "bun:test";
-import { type ArchiveStore, type NewEntry, openArchive } from "../../lib/archive/index.ts";
+import {
+  type ArchiveSearch,
+  type ArchiveStore,
+  type Found,
+  type NewEntry,
+  openArchive,
+} from "../../lib/archive/index.ts";
 import { type ArchiveDatabase, entries, entry, sqliteDatabase } from "../support/archive.ts";
 import { startTestPostgres } from "../support/postgres.ts";
 
@@ -205,6 +211,141 @@ describe.each(databases)("%s", (_name, database) => {
       expect(await parts(["content"], { newest: true, before: 3 })).toEqual([{ content: "c" }, undefined]);
       expect(await parts()).toEqual(Array.from({ length: 8 }, () => undefined));
       expect(await parts(["content"], { epoch: "e2" })).toEqual([]);
+    });
+  });
+
+  describe("search", () => {
+    const said = (seq: number, text: string, more: Partial<NewEntry> = {}) => entry(seq, { text, ...more });
+    const change = (seq: number, target: number, text: string) =>
+      entry(seq, { kind: "edit", fold: { target, parts: { content: "x" } }, text });
+    const c1 = { conversation: "c1", epoch: "e1" };
+    const find = async (store: ArchiveStore, text: string, more: Partial<ArchiveSearch> = {}) => {
+      const found = await store.search({ timelines: [c1], text, limit: 50, ...more });
+      return found.map(({ seq }) => seq);
+    };
+
+    test("finds entries that have every word, newest first, and only of the timelines named", async () => {
+      await using world = await setup();
+      const { store } = world;
+      await store.write([
+        said(1, "The quick brown fox"),
+        said(2, "a quick one"),
+        said(3, "nothing"),
+        entry(4),
+        said(5, "BROWN and quick"),
+        said(1, "quick brown", { epoch: "e2" }),
+        said(1, "quick brown", { conversation: "c2", committedAt: 1_003 }),
+      ]);
+
+      expect(await find(store, "quick")).toEqual([5, 2, 1]);
+      expect(await find(store, "Quick, BROWN!")).toEqual([5, 1]);
+      expect(await find(store, "quick purple")).toEqual([]);
+      expect(await find(store, "quick", { limit: 2 })).toEqual([5, 2]);
+      expect(await find(store, "quick", { timelines: [] })).toEqual([]);
+      expect(await find(store, "quick", { timelines: [{ ...c1, conversation: "unknown" }] })).toEqual([]);
+      const timelines = [c1, { ...c1, conversation: "c2" }];
+      expect(await store.search({ timelines, text: "brown", limit: 9 })).toEqual([
+        { conversation: "c1", seq: 5, at: 1_005 },
+        { conversation: "c2", seq: 1, at: 1_003 },
+        { conversation: "c1", seq: 1, at: 1_001 },
+      ]);
+    });
+
+    test("pages through everything once, where many share one millisecond too", async () => {
+      await using world = await setup();
+      const timelines = Array.from({ length: 5 }, (_, i) => ({ conversation: `c${i}`, epoch: "e1" }));
+      await world.store.write(
+        timelines.flatMap(({ conversation }) =>
+          Array.from({ length: 20 }, (_, i) =>
+            said(i + 1, `word ${i}`, { conversation, committedAt: 1_000 + Math.floor(i / 7) }),
+          ),
+        ),
+      );
+      const seen: string[] = [];
+      let before: Found | undefined;
+      for (let page = 0; page < 40; page++) {
+        const found = await world.store.search({ timelines, text: "word", limit: 7, ...(before ? { before } : {}) });
+        seen.push(...found.map(({ conversation, seq }) => `${conversation}/${seq}`));
+        before = found.at(-1);
+        if (found.length < 7) break;
+      }
+      expect(seen).toHaveLength(100);
+      expect(new Set(seen).size).toBe(100);
+      expect(seen.slice(0, 7)).toEqual(["c4/20", "c4/19", "c4/18", "c4/17", "c4/16", "c4/15", "c3/20"]);
+    });
+
+    test("finds the same of a word that many entries have, and of one that few have", async () => {
+      await using world = await setup();
+      const conversations = Array.from({ length: 6 }, (_, i) => `c${i}`);
+      const at = (seq: number, c: number) => 1_000 + Math.floor((seq * (c + 1)) / 3);
+      await world.store.write(
+        conversations.flatMap((conversation, c) =>
+          Array.from({ length: 300 }, (_, i) => {
+            const text = i % 50 === 7 ? "often seldom" : "often";
+            return said(i + 1, text, { conversation, committedAt: at(i + 1, c) });
+          }),
+        ),
+      );
+      const ordered = conversations
+        .slice(1)
+        .flatMap((conversation, c) =>
+          Array.from({ length: 300 }, (_, i) => ({ conversation, seq: i + 1, at: at(i + 1, c + 1) })),
+        )
+        .sort((a, b) => b.at - a.at || b.conversation.localeCompare(a.conversation) || b.seq - a.seq);
+      const timelines = conversations.slice(1).map((conversation) => ({ conversation, epoch: "e1" }));
+      for (const [text, expected] of [
+        ["often", ordered],
+        ["seldom", ordered.filter(({ seq }) => seq % 50 === 8)],
+      ] as const) {
+        for (const from of [0, 1, 13]) {
+          const before = from === 0 ? {} : { before: expected[from - 1]! };
+          const found = await world.store.search({ timelines, text, limit: 10, ...before });
+          expect(found).toEqual(expected.slice(from, from + 10));
+        }
+      }
+    });
+
+    test("knows an entry by its text as it is now, in whatever order changes come", async () => {
+      await using world = await setup();
+      const { store } = world;
+      await store.write([said(1, "first"), said(2, "second"), change(3, 1, "third")]);
+      expect([await find(store, "first"), await find(store, "third")]).toEqual([[], [1]]);
+      await store.write([change(6, 1, "sixth")]);
+      await store.write([change(5, 1, "fifth"), change(4, 2, "")]);
+      expect([await find(store, "fifth"), await find(store, "sixth"), await find(store, "second")]).toEqual([
+        [],
+        [1],
+        [],
+      ]);
+      await store.write([change(8, 7, "later")]);
+      await store.write([said(7, "sooner")]);
+      expect([await find(store, "sooner"), await find(store, "later")]).toEqual([[], [7]]);
+      const reaction = { kind: "reaction", fold: { target: 7, parts: { reactions: "x" } } } as const;
+      await store.write([entry(9, reaction), change(3, 1, "third")]);
+      expect(await find(store, "sixth later")).toEqual([]);
+      expect(await find(store, "later")).toEqual([7]);
+    });
+
+    test("takes what users type as words and never as syntax", async () => {
+      await using world = await setup();
+      const { store } = world;
+      await store.write([
+        said(1, "near or not and words"),
+        said(2, "words* of c:d x"),
+        said(3, "it's Müller's 北京欢迎你"),
+      ]);
+      const typed = ["'", '"', "\\", "*", "()", "-", "^", " ", "", "!&|", "<->", ":*", "\0", "🜁"];
+      for (const text of typed) expect(await find(store, text)).toEqual([]);
+      for (const text of typed) expect(await find(store, `${text}words${text}`)).toEqual([2, 1]);
+      expect(await find(store, 'words" OR "x')).toEqual([]);
+      expect(await find(store, "words OR x")).toEqual([]);
+      expect(await find(store, "NOT near AND or")).toEqual([1]);
+      expect(await find(store, "NEAR(words)")).toEqual([1]);
+      expect(await find(store, "words:c")).toEqual([2]);
+      expect(await find(store, "wor*")).toEqual([]);
+      expect(await find(store, "words & x' | 'near")).toEqual([]);
+      expect(await find(store, "MULLER it's")).toEqual([3]);
+      expect(await find(store, "欢迎")).toEqual([3]);
     });
   });
 

@@ -9,7 +9,7 @@
 import type { ArchiveStore, NewEntry, TimelineState } from "../../lib/archive/index.ts";
 import { backoffMs, type Clock } from "../../lib/clock.ts";
 import { createGroupCommit } from "../../lib/group-commit.ts";
-import { type EntryEvent, imEvents, partsOf } from "../../lib/im/index.ts";
+import { type Body, type Message as ChatMessage, type EntryEvent, imEvents, partsOf } from "../../lib/im/index.ts";
 import { type DeliveryContext, InvalidMessage, type Message, type Queue } from "../../lib/mq/index.ts";
 import type { Log, Metrics } from "../../lib/observability/index.ts";
 import type { Service } from "../../lib/service.ts";
@@ -90,7 +90,9 @@ function toEntry(event: Message<unknown>, seq: number): NewEntry {
   }
   const { key: conversation, id, time: committedAt } = event;
   const place = { conversation, epoch, seq, id, ordinal: messages, committedAt };
-  if (event.type === "im.message.created") return { ...place, kind: "message", record: event.raw };
+  if (event.type === "im.message.created") {
+    return { ...place, kind: "message", record: event.raw, text: textOf((event.data as Partial<ChatMessage>).body) };
+  }
   const data = event.data as EntryEvent;
   const { kind } = data.entry ?? {};
   if (kind === undefined || kind === "message") {
@@ -99,5 +101,17 @@ function toEntry(event: Message<unknown>, seq: number): NewEntry {
   }
   const parts = partsOf(data);
   const fold = parts && "target" in data.entry ? { target: data.entry.target, parts } : undefined;
-  return { ...place, kind, record: JSON.stringify(data.entry), ...(fold === undefined ? {} : { fold }) };
+  return {
+    ...place,
+    kind,
+    record: JSON.stringify(data.entry),
+    ...(fold === undefined ? {} : { fold }),
+    ...(data.entry.kind === "edit" ? { text: textOf(data.entry.body) } : {}),
+    ...(kind === "recall" ? { text: "" } : {}),
+  };
+}
+
+/** What people read of a body, whatever its message's type: of an edit's body the type is not known here. */
+function textOf(body: Body | undefined): string {
+  return typeof body?.text === "string" ? body.text : "";
 }

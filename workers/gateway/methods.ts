@@ -38,6 +38,8 @@ import {
   ReadReply,
   RecallParams,
   ReceiptsReply,
+  SearchParams,
+  SearchReply,
   SendParams,
   SendReply,
   SyncParams,
@@ -114,6 +116,7 @@ const removeReaction = define(
   "entry",
 );
 const history = define(HistoryParams, HistoryReply, (logic, by, params) => logic.history({ by, params }));
+const search = define(SearchParams, SearchReply, (logic, by, params) => logic.search({ by, params }));
 const sync = define(SyncParams, SyncReply, (logic, by, params) => logic.sync({ by, params }));
 const read = define(ReadParams, ReadReply, (logic, by, params) => logic.read({ by, params }));
 const create = define(CreateConversationParams, ConversationReply, (logic, by, params) =>
@@ -185,6 +188,7 @@ export const methods = {
   addReaction,
   removeReaction,
   history,
+  search,
   sync,
   read,
   create,
@@ -212,6 +216,7 @@ export const webSocketMethods: ReadonlyMap<string, Method> = new Map<string, Met
   ["message.recall", recall as unknown as Method],
   ["message.react", react as unknown as Method],
   ["message.history", history as unknown as Method],
+  ["search", search as unknown as Method],
   ["sync", sync as unknown as Method],
   ["read", read as unknown as Method],
   ["conversation.create", create as unknown as Method],

@@ -81,6 +81,7 @@ export const USER_ROUTES: readonly UserRoute[] = [
   route("put", `${one}/delivered`, "Move forward what has reached a device", methods.deliver),
   route("put", `${one}/read`, "Move the read cursor forward", methods.read),
   route("get", `${one}/receipts`, "How far the members have come", methods.receipts),
+  route("get", "/v1/search", "Search one's own conversations, newest first", methods.search),
   route("post", "/v1/sync", "What was missed since the cursors", methods.sync),
 
   route("get", "/v1/me/devices", "One's devices, online or not", methods.listDevices),

@@ -31,6 +31,7 @@ export const worker: Worker = {
       makeRoom: (partition) => queue.makeRoom(imEvents, partition),
       recallMs: config.recallSeconds * 1_000,
       readArchive: async (range) => (await archive.history(range)).entries,
+      searchArchive: async (search) => (await archive.search(search)).found,
       status: async () => ({ ackLevel: await ackLevelInForce(redis, config), redis: redis.topology }),
     });
     const parts = { redis: redis.commands, keys, clock, queue, metrics };

@@ -13,6 +13,8 @@ import {
   notification,
   read,
   receipts,
+  type SearchArchive,
+  search,
   send,
   sync,
   typing,
@@ -23,12 +25,17 @@ import type { Handlers, Outcome } from "../../lib/rpc/index.ts";
 type LogicHandlers = Handlers<LogicContract>;
 
 interface MethodParts extends ChatParts {
+  readonly searchArchive: SearchArchive;
   readonly status: () => Promise<{ ackLevel: string; redis: string }>;
 }
 
-export function createMethods({ status, ...parts }: MethodParts): LogicHandlers {
+export function createMethods({ searchArchive, status, ...parts }: MethodParts): LogicHandlers {
   const chat = createChat(parts);
-  return guarded({ ...ofRoutes(chat), ...ofConversations(chat), ...ofMessages(chat), ...ofOneself(chat), status });
+  return guarded({
+    ...{ ...ofRoutes(chat), ...ofConversations(chat), ...ofMessages(chat), ...ofOneself(chat) },
+    search: ({ by, params }) => search({ ...chat, searchArchive }, by, params),
+    status,
+  });
 }
 
 const NOTHING = {};
