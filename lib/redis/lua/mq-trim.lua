@@ -23,6 +23,9 @@ end
 
 if redis.call('XLEN', stream) == 0 then return { 0, 0 } end
 if redis.call('HLEN', groups) ~= #KEYS - 2 then return { -1, 0 } end
+for i = 3, #KEYS do
+  if redis.call('HEXISTS', groups, ARGV[2 * i - 2]) == 0 then return { -1, 0 } end
+end
 local delivered = {}
 for _, reply in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   local of = {}
