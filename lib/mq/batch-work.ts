@@ -16,6 +16,7 @@ import { type Delivery, InvalidMessage, Later } from "./message.ts";
 import type { Progress } from "./progress.ts";
 import { orderKeyOf } from "./side.ts";
 import { compareEntries } from "./stream.ts";
+import { inTurn } from "./turn.ts";
 import { invalidityOf, type Work, type WorkSite } from "./work.ts";
 
 /** A store that was away for a moment is back by then; what fails on is most likely one message's fault. */
@@ -201,15 +202,24 @@ export class BatchWork<D> implements Work<D> {
       // A group that would rather wait than give up goes on with it.
       if (lease.isPoison(delivery.entry) && Number.isFinite(this.#site.declaration.maxAttempts)) {
         this.#site.bury(delivery, "poison", `${lease.grant.blame} holders were lost over it, alone, without an answer`);
+        this.#advance([delivery]);
       } else {
-        await lease.mark(delivery.entry);
-        if (!(await this.#deliver([delivery]))) return false;
+        if (!(await inTurn(lease.signal, () => this.#deliverAlone(delivery)))) return false;
       }
-      this.#advance([delivery]);
       this.#careful -= 1;
-      if (this.#careful === 0) await lease.mark("");
     }
     return true;
+  }
+
+  /** Resolves to whether it is finished, which is committed then. */
+  async #deliverAlone(delivery: Delivery<D>): Promise<boolean> {
+    const { lease } = this.#site;
+    if (!this.#site.mayHandOut()) return false;
+    await lease.mark(delivery.entry);
+    const isFinished = await this.#deliver([delivery]);
+    if (isFinished) this.#advance([delivery]);
+    await lease.mark("");
+    return isFinished;
   }
 
   /** What is to be handed out of a batch; the rest is passed over, goes aside, or is buried. */
@@ -237,8 +247,17 @@ export class BatchWork<D> implements Work<D> {
   }
 
   async #runAside(key: string): Promise<void> {
+    const { side, lease } = this.#site;
+    if (!side.isSuspect(key)) return this.#tryAside(key);
+    await inTurn(lease.signal, async () => {
+      await side.noteAlone(key);
+      await this.#tryAside(key);
+      await lease.flush();
+    });
+  }
+
+  async #tryAside(key: string): Promise<void> {
     const { side } = this.#site;
-    await side.noteAlone(key);
     const [delivery] = side.queueOf(key);
     if (delivery === undefined || !this.#site.mayHandOut()) return;
     const outcome = await this.#site.attempt(delivery, (message, handOut) => this.#handle([message], handOut), this);

@@ -14,6 +14,7 @@ import type { EffectInput } from "./effect.ts";
 import { type Delivery, InvalidMessage, Later } from "./message.ts";
 import { isExpired, isSelected } from "./selection.ts";
 import { Settler } from "./settler.ts";
+import { inTurn } from "./turn.ts";
 import type { GroupCounters } from "./work.ts";
 
 const ACK: Settlement = { kind: "ack" };
@@ -42,6 +43,7 @@ export class DeliveryWork<D> {
   /** They wait until nothing else is with a handler, and nothing else starts before them. */
   #suspects: Hold<D>[] = [];
   #alone: Hold<D> | undefined;
+  #whenAloneSettled: () => void = () => undefined;
   readonly #idlers: (() => void)[] = [];
   /** Settled without an answer from Redis yet. */
   #settling = 0;
@@ -166,7 +168,8 @@ export class DeliveryWork<D> {
       if (this.#suspects.length > 0) {
         if (this.#running > 0 || this.#settling > 0) return;
         this.#alone = this.#suspects.shift()!;
-        void this.#runAlone(this.#alone);
+        const suspect = this.#alone;
+        void inTurn(suspect.signal, () => this.#runAlone(suspect));
         return;
       }
       const next = this.#waiting[0];
@@ -176,20 +179,28 @@ export class DeliveryWork<D> {
     }
   }
 
-  /** Hands out a suspect once it is known to be alone in hand: only then can the loss of this member be its fault. */
+  /**
+   * Hands out a suspect once it is known to be alone in hand: only then can the loss of this member be its fault. Resolves when what
+   * became of it is known, too.
+   */
   async #runAlone(hold: Hold<D>): Promise<void> {
     const { context, leases } = this.#parts;
+    const settled = new Promise<void>((resolve) => {
+      this.#whenAloneSettled = resolve;
+    });
     try {
-      const settlement: Settlement = {
-        kind: "alone",
-        record: { ...hold.attempts, losses: inHandAlone(hold.attempts.losses) },
-      };
-      const { outcomes } = await leases.settle(hold.partition, [{ hold, settlement }], hold.generation);
-      if (outcomes[0] === "settled" && !hold.isLost) return await this.#run([hold]);
+      const record = { ...hold.attempts, losses: inHandAlone(hold.attempts.losses) };
+      const noted = [{ hold, settlement: { kind: "alone", record } as const }];
+      const { outcomes } = await leases.settle(hold.partition, noted, hold.generation);
+      if (outcomes[0] === "settled" && !hold.isLost) {
+        await this.#run([hold]);
+        return settled;
+      }
     } catch (error) {
       context.log.debug({ error }, "a suspect could not be noted; it is given back");
     }
     this.#settle(hold, { kind: "retry", waitMs: 0 });
+    return settled;
   }
 
   async #run(holds: readonly Hold<D>[]): Promise<void> {
@@ -282,7 +293,10 @@ export class DeliveryWork<D> {
     if (outcome === "settled") this.#count(hold, settlement);
     else if (outcome === "stale" && !hold.isLost) context.metrics.leasesLost.inc({ topic, group: declaration.group });
     if (settlement.kind === "ack" && outcome !== "stale") this.#acked += 1;
-    if (this.#alone === hold) this.#alone = undefined;
+    if (this.#alone === hold) {
+      this.#alone = undefined;
+      this.#whenAloneSettled();
+    }
   }
 
   #answered(): void {

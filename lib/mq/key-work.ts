@@ -16,6 +16,7 @@ import type { Delivery } from "./message.ts";
 import type { Progress } from "./progress.ts";
 import { orderKeyOf } from "./side.ts";
 import { compareEntries } from "./stream.ts";
+import { inTurn } from "./turn.ts";
 import type { Outcome, Work, WorkSite } from "./work.ts";
 
 /** Unfinished entries that a partition reads ahead of a key that fails. Each is committed by its id, some 20 bytes. */
@@ -353,21 +354,28 @@ export class KeyWork<D> implements Work<D> {
       if (lease.isPoison(delivery.entry)) {
         this.#poisoned(key, delivery, lease.grant.blame);
       } else {
-        await lease.mark(delivery.entry);
-        await this.#runAlone(key, delivery);
+        await inTurn(lease.signal, async () => {
+          if (!this.#site.mayHandOut()) return;
+          await lease.mark(delivery.entry);
+          await this.#runAlone(key, delivery);
+          await lease.mark("");
+        });
       }
       this.#careful -= 1;
     }
-    if (this.#careful === 0) await lease.mark("");
     this.#settle();
     this.run();
   }
 
   async #runSuspect(key: string): Promise<void> {
     this.#running += 1;
-    await this.#site.side.noteAlone(key);
-    const [delivery] = this.#site.side.queueOf(key);
-    if (delivery) await this.#runAlone(key, delivery);
+    const { side, lease } = this.#site;
+    await inTurn(lease.signal, async () => {
+      await side.noteAlone(key);
+      const [delivery] = side.queueOf(key);
+      if (delivery) await this.#runAlone(key, delivery);
+      await lease.flush();
+    });
     this.#settle();
     this.run();
   }

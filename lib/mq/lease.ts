@@ -78,7 +78,7 @@ const commitScript = defineScript({
   keys: ["lease", "dead", "attempts", "aside", "asideDue", "side", "sideOrder"],
   args: [
     ...(["member", "token", "number", "leaseMs", "checkpoint", "floor", "open", "read"] as const),
-    ...(["suspect", "isRelease", "deadMax", "effects"] as const),
+    ...(["suspect", "isAlone", "isRelease", "deadMax", "effects"] as const),
   ],
   hasRest: true,
   decode: (reply) => reply as CommitReply,
@@ -140,6 +140,8 @@ export class PartitionLease {
   #follower: CommitFollower;
   #number = 0;
   #suspect: string;
+  /** The suspect is with a handler: should this holder vanish now, it is to blame. */
+  #isAlone = false;
   #deadline: number;
   #renewedAt: number;
   #isLost = false;
@@ -196,9 +198,10 @@ export class PartitionLease {
     return this.#committing !== undefined;
   }
 
-  /** Records which entry is now handed out alone; should holders go on dying of it, it is buried. */
+  /** Records which entry is now handed out alone, "" for none; should holders go on dying of it, it is buried. */
   async mark(entry: string): Promise<void> {
     this.#suspect = entry;
+    this.#isAlone = entry !== "";
     await this.flush();
   }
 
@@ -294,6 +297,7 @@ export class PartitionLease {
         open: formatOpen(load.open),
         read: progress.read,
         suspect: this.#suspect,
+        isAlone: this.#isAlone ? 1 : 0,
         isRelease: isRelease ? 1 : 0,
         deadMax: deadLettersMax(context),
         effects: load.endings.length,

@@ -194,12 +194,16 @@ export class SideQueue<D> {
     this.#parts.lease.changes.back(key, turn, () => this.#backs.delete(key));
   }
 
+  /** Whether so many members were lost with a key in hand that its first message is to be handed out alone. */
+  isSuspect(key: string): boolean {
+    return (this.#hands.get(key)?.losses ?? 0) >= LOSSES_MAX;
+  }
+
   /** Of a suspect: makes it known that it is alone in hand, for only then can the loss of this member be its fault. Never rejects. */
   async noteAlone(key: string): Promise<void> {
-    const losses = this.#hands.get(key)?.losses ?? 0;
-    if (losses < LOSSES_MAX) return;
     const { lease } = this.#parts;
-    lease.changes.alone(key, inHandAlone(losses));
+    const losses = this.#hands.get(key)?.losses;
+    if (losses !== undefined) lease.changes.alone(key, inHandAlone(losses));
     await lease.flush();
   }
 

@@ -115,7 +115,7 @@ export function createKeys(prefix: string, partitions: number) {
      * unfinished entry, `read` number of entries ever added up to the checkpoint. Of a concurrent group `claims`, how often its members
      * have lost deliveries. Of an ordered group also its lease: `owner` ("" when released), `session` of the owner's process, `token`
      * fencing token, `commit` number of the last commit under it, `until` ms by Redis TIME, `losses` of the lease while the floor
-     * stood still, `suspect` entry handed out alone after too many of them, `blame` holders lost over it, `sought` the last seek
+     * stood still, `suspect` entry handed out alone after too many of them, `alone` 1 while it is, `blame` holders lost over it, `sought` the last seek
      * and `sought_at` its token, `redriven` ms of its last redrive. No expiry.
      */
     lease: (topic: string, partition: number, name: string) => `${group(topic, partition, name)}:lease`,

@@ -4,7 +4,7 @@
  * what they left is judged from outside.
  */
 
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type ConnectedQueue, connectQueue } from "../../lib/mq/index.ts";
@@ -52,7 +52,11 @@ export interface MqCampaignResult extends MqJudgement {
 }
 
 const PER_SECOND = 2_500;
-const STRIKE_MS = [150, 800] as const;
+/** After a strike the groups must get on by so much evidence, some 500 messages, and then comes the next one at any moment. */
+const PROGRESS_BYTES = 20_000;
+/** No progress for so long is a failure: nothing may need a human. */
+const RECOVERY_MS = 60_000;
+const STRIKE_MS = [0, 500] as const;
 const DEAD_MS = [20, 400] as const;
 const BEYOND_LEASE_MS = [200, 1_500] as const;
 /** One strike in so many is a pause; the others kill. */
@@ -126,7 +130,7 @@ class Crowd {
     readonly messagesPerKey: number;
     readonly perSecond: number;
   }): Promise<void> {
-    const evidencePath = join(this.#folder, "handled.jsonl");
+    const evidencePath = handledPath(this.#folder);
     const ready = Array.from({ length: CONSUMERS }, (_, i) =>
       this.#live({ role: "consumer", name: `consumer-${i}`, redisUrl: this.#redisUrl, evidencePath }),
     );
@@ -143,22 +147,40 @@ class Crowd {
     }
   }
 
-  /** One strike after the other, until the last message is published; then waits until everybody lives. */
+  /**
+   * One strike after the other, until the last message is published; then waits until everybody lives. While one is down the others
+   * must get on, and be struck on: processes that die faster than they start would show nothing but the pace of the machine.
+   */
   async strikeUntilPublished(): Promise<void> {
     let isPublished = false;
-    void this.#published.promise.then(() => {
+    const published = this.#published.promise.then(() => {
       isPublished = true;
     });
     while (!isPublished) {
-      await Promise.race([this.#published.promise, Bun.sleep(this.#random.between(...STRIKE_MS))]);
+      const seen = this.#evidenceBytes();
+      await Promise.race([published, Bun.sleep(this.#random.between(...STRIKE_MS))]);
       const standing = [...this.#living].filter(([, { isDown, isFinished }]) => !isDown && !isFinished);
       if (isPublished || standing.length === 0) continue;
       const [name, living] = this.#random.pick(standing);
       const strike = this.#random.between(1, PAUSE_SHARE) === 1 ? this.#pause(living) : this.#kill(name, living);
       const back = strike.finally(() => this.#returns.delete(back));
       this.#returns.add(back);
+      await Promise.race([published, this.#untilProgress(seen, name)]);
     }
     await Promise.all(this.#returns);
+  }
+
+  async #untilProgress(seen: number, struck: string): Promise<void> {
+    const startedMs = performance.now();
+    while (this.#evidenceBytes() < seen + PROGRESS_BYTES && !this.#isStopping) {
+      if (performance.now() - startedMs > RECOVERY_MS) throw new Error(`no progress after ${struck} was struck`);
+      await Bun.sleep(POLL_MS);
+    }
+  }
+
+  #evidenceBytes(): number {
+    const path = handledPath(this.#folder);
+    return existsSync(path) ? statSync(path).size : 0;
   }
 
   async stop(): Promise<void> {
@@ -233,6 +255,7 @@ async function untilCaughtUp(queue: ConnectedQueue): Promise<void> {
   }
 }
 
+const handledPath = (folder: string) => join(folder, "handled.jsonl");
 const producedPath = (folder: string, producer: number) => join(folder, `produced-${producer}.jsonl`);
 
 /** The evidence, and what lies in Redis. */
@@ -269,7 +292,7 @@ async function find(redisUrl: string, folder: string): Promise<MqFindings> {
     const produced = Array.from({ length: PRODUCERS }, (_, i) => producedPath(folder, i)).filter(existsSync);
     return {
       produced: produced.flatMap((path) => readEvidence<ProducerLine>(path)),
-      handled: readEvidence<HandlerLine>(join(folder, "handled.jsonl")),
+      handled: readEvidence<HandlerLine>(handledPath(folder)),
       entries,
       dead,
       effects,

@@ -15,8 +15,8 @@ local member = ARGV[2]
 local session = ARGV[3]
 local lease_ms = tonumber(ARGV[4])
 
-local owner, held_session, token, until_ms, checkpoint, read, open, losses, suspect, blame = unpack(redis.call('HMGET', lease,
-  'owner', 'session', 'token', 'until', 'checkpoint', 'read', 'open', 'losses', 'suspect', 'blame'))
+local owner, held_session, token, until_ms, checkpoint, read, open, losses, suspect, blame, alone = unpack(redis.call('HMGET',
+  lease, 'owner', 'session', 'token', 'until', 'checkpoint', 'read', 'open', 'losses', 'suspect', 'blame', 'alone'))
 local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
 if not redis.call('HGET', groups, group) or not checkpoint then return { 'unregistered' } end
 
@@ -32,9 +32,9 @@ token = string.format('%.0f', math.max(tonumber(token or 0) + 1, time[1] * 10000
 local is_idle = (open or '') == '' and (not last or last[1] == checkpoint)
 losses = is_owned and not is_idle and tonumber(losses or 0) + 1 or 0
 blame = tonumber(blame or 0)
-if is_owned and (suspect or '') ~= '' then blame = blame + 1 end
+if is_owned and alone == '1' then blame = blame + 1 end
 redis.call('HSET', lease, 'owner', member, 'session', session, 'token', token,
-  'until', string.format('%.0f', now_ms + lease_ms), 'losses', losses, 'blame', blame, 'commit', 0)
+  'until', string.format('%.0f', now_ms + lease_ms), 'losses', losses, 'blame', blame, 'alone', 0, 'commit', 0)
 local previous = (is_owned and not is_own) and owner or ''
 return { 'granted', token, checkpoint, read or '0', open or '', losses, suspect or '', blame, previous,
   last and last[1] or '0-0' }

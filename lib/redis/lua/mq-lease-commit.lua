@@ -4,6 +4,7 @@
 -- Atomic and fenced; all keys are of one partition. Again has no further effect: of the commits under one token one with a lower
 -- `number` than the last came late, and no change is made twice. `checkpoint`: every entry up to it is finished, except those in
 -- `open`. `floor`: the first unfinished entry or the checkpoint; while it stands still, losses of the lease count against it.
+-- `suspect`: the entry that is blamed for them; `is_alone` while it is in hand, and nothing else.
 -- ARGV behind the named ones: `effects` effects of consume transactions, each an entry that it finishes, its key when it comes from
 -- aside (else ''), the number of keys before its own (behind the named), and the effect as mq-effect.lua takes it; then changes, as
 -- mq_apply_changes takes them. An effect is done only when its entry was not finished before.
@@ -25,10 +26,11 @@ local floor = ARGV[6]
 local open = ARGV[7]
 local read = ARGV[8]
 local suspect = ARGV[9]
-local is_release = ARGV[10]
-local dead_max = ARGV[11]
-local effects = tonumber(ARGV[12])
-local KEYS_NAMED, ARGS_NAMED = 7, 12
+local is_alone = ARGV[10]
+local is_release = ARGV[11]
+local dead_max = ARGV[12]
+local effects = tonumber(ARGV[13])
+local KEYS_NAMED, ARGS_NAMED = 7, 13
 
 local owner, held_token, last_number, old_checkpoint, old_open, old_floor, old_suspect = unpack(redis.call('HMGET', lease,
   'owner', 'token', 'commit', 'checkpoint', 'open', 'floor', 'suspect'))
@@ -65,8 +67,10 @@ if #ARGV > ARGS_NAMED then
 end
 
 redis.call('HSET', lease, 'until', string.format('%.0f', now_ms + lease_ms), 'commit', number, 'checkpoint', checkpoint,
-  'floor', floor, 'open', open, 'read', read, 'suspect', suspect)
+  'floor', floor, 'open', open, 'read', read, 'suspect', suspect, 'alone', is_alone)
 if floor ~= old_floor then redis.call('HSET', lease, 'losses', 0) end
 if suspect ~= (old_suspect or '') then redis.call('HSET', lease, 'blame', 0) end
-if is_release == '1' then redis.call('HSET', lease, 'owner', '', 'session', '', 'until', 0, 'losses', 0, 'suspect', '') end
+if is_release == '1' then
+  redis.call('HSET', lease, 'owner', '', 'session', '', 'until', 0, 'losses', 0, 'suspect', '', 'alone', 0)
+end
 return { 1, evicted, left, appended }

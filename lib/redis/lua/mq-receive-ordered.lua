@@ -119,7 +119,7 @@ end
 if adopted > 0 or scanned > 0 or tonumber(held_until) < now_ms + hold_ms / 2 then
   redis.call('HSET', lease, 'until', string.format('%.0f', now_ms + hold_ms), 'checkpoint', checkpoint,
     'floor', still_open[1] or checkpoint, 'open', table.concat(still_open, ' '), 'read', string.format('%.0f', count),
-    'losses', 0, 'suspect', '', 'blame', 0)
+    'losses', 0, 'suspect', '', 'blame', 0, 'alone', 0)
 end
 local next_due = redis.call('ZRANGE', aside_due, 0, 0, 'WITHSCORES')
 local is_more = #still_open > 0 or #claims >= limit or bytes >= bytes_max or (scanned > 0 and not is_end)

@@ -40,7 +40,7 @@ if sought ~= seek then
   checkpoint = place
   token = string.format('%.0f', math.max(tonumber(token or 0) + 1, time[1] * 1000000 + time[2]))
   redis.call('HSET', lease, 'owner', '#seek', 'session', seek, 'token', token, 'sought', seek, 'sought_at', token,
-    'checkpoint', place, 'floor', place, 'read', place_read, 'open', '', 'losses', 0, 'suspect', '', 'blame', 0)
+    'checkpoint', place, 'floor', place, 'read', place_read, 'open', '', 'losses', 0, 'suspect', '', 'blame', 0, 'alone', 0)
   redis.call('UNLINK', attempts)
 end
 redis.call('HSET', lease, 'until', string.format('%.0f', now_ms + lease_ms))
