@@ -80,7 +80,8 @@ test("forged, foreign and broken tokens are refused one by one, the others of th
   const [one] = await mine.receive();
   const [other] = await theirs.receive();
   const last = one!.token.at(-1) === "A" ? "B" : "A";
-  const forged = [other!.token, `${one!.token.slice(0, -1)}${last}`, "", "x", "%%%", "A".repeat(5_000)];
+  const altered = [`${one!.token.slice(0, -1)}${last}`, `${one!.token}!`, ` ${one!.token}`];
+  const forged = [other!.token, ...altered, "", "x", "%%%", "A".repeat(5_000)];
   const outcomes = await mine.ack(...forged, one!.token);
   expect(outcomes).toEqual([...forged.map(() => "lease_lost"), "ok"]);
   expect(await mine.renew(5_000, ...forged)).toEqual(forged.map(() => "lease_lost"));
