@@ -154,3 +154,23 @@ test("a message that kills its members is found, buried, and the rest is handled
     6,
   );
 });
+
+test.each(["ordered", "concurrent"])(
+  "of a %s group it takes none to the dead letters that was in hand beside it",
+  async (mode) => {
+    await using t = await openTestQueue("mq-members", { partitions: 8 });
+    const others = KEYS.slice(0, 16);
+    for (const key of others) await t.publish(key, 1, 2);
+    await t.publish("deadly", 1, 1);
+    for (let life = 0; life < 20 && (await t.deadLetters("g")).length === 0; life++) {
+      await using member = await spawnMember(t, "a", 10, mode);
+      await Promise.race([member.process.exited, Bun.sleep(3_000)]);
+    }
+    await using _last = await spawnMember(t, "a", 0, mode);
+    await eventually(async () => expect((await t.queue.describe(t.topic)).groups[0]!.lag).toBe(0));
+    expect(await t.deadLetters("g")).toMatchObject([{ k: "deadly", reason: "poison" }]);
+    const seen = new Set((await seenBy(t)).map(({ key, n }) => `${key} ${n}`));
+    expect(others.flatMap((key) => [`${key} 1`, `${key} 2`]).filter((name) => !seen.has(name))).toEqual([]);
+  },
+  90_000,
+);
