@@ -25,7 +25,11 @@ interface Pending {
 }
 interface Internals {
   readonly stream: NodeJS.ReadableStream;
-  readonly commandQueue: { readonly length: number; peekFront(): { command: Pending }; shift(): { command: Pending } };
+  readonly commandQueue: {
+    readonly length: number;
+    peekBack(): { command: Pending } | undefined;
+    shift(): { command: Pending };
+  };
 }
 
 const READS = new Set(["xread", "xreadgroup"]);
@@ -38,12 +42,13 @@ export function decodeStreamReads(client: Redis): void {
     const [decode] = stream.listeners("data") as ((chunk: Buffer) => void)[];
     if (!decode) return;
     const reply = new StreamReply();
+    /** The last command under way when ioredis was given something: replies up to its own may be in pieces there. */
     let left: Pending | undefined;
     const take = (chunk: Buffer) => {
       const { commandQueue } = internals;
       if (reply.isEmpty) {
-        const command = commandQueue.length === 1 ? commandQueue.peekFront().command : undefined;
-        const isRead = command !== undefined && READS.has(command.name) && command !== left;
+        const command = commandQueue.peekBack()?.command;
+        const isRead = commandQueue.length === 1 && READS.has(command!.name) && command !== left;
         if (!isRead || (chunk[0] !== PERCENT && chunk[0] !== STAR) || chunk[1] === 0x2d) {
           left = command;
           decode(chunk);
@@ -81,7 +86,7 @@ class StreamReply {
 
   /** Between replies. */
   get isEmpty(): boolean {
-    return this.#streams === undefined;
+    return this.#streams === undefined && this.#at === this.#bytes.length;
   }
 
   /** Takes the next bytes; returns the reply when it is complete. Throws when it is not of the expected shape. */
@@ -92,7 +97,7 @@ class StreamReply {
     if (!this.#streams) {
       this.#isMap = this.#bytes[0] === PERCENT;
       const count = this.#length(this.#isMap ? PERCENT : STAR);
-      if (count === undefined) throw new Error("a reply's first line came in pieces");
+      if (count === undefined) return undefined;
       this.#streams = [];
       this.#streamsLeft = count;
     }
