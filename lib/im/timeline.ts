@@ -135,18 +135,22 @@ export function createTimeline(redis: RedisClient, keys: Keys, readArchive: Read
       const recent = await hot(range);
       const missing = range.limit - recent.length;
       if (missing === 0) return recent;
-      const before = Math.min(range.before, await firstHot(range.conversation));
+      // Behind what was read, wherever the window begins by now: a trim in between must not make the archive repeat it.
+      const before = recent[0]?.seq ?? Math.min(range.before, await firstHot(range.conversation));
       if (before <= range.after + 1) return recent;
       const older = await archived({ ...range, before, limit: missing });
       return [...older, ...recent];
     }
-    // The window's start is read first: entries that leave it meanwhile are in the archive already.
-    const first = await firstHot(range.conversation);
-    if (range.after + 1 >= first || range.before <= range.after + 1) return hot(range);
-    const older = await archived({ ...range, before: Math.min(range.before, first) });
-    if (older.length === range.limit) return [...older];
-    const rest = await hot({ ...range, after: Math.max(range.after, first - 1), limit: range.limit - older.length });
-    return [...older, ...rest];
+    for (let tries = 0; tries < TRIMMED_READS_MAX; tries++) {
+      const first = await firstHot(range.conversation);
+      if (range.before <= range.after + 1) return [];
+      const older = range.after + 1 < first ? await archived({ ...range, before: Math.min(range.before, first) }) : [];
+      if (older.length === range.limit) return [...older];
+      const rest = await hot({ ...range, after: Math.max(range.after, first - 1), limit: range.limit - older.length });
+      // What left the window between the two reads was in neither.
+      if ((await firstHot(range.conversation)) <= Math.max(first, range.after + 1)) return [...older, ...rest];
+    }
+    throw new AppError("OVERLOADED", "The conversation is being trimmed", { retryAfterMs: 200 });
   }
 
   const one = (conversation: string, epoch: string, seq: number): Range => ({

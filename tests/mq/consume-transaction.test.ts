@@ -285,7 +285,8 @@ test("next messages may be delayed, and of any partition", async () => {
       .map((i) => `far${i}`)
       .find((key) => partitionOf(key) !== partitionOf("k"))!,
   ];
-  const deliverAt = Date.now() + 200;
+  // Far enough off to be seen waiting on a busy machine.
+  const deliverAt = Date.now() + 1_500;
   await t.run(
     t.queue.consume(t.topic, {
       ...{ group: "g", mode: "ordered" },

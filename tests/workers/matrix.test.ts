@@ -118,6 +118,8 @@ const ROWS: readonly Row[] = [
     outcomes: SPEAKERS,
   },
   { method: methods.history, what: "messages", params: here, outcomes: MEMBERS },
+  { method: methods.search, what: "all one's own", params: () => ({ q: "hi" }), outcomes: ANYBODY },
+  { method: methods.search, what: "it", params: (stage) => ({ ...here(stage), q: "hi" }), outcomes: MEMBERS },
   {
     method: methods.edit,
     what: "one's own",
