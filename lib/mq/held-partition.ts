@@ -3,6 +3,7 @@
  * counts them, and notices what was trimmed before it was read.
  */
 
+import { whenAborted } from "../service.ts";
 import { type Attempts, parseAttempts } from "./attempts.ts";
 import { BatchWork } from "./batch-work.ts";
 import type { Declaration, QueueContext } from "./consumer.ts";
@@ -136,10 +137,7 @@ export class HeldPartition<D> implements ReadTarget {
   /** Finishes what is in hand and frees the partition. When `signal` aborts first, the rest is left to the lease's end. */
   async handOver(signal: AbortSignal): Promise<void> {
     this.#site.drain();
-    const aborted = new Promise<void>((resolve) => {
-      if (signal.aborted) resolve();
-      else signal.addEventListener("abort", () => resolve(), { once: true });
-    });
+    const aborted = whenAborted(signal);
     let isIdle = false;
     const idle = this.#work.idle().then(() => this.#side.giveBack());
     await Promise.race([aborted, idle.then(() => (isIdle = true))]);

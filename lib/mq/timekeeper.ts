@@ -13,7 +13,7 @@
 import type { Clock } from "../clock.ts";
 import { partitionOfPlacedId } from "../id.ts";
 import { redisTimeMs } from "../redis/index.ts";
-import { createService, type Service } from "../service.ts";
+import { createService, type Service, whenAborted } from "../service.ts";
 import type { QueueContext } from "./consumer.ts";
 import type { Firing } from "./firing.ts";
 import { fireDue, reconcile } from "./reconcile.ts";
@@ -111,7 +111,7 @@ class Timekeeper {
     const closing = close().catch((error: unknown) => {
       this.#parts.context.log.debug({ error }, "the timers did not close cleanly; what was in hand is taken up again");
     });
-    await Promise.race([closing, new Promise<void>((resolve) => whenAborted(late, resolve))]);
+    await Promise.race([closing, whenAborted(late)]);
     this.#disconnect();
   }
 
@@ -209,9 +209,4 @@ class RedisClock implements Pick<Clock, "now"> {
     const skewMs = before + marginMs - redisMs;
     if (marginMs < MARGIN_MS || Math.abs(skewMs - this.skewMs) > marginMs) this.skewMs = skewMs;
   }
-}
-
-function whenAborted(signal: AbortSignal, then: () => void): void {
-  if (signal.aborted) then();
-  else signal.addEventListener("abort", then, { once: true });
 }

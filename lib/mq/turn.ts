@@ -4,6 +4,7 @@
  */
 
 import { systemClock } from "../clock.ts";
+import { whenAborted } from "../service.ts";
 
 /** A handler that hangs must not hold up the suspects of other groups for ever; then one may be blamed for another. */
 const WAIT_MS_MAX = 10_000;
@@ -22,10 +23,6 @@ export function inTurn<T>(lease: AbortSignal, work: () => Promise<T>): Promise<T
     return work();
   };
   const result = run();
-  const aborted = new Promise<void>((resolve) => {
-    if (lease.aborted) resolve();
-    else lease.addEventListener("abort", () => resolve(), { once: true });
-  });
-  last = Promise.race([result.catch(() => undefined), aborted]);
+  last = Promise.race([result.catch(() => undefined), whenAborted(lease)]);
   return result;
 }
