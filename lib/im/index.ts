@@ -47,6 +47,6 @@ export { attach, createRouteCache, detach, type Route, type RouteCache } from ".
 export { type SearchArchive, search } from "./search.ts";
 export { history, sync } from "./sync.ts";
 export { createTimeline, type ReadArchive, type StoredEntry, type Timeline } from "./timeline.ts";
-export { imCommands, imEvents, imPush, imTopics, imUsers } from "./topics.ts";
+export { imCommands, imEvents, imPush, imTopics, imUsers, type SendCommand } from "./topics.ts";
 export { createTrim, type Trim } from "./trim.ts";
 export { typing } from "./typing.ts";

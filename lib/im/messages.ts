@@ -3,11 +3,10 @@
  * once here, and from then on every store, stream, frame and service carries those bytes.
  */
 
-import type { Clock } from "../clock.ts";
 import type { AppError } from "../errors.ts";
 import { newId, timeOfId } from "../id.ts";
-import type { Metrics } from "../observability/index.ts";
-import type { Committer, Send } from "./commit.ts";
+import type { Chat } from "./chat.ts";
+import type { Send } from "./commit.ts";
 import type { Body } from "./protocol.ts";
 import type { SendReply } from "./requests.ts";
 
@@ -33,9 +32,7 @@ export type SendResult =
  * CONFLICT (clientId used for other content), OVERLOADED, UNKNOWN_OUTCOME (send again under the same clientId).
  */
 export async function send(
-  committer: Committer,
-  clock: Clock,
-  metrics: Metrics,
+  { committer, clock, metrics }: Pick<Chat, "committer" | "clock" | "metrics">,
   input: SendInput,
 ): Promise<SendResult> {
   const outcome = await committer.commit(prepare(input, clock.now()));

@@ -68,7 +68,7 @@ async function drive(order: DriverOrder): Promise<void> {
           body,
         },
       };
-      const result = await send(committer, systemClock, metrics, input);
+      const result = await send({ committer, clock: systemClock, metrics }, input);
       if (result.ok) committed++;
       else failed = result.error.message;
     }

@@ -36,7 +36,7 @@ export function makeChat(
       const { connection, ...params } = more;
       const { type, body } = typeof content === "string" ? { type: "text", body: { text: content } } : content;
       count += 1;
-      return send(chat.committer, systemClock, metrics, {
+      return send(chat, {
         by,
         connection,
         params: { conversation, clientId: `c${count}`, type, body, ...params },

@@ -2,7 +2,7 @@
 
 import { archiveContract } from "../../lib/archive/index.ts";
 import { AppError } from "../../lib/errors.ts";
-import { imEvents, logicContract } from "../../lib/im/index.ts";
+import { createChat, imEvents, logicContract } from "../../lib/im/index.ts";
 import { ackLevelInForce } from "../../lib/redis/index.ts";
 import type { Worker } from "../context.ts";
 import { createCommands } from "./commands.ts";
@@ -22,7 +22,7 @@ export const worker: Worker = {
     if (replicas > 0 && redis.topology === "cluster") {
       throw new AppError("INVALID", "SKEIN_ACK_LEVEL: replicated:<n> is not available on a Cluster; use disk");
     }
-    const methods = createMethods({
+    const chat = createChat({
       redis: redis.commands,
       keys,
       clock,
@@ -31,6 +31,9 @@ export const worker: Worker = {
       makeRoom: (partition) => queue.makeRoom(imEvents, partition),
       recallMs: config.recallSeconds * 1_000,
       readArchive: async (range) => (await archive.history(range)).entries,
+    });
+    const methods = createMethods({
+      chat,
       searchArchive: async (search) => (await archive.search(search)).found,
       status: async () => ({ ackLevel: await ackLevelInForce(redis, config), redis: redis.topology }),
     });
@@ -39,7 +42,7 @@ export const worker: Worker = {
       createInboxConsumer(parts),
       createDelivery(parts),
       createPresenceKeeper({ redis: redis.commands, keys, clock, log }),
-      createCommands(redis.commands, keys, queue),
+      createCommands(chat, queue),
       rpc.serve(logicContract, methods),
     ];
   },

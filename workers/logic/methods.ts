@@ -3,8 +3,6 @@
 import {
   attach,
   type Chat,
-  type ChatParts,
-  createChat,
   delivered,
   detach,
   history,
@@ -24,13 +22,13 @@ import type { Handlers, Outcome } from "../../lib/rpc/index.ts";
 
 type LogicHandlers = Handlers<LogicContract>;
 
-interface MethodParts extends ChatParts {
+interface MethodParts {
+  readonly chat: Chat;
   readonly searchArchive: SearchArchive;
   readonly status: () => Promise<{ ackLevel: string; redis: string }>;
 }
 
-export function createMethods({ searchArchive, status, ...parts }: MethodParts): LogicHandlers {
-  const chat = createChat(parts);
+export function createMethods({ chat, searchArchive, status }: MethodParts): LogicHandlers {
   return guarded({
     ...{ ...ofRoutes(chat), ...ofConversations(chat), ...ofMessages(chat), ...ofOneself(chat) },
     search: ({ by, params }) => search({ ...chat, searchArchive }, by, params),
@@ -94,9 +92,9 @@ function ofConversations(chat: Chat) {
 }
 
 function ofMessages(chat: Chat) {
-  const { committer, clock, metrics, amendments, hidden, notifier } = chat;
+  const { amendments, hidden, notifier } = chat;
   return {
-    send: (inputs) => Promise.all(inputs.map((input) => send(committer, clock, metrics, input))),
+    send: (inputs) => Promise.all(inputs.map((input) => send(chat, input))),
     edit: async ({ by, params }) => ({ message: await amendments.edit(by, params, params.body) }),
     async recall({ by, params, connection }) {
       if (params.for === "everyone") return { message: await amendments.recall(by, params) };
