@@ -14,6 +14,7 @@ import { createInbox } from "./inbox.ts";
 import { createMutes } from "./mutes.ts";
 import { createNotifier } from "./notify.ts";
 import { createPresence } from "./presence.ts";
+import { createReview, type Judge } from "./review.ts";
 import { createRouteCache } from "./routes.ts";
 import { createTimeline, type ReadArchive } from "./timeline.ts";
 
@@ -31,11 +32,14 @@ export interface ChatParts {
   /** How long a sender may recall. */
   readonly recallMs: number;
   readonly readArchive: ReadArchive;
+  /** Decides on what is about to be said; left out: all passes. */
+  readonly judge?: Judge;
 }
 
 export type Chat = ReturnType<typeof createChat>;
 
-export function createChat({ replicas, makeRoom, eventsMax, recallMs, readArchive, ...parts }: ChatParts) {
+export function createChat(given: ChatParts) {
+  const { replicas, makeRoom, eventsMax, recallMs, readArchive, judge, ...parts } = given;
   const { redis, keys, clock } = parts;
   const channels = createChannels(redis, keys);
   const inbox = createInbox(redis, keys, channels);
@@ -51,6 +55,7 @@ export function createChat({ replicas, makeRoom, eventsMax, recallMs, readArchiv
     timeline,
     blocks,
     committer: createCommitter({ ...parts, replicas, makeRoom, ...(eventsMax === undefined ? {} : { eventsMax }) }),
+    review: createReview(judge),
     amendments: createAmendments({ ...parts, conversations, timeline, recallMs }),
     hidden: createHidden({ ...parts, conversations, timeline }),
     mutes: createMutes({ ...parts, conversations }),

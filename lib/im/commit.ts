@@ -51,6 +51,8 @@ export type SendOutcome =
 
 export interface Committer {
   commit(send: Send): Promise<SendOutcome>;
+  /** Whether a message was committed under this clientId; remembered as long as repetitions are found. */
+  knows(by: string, conversation: string, clientId: string): Promise<boolean>;
 }
 
 export interface CommitterParts {
@@ -197,7 +199,21 @@ export function createCommitter(parts: CommitterParts): Committer {
         }
       });
     },
+    async knows(by, conversation, clientId) {
+      const partition = keys.partitionOf(conversation);
+      const generation = Math.floor(clock.now() / GENERATION_MS);
+      const field = dedupeField(by, conversation, clientId);
+      const records = await Promise.all([
+        redis.hget(keys.sent(partition, generation), field),
+        redis.hget(keys.sent(partition, generation - 1), field),
+      ]);
+      return records.some((record) => record !== null);
+    },
   };
+}
+
+function dedupeField(by: string, conversation: string, clientId: string): string {
+  return `${by}/${conversation}/${clientId}`;
 }
 
 interface BatchInput {
@@ -214,7 +230,7 @@ function batchInput(batch: readonly Waiting[]): BatchInput {
       index = indexes.size + 1;
       indexes.set(send.conversation, index);
     }
-    const field = `${send.by}/${send.conversation}/${send.clientId}`;
+    const field = dedupeField(send.by, send.conversation, send.clientId);
     const propertiesEnd = send.connection === "" ? '"}' : `","connection":"${send.connection}"}`;
     sends.push(index, send.by, field, ` ${send.id} ${send.digest}`, send.replyTo, send.tail, send.id, propertiesEnd);
   }

@@ -7,6 +7,7 @@
  *   protocol.ts       what the chat is made of, and the limits       requests.ts   what users ask and are answered
  *   contract.ts       what logic answers by RPC                      topics.ts     im.events, im.push, im.commands
  *   messages.ts       send                                           commit.ts     batches of sends, atomically
+ *   review.ts         who decides on it before
  *   amend.ts          edit, recall, react                            fold.ts       what a message looks like now
  *   conversations.ts  create, look, change members                   permissions.ts who may do what
  *   timeline.ts       hot window and archive as one                  sync.ts       resume, history
@@ -43,6 +44,7 @@ export { createPresence, type Presence, WATCH_MS } from "./presence.ts";
 export * from "./protocol.ts";
 export { delivered, read, receipts } from "./receipts.ts";
 export * from "./requests.ts";
+export { createReview, type Draft, type Judge, type Review, type Verdict } from "./review.ts";
 export { attach, createRouteCache, detach, type Route, type RouteCache } from "./routes.ts";
 export { type SearchArchive, search } from "./search.ts";
 export { history, sync } from "./sync.ts";

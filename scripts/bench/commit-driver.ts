@@ -4,7 +4,7 @@
  */
 
 import { systemClock } from "../../lib/clock.ts";
-import { createCommitter, type SendInput, send } from "../../lib/im/index.ts";
+import { createCommitter, createReview, type SendInput, send } from "../../lib/im/index.ts";
 import { createMetrics, silentLog } from "../../lib/observability/index.ts";
 import { createKeys, openRedis } from "../../lib/redis/index.ts";
 
@@ -40,14 +40,9 @@ async function drive(order: DriverOrder): Promise<void> {
   const redis = await openRedis(order.url, order.name, silentLog);
   const keys = createKeys(order.prefix, order.partitions);
   const metrics = createMetrics();
-  const committer = createCommitter({
-    redis: redis.commands,
-    keys,
-    clock: systemClock,
-    metrics,
-    replicas: 0,
-    makeRoom: async () => undefined,
-  });
+  const parts = { redis: redis.commands, keys, clock: systemClock, metrics };
+  const committer = createCommitter({ ...parts, replicas: 0, makeRoom: async () => undefined });
+  const chat = { ...parts, committer, review: createReview(undefined) };
   const byPartition: string[][] = Array.from({ length: order.partitions }, () => []);
   for (const id of order.conversations) byPartition[keys.partitionOf(id)]!.push(id);
   const body = { text: "x".repeat(order.textBytes) };
@@ -68,7 +63,7 @@ async function drive(order: DriverOrder): Promise<void> {
           body,
         },
       };
-      const result = await send({ committer, clock: systemClock, metrics }, input);
+      const result = await send(chat, input);
       if (result.ok) committed++;
       else failed = result.error.message;
     }
