@@ -17,7 +17,7 @@
  *   blocks.ts         whom a user takes no messages from             devices.ts    a user's devices
  *   presence.ts       who is online                                  typing.ts     who is typing
  *   routes.ts         connection -> gateway                          notify.ts     what is told and not stored
- *   search.ts         what is said in one's own conversations
+ *   search.ts         what is said in one's own conversations    room.ts        when im.events is full
  *   membership.ts     members as of a place in the stream
  *
  * Logic is the only writer of chat state; scripts decide and commit in one step (lib/redis/lua/im-*.lua).
