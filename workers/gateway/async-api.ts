@@ -12,12 +12,14 @@ import {
   EntrySchema,
   MemberEntrySchema,
   MessageSchema,
+  type NotificationName,
   PresenceStateSchema,
   ReactionEntrySchema,
   RecallEntrySchema,
   TimeSchema,
   UserIdSchema,
 } from "../../lib/im/index.ts";
+import type { SessionNotification } from "./frames.ts";
 import { webSocketMethods } from "./methods.ts";
 import { OpenParams, OpenReply } from "./session.ts";
 import { WEB_SOCKET_PATH } from "./upgrade.ts";
@@ -25,8 +27,8 @@ import { WEB_SOCKET_PATH } from "./upgrade.ts";
 const seq = v.number();
 const step = (entry: v.GenericSchema) => v.strictObject({ conversation: v.string(), seq, entry });
 
-/** What the gateway tells of its own accord. */
-const NOTIFICATIONS: Readonly<Record<string, v.GenericSchema>> = {
+/** What is told unasked: the compiler demands each that the chat or the gateway can send. */
+export const NOTIFICATIONS: Readonly<Record<NotificationName | SessionNotification, v.GenericSchema>> = {
   "session.ready": OpenReply,
   "session.resync": v.strictObject({ reason: v.picklist(["lagging", "lost", "overrun"]) }),
   "session.closing": v.strictObject({ reason: v.string(), reconnectInMs: v.number() }),
