@@ -3,7 +3,7 @@
  * same bytes come out, in JSON, whether a message was folded here or there.
  */
 
-import type { Entry, Message, Reaction } from "./wire.ts";
+import type { Entry, Message, Reaction } from "./model.ts";
 
 /** Users whom the server names with a kind of reaction. */
 const REACTION_USERS_MAX = 10;

@@ -11,7 +11,10 @@
  *                          └───────────┘
  */
 
-import { type Answer, backoffMs, ClientError, type Method, type Methods } from "./wire.ts";
+import { backoffMs } from "./backoff.ts";
+import { ClientError } from "./error.ts";
+import type { Method, Methods } from "./methods.ts";
+import type { Answer } from "./wire.ts";
 
 /** Half of what the server allows per connection (128): it counts requests until it has answered, we until we hear it. */
 const IN_FLIGHT_MAX = 64;
