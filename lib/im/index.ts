@@ -38,7 +38,7 @@ export { listConversations } from "./list.ts";
 export { createMembership, type Membership } from "./membership.ts";
 export { type SendInput, type SendResult, send } from "./messages.ts";
 export { createMutes, type Mutes } from "./mutes.ts";
-export { appendFrames, createNotifier, type Notifier, notification } from "./notify.ts";
+export { appendFrames, createNotifier, type NotificationName, type Notifier, notification } from "./notify.ts";
 export { ACTIONS, type Action, mayRole } from "./permissions.ts";
 export { createPresence, type Presence, WATCH_MS } from "./presence.ts";
 export * from "./protocol.ts";
