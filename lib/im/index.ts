@@ -31,7 +31,7 @@ export { type Committer, createCommitter } from "./commit.ts";
 export { type LogicContract, logicContract } from "./contract.ts";
 export { type ConversationState, type Conversations, createConversations } from "./conversations.ts";
 export { createDevices, type Devices } from "./devices.ts";
-export { type EntryEvent, foldedMessage, partsOf } from "./fold.ts";
+export { type EntryEvent, FOLDED_PARTS, foldedMessage, partsOf } from "./fold.ts";
 export { createHidden, type Hidden } from "./hidden.ts";
 export { createInbox, type Inbox, type InboxChanges } from "./inbox.ts";
 export { listConversations } from "./list.ts";
