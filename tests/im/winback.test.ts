@@ -95,5 +95,5 @@ test("notes of which nothing follows any more are removed", async () => {
   await stage.wonBack("gone", 15);
   await stage.wonBack("kept", 6);
   await stage.open().sweep(0);
-  expect(await stage.commands.zrange(stage.keys.winback(0), 0, -1)).toEqual(["kept"]);
+  expect(await stage.commands.zrange(stage.keys.winback(0), "0", "-1")).toEqual(["kept"]);
 });
