@@ -17,8 +17,9 @@
  *   blocks.ts         whom a user takes no messages from             devices.ts    a user's devices
  *   presence.ts       who is online                                  typing.ts     who is typing
  *   routes.ts         connection -> gateway                          notify.ts     what is told and not stored
- *   search.ts         what is said in one's own conversations    room.ts        when im.events is full
- *   membership.ts     members as of a place in the stream
+ *   search.ts         what is said in one's own conversations        room.ts       when im.events is full
+ *   membership.ts     members as of a place in the stream            users.ts      who there is
+ *   winback.ts        who was not seen for long
  *
  * Logic is the only writer of chat state; scripts decide and commit in one step (lib/redis/lua/im-*.lua).
  */
@@ -52,3 +53,5 @@ export { createTimeline, type ReadArchive, type StoredEntry, type Timeline } fro
 export { imCommands, imEvents, imPush, imTopics, imUsers, type SendCommand } from "./topics.ts";
 export { createTrim, type Trim } from "./trim.ts";
 export { typing } from "./typing.ts";
+export { createUserIndex, type SeenUser, type UserIndex } from "./users.ts";
+export { createWinback, type Winback, type WinbackOptions } from "./winback.ts";
