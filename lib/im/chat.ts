@@ -51,6 +51,7 @@ export function createChat(given: ChatParts) {
   const routes = createRouteCache(redis, keys, () => undefined);
   return {
     ...parts,
+    replicas,
     room,
     channels,
     inbox,

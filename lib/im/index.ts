@@ -18,6 +18,7 @@
  *   presence.ts       who is online                                  typing.ts     who is typing
  *   routes.ts         connection -> gateway                          notify.ts     what is told and not stored
  *   search.ts         what is said in one's own conversations        room.ts       when im.events is full
+ *   replicas.ts       what `replicated` waits for
  *   membership.ts     members as of a place in the stream            users.ts      who there is
  *   winback.ts        who was not seen for long
  *
@@ -44,6 +45,7 @@ export { ACTIONS, type Action, mayRole } from "./permissions.ts";
 export { createPresence, type Presence, WATCH_MS } from "./presence.ts";
 export * from "./protocol.ts";
 export { delivered, read, receipts } from "./receipts.ts";
+export { awaitReplicas } from "./replicas.ts";
 export * from "./requests.ts";
 export { createReview, type Draft, type Judge, type Review, type Verdict } from "./review.ts";
 export { attach, createRouteCache, detach, type Route, type RouteCache } from "./routes.ts";
