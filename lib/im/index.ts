@@ -18,6 +18,7 @@
  *   presence.ts       who is online                                  typing.ts     who is typing
  *   routes.ts         connection -> gateway                          notify.ts     what is told and not stored
  *   search.ts         what is said in one's own conversations
+ *   broadcasts.ts     one message to many                            broadcast-runner.ts  walks their audience
  *   membership.ts     members as of a place in the stream            users.ts      who there is
  *   winback.ts        who was not seen for long
  *
@@ -26,6 +27,18 @@
 
 export { type Amendments, createAmendments } from "./amend.ts";
 export { type Block, type Blocks, createBlocks } from "./blocks.ts";
+export { type RunnerParts, runBroadcasts } from "./broadcast-runner.ts";
+export {
+  BROADCAST_ID_LENGTH_MAX,
+  BROADCAST_RATE,
+  BROADCAST_RATE_MAX,
+  BROADCAST_USERS_MAX,
+  BROADCASTER,
+  type Broadcast,
+  type Broadcasts,
+  broadcastCounts,
+  createBroadcasts,
+} from "./broadcasts.ts";
 export { type Channels, createChannels } from "./channels.ts";
 export { type Chat, type ChatParts, createChat } from "./chat.ts";
 export { type Committer, createCommitter } from "./commit.ts";
