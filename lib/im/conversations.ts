@@ -322,7 +322,8 @@ function invalid(path: string, message: string): AppError {
   return new AppError("INVALID", path === "" ? message : `${path}: ${message}`, { issues: [{ path, message }] });
 }
 
-async function digest(content: readonly string[]): Promise<string> {
+/** 96 bits of SHA-256, base64: tells content under a taken id from the same content. */
+export async function digest(content: readonly string[]): Promise<string> {
   const bytes = new TextEncoder().encode(JSON.stringify(content));
   return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).subarray(0, 12).toBase64();
 }
