@@ -1,5 +1,6 @@
 /** The table RPC method -> im function, nothing else. */
 
+import { newId } from "../../lib/id.ts";
 import {
   attach,
   type Chat,
@@ -92,10 +93,14 @@ function ofConversations(chat: Chat) {
 }
 
 function ofMessages(chat: Chat) {
-  const { amendments, hidden, notifier } = chat;
+  const { amendments, review, hidden, notifier } = chat;
   return {
     send: (inputs) => Promise.all(inputs.map((input) => send(chat, input))),
-    edit: async ({ by, params }) => ({ message: await amendments.edit(by, params, params.body) }),
+    async edit({ by, params }) {
+      const { conversation, seq, body } = params;
+      const draft = { action: "edit", by, conversation, seq, body, id: newId(chat.clock.now()) } as const;
+      return { message: await review.pass(draft, (passed) => amendments.edit(by, params, passed)) };
+    },
     async recall({ by, params, connection }) {
       if (params.for === "everyone") return { message: await amendments.recall(by, params) };
       const { conversation, seq } = params;
