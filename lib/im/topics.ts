@@ -3,13 +3,17 @@
 import * as v from "valibot";
 import { defineTopic, type Topic } from "../mq/index.ts";
 import {
+  BodySchema,
   EditEntrySchema,
   EmojiSchema,
+  IdSchema,
+  LIMITS,
   MessageSchema,
   PositionSchema,
   ReactionEntrySchema,
   ReactionSchema,
   RecallEntrySchema,
+  SeqSchema,
   TimeSchema,
   UserIdSchema,
 } from "./protocol.ts";
@@ -45,14 +49,24 @@ export const imEvents = defineTopic("im.events", {
   ]),
 });
 
-/** For the pusher: members of a conversation who had no connection when the message was delivered. */
+/**
+ * For the pusher: what users should be woken for.
+ *
+ *   im.push.requested  {conversation, seq, id, users}                    members without a connection when it was delivered
+ *   im.push.notice     {id, users, title, text, conversation?, seq?}     no message: a reminder, a greeting to who was long away
+ */
 export const imPush = defineTopic("im.push", {
-  schema: v.strictObject({
-    conversation: v.string(),
-    seq: PositionSchema,
-    id: v.string(),
-    users: v.array(UserIdSchema),
-  }),
+  schema: v.union([
+    v.strictObject({ conversation: IdSchema, seq: PositionSchema, id: IdSchema, users: v.array(UserIdSchema) }),
+    v.strictObject({
+      id: IdSchema,
+      users: v.array(UserIdSchema),
+      title: v.string(),
+      text: v.string(),
+      conversation: v.optional(IdSchema),
+      seq: v.optional(SeqSchema),
+    }),
+  ]),
 });
 
 /**
@@ -60,6 +74,8 @@ export const imPush = defineTopic("im.push", {
  *
  *   im.user.online     {user, at}             the first connection of any device
  *   im.user.offline    {user, lastSeen}       a while after the last one ended
+ *   im.user.winback    {user, lastSeen}       long after that: at most once per period; who never connected was seen when he became
+ *                                             a member of something
  */
 export const imUsers = defineTopic("im.users", {
   schema: v.union([
@@ -68,17 +84,34 @@ export const imUsers = defineTopic("im.users", {
   ]),
 });
 
-/** What lower layers ask of logic: they may not call it. */
+/** The archive holds every entry of the epoch up to `through`: the hot window may be trimmed behind it. */
+const ArchivedCommand = v.strictObject({
+  type: v.literal("archived"),
+  conversation: v.string(),
+  epoch: v.string(),
+  through: PositionSchema,
+});
+
+/**
+ * Send this message as `by`, by all the rules of a live send. To a user: in the direct conversation of the two, which is begun
+ * when there is none. `cause`: what wants to know what became of it. The clientId makes a repetition safe.
+ */
+const SendCommand = v.strictObject({
+  type: v.literal("send"),
+  by: UserIdSchema,
+  to: v.union([v.strictObject({ conversation: IdSchema }), v.strictObject({ user: UserIdSchema })]),
+  clientId: IdSchema,
+  messageType: IdSchema,
+  body: BodySchema,
+  replyTo: v.optional(SeqSchema),
+  mentions: v.optional(v.pipe(v.array(UserIdSchema), v.maxLength(LIMITS.mentions))),
+  cause: v.strictObject({ kind: v.picklist(["scheduled", "broadcast"]), id: IdSchema }),
+});
+export type SendCommand = v.InferOutput<typeof SendCommand>;
+
+/** What lower layers and peers ask of logic: they may not call it. */
 export const imCommands = defineTopic("im.commands", {
-  schema: v.variant("type", [
-    /** The archive holds every entry of the epoch up to `through`: the hot window may be trimmed behind it. */
-    v.strictObject({
-      type: v.literal("archived"),
-      conversation: v.string(),
-      epoch: v.string(),
-      through: PositionSchema,
-    }),
-  ]),
+  schema: v.variant("type", [ArchivedCommand, SendCommand]),
 });
 
 /** All of them, for the queue's catalog. */

@@ -240,7 +240,7 @@ describe("announcements", () => {
       ...{ redis: store.redis, keys: store.keys, clock: systemClock, log: silentLog, metrics: store.metrics },
       member: "t.logic",
     });
-    await world.run(createCommands(store.redis.commands, store.keys, logic));
+    await world.run(createCommands(chat, logic));
     const group = await chat.group("ann");
     for (let i = 0; i < 150; i++) {
       await Promise.all(Array.from({ length: 10 }, (_, k) => chat.send("ann", group, `${i} ${k}`)));
@@ -266,7 +266,7 @@ describe("announcements", () => {
       ...{ redis: store.redis, keys: store.keys, clock: systemClock, log: silentLog, metrics: store.metrics },
       member: "t.logic",
     });
-    await world.run(createCommands(store.redis.commands, store.keys, logic));
+    await world.run(createCommands(chat, logic));
     const group = await chat.group("ann");
     for (let i = 0; i < 110; i++) {
       await Promise.all(Array.from({ length: 10 }, (_, k) => chat.send("ann", group, `${i} ${k}`)));

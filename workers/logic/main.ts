@@ -2,11 +2,12 @@
 
 import { archiveContract } from "../../lib/archive/index.ts";
 import { AppError } from "../../lib/errors.ts";
-import { imEvents, logicContract } from "../../lib/im/index.ts";
+import { createChat, imEvents, logicContract } from "../../lib/im/index.ts";
 import { ackLevelInForce } from "../../lib/redis/index.ts";
 import type { Worker } from "../context.ts";
 import { createCommands } from "./commands.ts";
 import { createDelivery } from "./delivery.ts";
+import { createHook } from "./hook.ts";
 import { createInboxConsumer } from "./inbox.ts";
 import { createMethods } from "./methods.ts";
 import { createPresenceKeeper } from "./presence-keeper.ts";
@@ -22,7 +23,8 @@ export const worker: Worker = {
     if (replicas > 0 && redis.topology === "cluster") {
       throw new AppError("INVALID", "SKEIN_ACK_LEVEL: replicated:<n> is not available on a Cluster; use disk");
     }
-    const methods = createMethods({
+    const hook = config.hook && createHook(config.hook, { clock, log, metrics });
+    const chat = createChat({
       redis: redis.commands,
       keys,
       clock,
@@ -31,15 +33,20 @@ export const worker: Worker = {
       makeRoom: (partition) => queue.makeRoom(imEvents, partition),
       recallMs: config.recallSeconds * 1_000,
       readArchive: async (range) => (await archive.history(range)).entries,
+      ...(hook ? { judge: hook.judge } : {}),
+    });
+    const methods = createMethods({
+      chat,
       searchArchive: async (search) => (await archive.search(search)).found,
       status: async () => ({ ackLevel: await ackLevelInForce(redis, config), redis: redis.topology }),
     });
     const parts = { redis: redis.commands, keys, clock, queue, metrics };
     return [
+      ...(hook ? [hook.service] : []),
       createInboxConsumer(parts),
       createDelivery(parts),
-      createPresenceKeeper({ redis: redis.commands, keys, clock, log }),
-      createCommands(redis.commands, keys, queue),
+      ...createPresenceKeeper({ redis: redis.commands, keys, clock, log }),
+      createCommands(chat, queue),
       rpc.serve(logicContract, methods),
     ];
   },
