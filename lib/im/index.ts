@@ -35,6 +35,7 @@ export {
   BROADCAST_USERS_MAX,
   BROADCASTER,
   type Broadcast,
+  type BroadcastInput,
   type Broadcasts,
   broadcastCounts,
   createBroadcasts,
