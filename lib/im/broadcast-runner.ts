@@ -130,7 +130,7 @@ class Step {
     let left = Math.min(count, Math.max(WINDOW_MIN, record.perSecond) - out);
     for (let looks = 0; left > 0 && looks < LOOKS_MAX; looks++) {
       const { users, isEnd } = await this.#next(Math.min(left, CHUNK_MAX));
-      left -= await this.#publish(users);
+      left -= await publishBroadcast(this.#parts, this.#id, this.#record, users);
       if (isEnd) record.walkedMs = nowMs;
       if (isEnd || !(await this.#note("running"))) return;
     }
@@ -152,37 +152,6 @@ class Step {
     const isEndOfPartition = page.length < wanted;
     if (isEndOfPartition) [record.partition, record.position] = [record.partition + 1, ""];
     return { users: page.map(({ user }) => user), isEnd: isEndOfPartition && record.partition >= keys.partitions };
-  }
-
-  /** Resolves to how many of them had no command yet. */
-  async #publish(users: readonly string[]): Promise<number> {
-    const { redis, keys, clock } = this.#parts;
-    const { by, type: messageType, body } = this.#record;
-    const byPartition = new Map<number, string[]>();
-    for (const user of users) {
-      if (user === by || user === BROADCASTER) continue;
-      const partition = keys.partitionOf(user);
-      const args = byPartition.get(partition) ?? [];
-      byPartition.set(partition, args);
-      args.push(user, newId(clock.now()));
-    }
-    const rest: Omit<SendCommand, "to" | "body"> = {
-      ...{ type: "send", by, clientId: broadcastCounts(this.#id), messageType },
-      cause: { kind: "broadcast", id: this.#id },
-    };
-    const published = Array.from(byPartition, ([partition, restArgs]) =>
-      publishCommands(redis, {
-        marks: keys.broadcastMarks(partition, this.#id),
-        counts: keys.own(partition, broadcastCounts(this.#id)),
-        commands: keys.topic(imCommands.name, partition),
-        // User ids are of an alphabet that needs no escaping in JSON.
-        commandStart: `${JSON.stringify(rest).slice(0, -1)},"to":{"user":"`,
-        commandEnd: `"},"body":${body}}`,
-        lifeMs: BROADCAST_LIFE_MS,
-        restArgs,
-      }),
-    );
-    return (await Promise.all(published)).reduce((sum, fresh) => sum + fresh, 0);
   }
 
   /**
@@ -224,6 +193,40 @@ class Step {
     const note = { runner: this.#runner, state, fields, leaseMs, keepMs: BROADCAST_LIFE_MS };
     return (await noteErrand(redis, broadcastPlace(keys, this.#id), note)) === "ok";
   }
+}
+
+/** Publishes the command for each of these users, once. Resolves to how many of them had none yet. */
+export async function publishBroadcast(
+  { redis, keys, clock }: Pick<RunnerParts, "redis" | "keys" | "clock">,
+  id: string,
+  { by, type: messageType, body }: Pick<BroadcastRecord, "by" | "type" | "body">,
+  users: readonly string[],
+): Promise<number> {
+  const byPartition = new Map<number, string[]>();
+  for (const user of users) {
+    if (user === by || user === BROADCASTER) continue;
+    const partition = keys.partitionOf(user);
+    const args = byPartition.get(partition) ?? [];
+    byPartition.set(partition, args);
+    args.push(user, newId(clock.now()));
+  }
+  const rest: Omit<SendCommand, "to" | "body"> = {
+    ...{ type: "send", by, clientId: broadcastCounts(id), messageType },
+    cause: { kind: "broadcast", id },
+  };
+  const published = Array.from(byPartition, ([partition, restArgs]) =>
+    publishCommands(redis, {
+      marks: keys.broadcastMarks(partition, id),
+      counts: keys.own(partition, broadcastCounts(id)),
+      commands: keys.topic(imCommands.name, partition),
+      // User ids are of an alphabet that needs no escaping in JSON.
+      commandStart: `${JSON.stringify(rest).slice(0, -1)},"to":{"user":"`,
+      commandEnd: `"},"body":${body}}`,
+      lifeMs: BROADCAST_LIFE_MS,
+      restArgs,
+    }),
+  );
+  return (await Promise.all(published)).reduce((sum, fresh) => sum + fresh, 0);
 }
 
 function toPlace(position: string): SeenUser | undefined {

@@ -57,6 +57,7 @@ export {
   BROADCAST_USERS_MAX,
   BROADCASTER,
   type Broadcast,
+  type BroadcastInput,
   type Broadcasts,
   broadcastCounts,
   createBroadcasts,

@@ -5,8 +5,10 @@
 
 import { describe, expect, test } from "bun:test";
 import { systemClock } from "../../lib/clock.ts";
+import { publishBroadcast } from "../../lib/im/broadcast-runner.ts";
 import {
   attach,
+  createBroadcasts,
   createNotifier,
   createPresence,
   createRouteCache,
@@ -69,6 +71,12 @@ const key = {
   winback: ({ chat }: Stage) => chat.keys.winback(0),
   eveOnline: ({ chat }: Stage) => chat.keys.presence("eve"),
   push: ({ chat }: Stage) => chat.keys.topic("im.push", 0),
+  openBroadcasts: ({ chat }: Stage) => chat.keys.openBroadcasts(),
+  broadcasts: ({ chat }: Stage) => chat.keys.broadcasts(),
+  newBroadcast: ({ chat }: Stage) => chat.keys.broadcast("new"),
+  marks: ({ chat }: Stage) => chat.keys.broadcastMarks(0, "new"),
+  counts: ({ chat }: Stage) => chat.keys.own(0, "broadcast.new"),
+  commands: ({ chat }: Stage) => chat.keys.topic("im.commands", 0),
   newConv: ({ chat }: Stage) => chat.keys.conversation("new"),
   newMembers: ({ chat }: Stage) => chat.keys.members("new"),
   log: ({ chat, conversation }: Stage) => chat.keys.log(conversation),
@@ -137,6 +145,17 @@ const SCRIPTS: Record<string, Row> = {
       const push = { title: "Tea", text: "is ready" };
       await createWinback(chat.redis, chat.keys, systemClock, { idleMs: 1_000, periodMs: 1_000_000, push }).sweep(0);
     },
+  },
+  "broadcast-create": {
+    keys: ["openBroadcasts", "broadcasts", "newBroadcast"],
+    async run({ chat }) {
+      const wanted = { id: "new", by: "skein", audience: { all: true }, type: "text", body: {}, perSecond: 1 } as const;
+      await createBroadcasts(chat.redis, chat.keys, systemClock).create(wanted);
+    },
+  },
+  "broadcast-publish": {
+    keys: ["marks", "counts", "commands"],
+    run: ({ chat }) => publishBroadcast(chat, "new", { by: "skein", type: "text", body: "{}" }, ["eve", "ann"]),
   },
   "amend: edit": {
     keys: ["conv", "members", "log", "events", "folds", "reactors"],
