@@ -17,7 +17,7 @@ import { AppError } from "../errors.ts";
 import { Circuits } from "./circuit.ts";
 import { addressOf, checkOutboundUrl, isPublicAddress } from "./public-address.ts";
 
-export { checkOutboundUrl, isPublicAddress } from "./public-address.ts";
+export { checkOutboundUrl, isPublicAddress, isPushService } from "./public-address.ts";
 export { signWebhook } from "./webhook-signature.ts";
 
 const TIMEOUT_MS = 10_000;

@@ -14,6 +14,7 @@ import { createInbox } from "./inbox.ts";
 import { createMutes } from "./mutes.ts";
 import { createNotifier } from "./notify.ts";
 import { createPresence } from "./presence.ts";
+import { createPushDevices } from "./push-devices.ts";
 import { createRouteCache } from "./routes.ts";
 import { createTimeline, type ReadArchive } from "./timeline.ts";
 
@@ -43,6 +44,7 @@ export function createChat({ replicas, makeRoom, eventsMax, recallMs, readArchiv
   const timeline = createTimeline(redis, keys, readArchive);
   const blocks = createBlocks(redis, keys, clock);
   const routes = createRouteCache(redis, keys, () => undefined);
+  const pushDevices = createPushDevices(redis, keys, clock);
   return {
     ...parts,
     channels,
@@ -55,7 +57,8 @@ export function createChat({ replicas, makeRoom, eventsMax, recallMs, readArchiv
     hidden: createHidden({ ...parts, conversations, timeline }),
     mutes: createMutes({ ...parts, conversations }),
     presence: createPresence(redis, keys, clock, blocks),
-    devices: createDevices(redis, keys),
+    pushDevices,
+    devices: createDevices(redis, keys, pushDevices),
     notifier: createNotifier(redis, keys, routes),
   };
 }

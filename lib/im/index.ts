@@ -16,6 +16,7 @@
  *   blocks.ts         whom a user takes no messages from             devices.ts    a user's devices
  *   presence.ts       who is online                                  typing.ts     who is typing
  *   routes.ts         connection -> gateway                          notify.ts     what is told and not stored
+ *   push-devices.ts   how devices are woken                          bursts.ts     once for many messages
  *   search.ts         what is said in one's own conversations
  *   membership.ts     members as of a place in the stream
  *
@@ -24,13 +25,14 @@
 
 export { type Amendments, createAmendments } from "./amend.ts";
 export { type Block, type Blocks, createBlocks } from "./blocks.ts";
+export { type Bursts, createBursts } from "./bursts.ts";
 export { type Channels, createChannels } from "./channels.ts";
 export { type Chat, type ChatParts, createChat } from "./chat.ts";
 export { type Committer, createCommitter } from "./commit.ts";
 export { type LogicContract, logicContract } from "./contract.ts";
 export { type ConversationState, type Conversations, createConversations } from "./conversations.ts";
 export { createDevices, type Devices } from "./devices.ts";
-export { type EntryEvent, foldedMessage, partsOf } from "./fold.ts";
+export { type EntryEvent, FOLDED_PARTS, foldedMessage, partsOf } from "./fold.ts";
 export { createHidden, type Hidden } from "./hidden.ts";
 export { createInbox, type Inbox, type InboxChanges } from "./inbox.ts";
 export { listConversations } from "./list.ts";
@@ -41,12 +43,25 @@ export { appendFrames, createNotifier, type Notifier, notification } from "./not
 export { ACTIONS, type Action, mayRole } from "./permissions.ts";
 export { createPresence, type Presence, WATCH_MS } from "./presence.ts";
 export * from "./protocol.ts";
+export { createPushDevices, type PushDevices, type PushRegistration } from "./push-devices.ts";
+export * from "./push-requests.ts";
 export { delivered, read, receipts } from "./receipts.ts";
 export * from "./requests.ts";
 export { attach, createRouteCache, detach, type Route, type RouteCache } from "./routes.ts";
 export { type SearchArchive, search } from "./search.ts";
 export { history, sync } from "./sync.ts";
 export { createTimeline, type ReadArchive, type StoredEntry, type Timeline } from "./timeline.ts";
-export { imCommands, imEvents, imPush, imTopics, imUsers, type SendCommand } from "./topics.ts";
+export {
+  type DevicePush,
+  imCommands,
+  imEvents,
+  imPush,
+  imTopics,
+  imUsers,
+  type PushDue,
+  type PushNotice,
+  type PushRequest,
+  type SendCommand,
+} from "./topics.ts";
 export { createTrim, type Trim } from "./trim.ts";
 export { typing } from "./typing.ts";

@@ -1,7 +1,7 @@
 /** Push providers against local servers that speak their protocol: what is sent, and what each answer means. */
 
 import { afterAll, describe, expect, test } from "bun:test";
-import { createDecipheriv, createECDH, generateKeyPairSync, hkdfSync, randomBytes } from "node:crypto";
+import { generateKeyPairSync } from "node:crypto";
 import { createServer, type ServerHttp2Stream } from "node:http2";
 import type { AddressInfo } from "node:net";
 import { importSPKI, jwtVerify } from "jose";
@@ -13,6 +13,7 @@ import { createFcm } from "../../workers/pusher/fcm.ts";
 import type { Notification, PushOutcome } from "../../workers/pusher/provider.ts";
 import { createWebPush } from "../../workers/pusher/web-push.ts";
 import { createPushWebhook } from "../../workers/pusher/webhook.ts";
+import { makeBrowser } from "../support/browser.ts";
 import { createFakeClock } from "../support/fake-clock.ts";
 
 const never = new AbortController().signal;
@@ -56,32 +57,6 @@ function answering(...answers: readonly Response[]) {
 
 const answer = (status: number, headers: Record<string, string> = {}, body = "") =>
   new Response(body, { status, headers });
-
-/** A browser's end: its key pair, and RFC 8291 read backwards. */
-function makeBrowser(endpoint: string) {
-  const ecdh = createECDH("prime256v1");
-  const publicKey = ecdh.generateKeys();
-  const auth = randomBytes(16);
-  return {
-    subscription: { endpoint, keys: { p256dh: publicKey.toString("base64url"), auth: auth.toString("base64url") } },
-    decrypt(body: Buffer): string {
-      const salt = body.subarray(0, 16);
-      const sender = body.subarray(21, 21 + body[20]!);
-      const cipher = body.subarray(21 + body[20]!);
-      const hkdf = (key: Uint8Array, salted: Uint8Array, info: Uint8Array, length: number) =>
-        Buffer.from(hkdfSync("sha256", key, salted, info, length));
-      const info = Buffer.concat([Buffer.from("WebPush: info\0"), publicKey, sender]);
-      const secret = hkdf(ecdh.computeSecret(sender), auth, info, 32);
-      const key = hkdf(secret, salt, Buffer.from("Content-Encoding: aes128gcm\0"), 16);
-      const nonce = hkdf(secret, salt, Buffer.from("Content-Encoding: nonce\0"), 12);
-      const decipher = createDecipheriv("aes-128-gcm", key, nonce);
-      decipher.setAuthTag(cipher.subarray(-16));
-      const plain = Buffer.concat([decipher.update(cipher.subarray(0, -16)), decipher.final()]);
-      // The last record ends with 2 and padding.
-      return plain.subarray(0, plain.lastIndexOf(2)).toString();
-    },
-  };
-}
 
 describe("Web Push", () => {
   const vapid = { subject: "mailto:ops@example.com", ...webPush.generateVAPIDKeys() };
@@ -143,11 +118,11 @@ describe("Web Push", () => {
 });
 
 describe("webhook", () => {
-  const provider = createPushWebhook({ outbound, secrets: ["whsec_c2VjcmV0"], clock: systemClock });
+  const provider = createPushWebhook({ outbound, clock: systemClock });
 
   test("the receiver gets who, where and what, under one id however often it is sent", async () => {
     const server = answering(answer(503), answer(204));
-    const address = { url: `${server.url}/push`, user: "ann", device: "phone" };
+    const address = { url: `${server.url}/push`, user: "ann", device: "phone", secret: "whsec_c2VjcmV0" };
     expect(await provider.send(address, notification, never)).toEqual({ kind: "later", afterMs: undefined });
     expect(await provider.send(address, notification, never)).toEqual({ kind: "sent" });
     expect(server.seen.map(({ headers }) => headers.get("webhook-id"))).toEqual(["n1.phone", "n1.phone"]);
@@ -162,7 +137,7 @@ describe("webhook", () => {
 
   test("410 takes the device away, 429 waits as told", async () => {
     const server = answering(answer(410), answer(429, { "retry-after": "3" }));
-    const address = { url: `${server.url}/push`, user: "ann", device: "phone" };
+    const address = { url: `${server.url}/push`, user: "ann", device: "phone", secret: "whsec_c2VjcmV0" };
     expect(await provider.send(address, notification, never)).toEqual({ kind: "gone" });
     expect(await provider.send(address, notification, never)).toEqual({ kind: "later", afterMs: 3_000 });
   });
@@ -205,7 +180,7 @@ describe("APNs", () => {
 
   test("a notification carries a token that Apple can check, the topic, the collapse id and the alert", async () => {
     const { apns, seen } = await apple([200]);
-    expect(await apns.send({ deviceToken: "abc123" }, notification, never)).toEqual({ kind: "sent" });
+    expect(await apns.send({ token: "abc123" }, notification, never)).toEqual({ kind: "sent" });
     const [{ headers, body }] = seen as [{ headers: Record<string, string>; body: string }];
     expect(headers).toMatchObject({
       ...{ ":path": "/3/device/abc123", "apns-topic": "com.example.chat", "apns-push-type": "alert" },
@@ -225,22 +200,23 @@ describe("APNs", () => {
     [429, "TooManyRequests", { kind: "later", afterMs: undefined }],
     [503, "ServiceUnavailable", { kind: "later", afterMs: undefined }],
     [403, "ExpiredProviderToken", { kind: "expired" }],
+    [400, "DeviceTokenNotForTopic", { kind: "refused", reason: "APNs answered 400 DeviceTokenNotForTopic" }],
     [413, "PayloadTooLarge", { kind: "refused", reason: "APNs answered 413 PayloadTooLarge" }],
     [500, undefined, { kind: "later", afterMs: undefined }],
   ])("%d %s means", async (status, reason, outcome) => {
     const { apns } = await apple(reason === undefined ? [status] : [status, reason]);
-    expect(await apns.send({ deviceToken: "a" }, notification, never)).toEqual(outcome);
+    expect(await apns.send({ token: "a" }, notification, never)).toEqual(outcome);
   });
 
   test("a token is made again when Apple finds it too old, and else every 40 minutes", async () => {
     const { apns, seen, clock } = await apple([200], [403, "ExpiredProviderToken"], [200], [200], [200]);
     const outcomes: string[] = [];
     for (let i = 0; i < 4; i++) {
-      outcomes.push((await apns.send({ deviceToken: "a" }, notification, never)).kind);
+      outcomes.push((await apns.send({ token: "a" }, notification, never)).kind);
       await clock.advance(1_000);
     }
     await clock.advance(41 * 60_000);
-    await apns.send({ deviceToken: "a" }, notification, never);
+    await apns.send({ token: "a" }, notification, never);
     expect(outcomes).toEqual(["sent", "expired", "sent", "sent"]);
     const tokens = seen.map(({ headers }) => headers.authorization);
     expect([
@@ -257,7 +233,7 @@ describe("APNs", () => {
       privateKey: privateKey.export(pem).toString(),
     });
     for (let i = 0; i < 2; i++) {
-      expect(await apns.send({ deviceToken: "a" }, notification, never)).toEqual({ kind: "later", afterMs: undefined });
+      expect(await apns.send({ token: "a" }, notification, never)).toEqual({ kind: "later", afterMs: undefined });
     }
     apns.close();
   });
@@ -277,7 +253,7 @@ describe("FCM", () => {
     };
     return { tokens, messages, fcm: createFcm({ account, origin: messages.url, outbound, clock: systemClock }) };
   }
-  const address = { registrationToken: "device-1" };
+  const address = { token: "device-1" };
   const fault = (status: number, errorCode: string) =>
     answer(status, {}, JSON.stringify({ error: { status: "X", details: [{ "@type": "e", errorCode }] } }));
 
@@ -303,6 +279,11 @@ describe("FCM", () => {
     ["quota", answer(429, { "retry-after": "60" }), { kind: "later", afterMs: 60_000 }],
     ["unavailable", fault(503, "UNAVAILABLE"), { kind: "later", afterMs: undefined }],
     ["our fault", fault(400, "INVALID_ARGUMENT"), { kind: "refused", reason: "FCM answered 400 INVALID_ARGUMENT" }],
+    [
+      "no such project",
+      answer(404, {}, '{"error":{"status":"NOT_FOUND"}}'),
+      { kind: "refused", reason: "FCM answered 404 NOT_FOUND" },
+    ],
     ["not JSON", answer(400, {}, "<html>"), { kind: "refused", reason: "FCM answered 400" }],
   ])("%s means", async (_, response, outcome) => {
     const { fcm } = google([granted()], response);

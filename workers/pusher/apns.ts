@@ -6,7 +6,7 @@
 import { type ClientHttp2Session, connect } from "node:http2";
 import { importPKCS8, SignJWT } from "jose";
 import type { Clock } from "../../lib/clock.ts";
-import { type PushOutcome, type PushProvider, ttlSeconds } from "./provider.ts";
+import { collapseKeyOf, type PushOutcome, type PushProvider, ttlSeconds } from "./provider.ts";
 
 export interface ApnsOptions {
   /** `https://api.push.apple.com`, or the sandbox's. */
@@ -15,13 +15,15 @@ export interface ApnsOptions {
   readonly keyId: string;
   /** The .p8 file's text. */
   readonly privateKey: string;
-  /** The app's bundle id. */
+  /** The app's bundle id, for devices that name none. */
   readonly topic: string;
   readonly clock: Clock;
 }
 
 export interface ApnsAddress {
-  readonly deviceToken: string;
+  readonly token: string;
+  /** Of another app of the same team. */
+  readonly topic?: string | undefined;
 }
 
 export interface Apns extends PushProvider<ApnsAddress> {
@@ -31,12 +33,13 @@ export interface Apns extends PushProvider<ApnsAddress> {
 /** Apple refuses tokens older than an hour, and complains of ones renewed more often than every 20 minutes. */
 const TOKEN_MS = 40 * 60_000;
 const TIMEOUT_MS = 10_000;
+/** Retry-After: up to a day, as long as a notification is of use. */
+const SECONDS = /^\d{1,5}$/;
 const REPLY_CHARACTERS_MAX = 4_096;
 const PAYLOAD_BYTES_MAX = 4_096;
-const COLLAPSE_BYTES_MAX = 64;
 
-/** The device token will never do: of another app, malformed, or the app is gone. */
-const GONE = new Set(["BadDeviceToken", "Unregistered", "DeviceTokenNotForTopic", "ExpiredToken"]);
+/** The device token will never do: malformed, or the app is gone. One of another topic is not: that may be our setting. */
+const GONE = new Set(["BadDeviceToken", "Unregistered", "ExpiredToken"]);
 const STALE_TOKEN = new Set(["ExpiredProviderToken", "InvalidProviderToken", "MissingProviderToken"]);
 
 export function createApns(options: ApnsOptions): Apns {
@@ -74,7 +77,7 @@ export function createApns(options: ApnsOptions): Apns {
   }
 
   return {
-    async send({ deviceToken }, notification, signal) {
+    async send({ token: deviceToken, topic: ownTopic }, notification, signal) {
       const payload = JSON.stringify({
         aps: {
           alert: { title: notification.title, body: notification.text },
@@ -92,17 +95,19 @@ export function createApns(options: ApnsOptions): Apns {
         ":method": "POST",
         ":path": `/3/device/${encodeURIComponent(deviceToken)}`,
         authorization: `bearer ${await bearer()}`,
-        "apns-topic": topic,
+        "apns-topic": ownTopic ?? topic,
         "apns-push-type": "alert",
         "apns-priority": "10",
         "apns-expiration": String(Math.floor(clock.now() / 1_000) + ttlSeconds(notification, clock.now())),
-        "apns-collapse-id": notification.conversation.slice(0, COLLAPSE_BYTES_MAX),
+        "apns-collapse-id": collapseKeyOf(notification),
       };
       let answer: Answer;
       try {
         answer = await exchange(open(), headers, payload, signal);
-      } catch {
+      } catch (error) {
         signal.throwIfAborted();
+        // A connection that has gone dead answers nobody; others under way on it end, and come again.
+        if (error instanceof NoAnswer) session?.destroy();
         return { kind: "later", afterMs: undefined };
       }
       const outcome = outcomeOf(answer);
@@ -114,6 +119,8 @@ export function createApns(options: ApnsOptions): Apns {
     },
   };
 }
+
+class NoAnswer extends Error {}
 
 interface Answer {
   readonly status: number;
@@ -140,7 +147,7 @@ function exchange(
       reject(error);
     };
     const abort = () => fail(new Error("the process is stopping"));
-    const timer = setTimeout(() => fail(new Error(`no answer within ${TIMEOUT_MS} ms`)), TIMEOUT_MS);
+    const timer = setTimeout(() => fail(new NoAnswer(`no answer within ${TIMEOUT_MS} ms`)), TIMEOUT_MS);
     signal.addEventListener("abort", abort, { once: true });
     stream.setEncoding("utf8");
     stream.on("response", (received) => {
@@ -166,7 +173,7 @@ function outcomeOf({ status, body, retryAfter }: Answer): PushOutcome {
   if (status === 410 || GONE.has(reason)) return { kind: "gone" };
   if (STALE_TOKEN.has(reason)) return { kind: "expired" };
   if (status === 429 || status >= 500) {
-    return { kind: "later", afterMs: retryAfter === undefined ? undefined : Number(retryAfter) * 1_000 };
+    return { kind: "later", afterMs: SECONDS.test(retryAfter ?? "") ? Number(retryAfter) * 1_000 : undefined };
   }
   return { kind: "refused", reason: `APNs answered ${status} ${reason}`.trim() };
 }

@@ -6,7 +6,7 @@
 import { importPKCS8, SignJWT } from "jose";
 import type { Clock } from "../../lib/clock.ts";
 import type { Outbound, OutboundResult } from "../../lib/http/outbound.ts";
-import { type Notification, type PushOutcome, type PushProvider, ttlSeconds } from "./provider.ts";
+import { collapseKeyOf, type Notification, type PushOutcome, type PushProvider, ttlSeconds } from "./provider.ts";
 
 /** Of the service account's JSON file. */
 export interface ServiceAccount {
@@ -25,7 +25,7 @@ export interface FcmOptions {
 }
 
 export interface FcmAddress {
-  readonly registrationToken: string;
+  readonly token: string;
 }
 
 const SCOPE = "https://www.googleapis.com/auth/firebase.messaging";
@@ -72,12 +72,12 @@ export function createFcm({ account, origin, outbound, clock }: FcmOptions): Pus
   }
 
   return {
-    async send({ registrationToken }, notification, signal) {
+    async send({ token: deviceToken }, notification, signal) {
       const obstacle = await authorise(signal);
       if (obstacle) return obstacle;
       const url = `${origin}/v1/projects/${encodeURIComponent(account.project_id)}/messages:send`;
       const headers = { "content-type": "application/json", authorization: `Bearer ${token!.text}` };
-      const body = JSON.stringify({ message: messageOf(registrationToken, notification, clock.now()) });
+      const body = JSON.stringify({ message: messageOf(deviceToken, notification, clock.now()) });
       const outcome = outcomeOf(await outbound.call({ url, headers, body }, signal));
       if (outcome.kind === "expired") token = undefined;
       return outcome;
@@ -85,14 +85,20 @@ export function createFcm({ account, origin, outbound, clock }: FcmOptions): Pus
   };
 }
 
-function messageOf(registrationToken: string, notification: Notification, nowMs: number): object {
+function messageOf(token: string, notification: Notification, nowMs: number): object {
   const { id, conversation, seq, title, text, unread } = notification;
+  // FCM takes strings only.
+  const given = Object.entries({ id, conversation, seq, unread }).filter(([, value]) => value !== undefined);
+  const data = Object.fromEntries(given.map(([name, value]) => [name, String(value)]));
   return {
-    token: registrationToken,
+    token,
     notification: { title, body: text },
-    // FCM takes strings only.
-    data: { id, conversation, seq: String(seq), unread: String(unread) },
-    android: { priority: "high", collapse_key: conversation, ttl: `${ttlSeconds(notification, nowMs)}s` },
+    data,
+    android: {
+      priority: "high",
+      collapse_key: collapseKeyOf(notification),
+      ttl: `${ttlSeconds(notification, nowMs)}s`,
+    },
   };
 }
 
@@ -105,7 +111,8 @@ function outcomeOf(result: OutboundResult): PushOutcome {
   const { status, retryAfterMs } = result;
   if (status === 200) return { kind: "sent" };
   const code = errorCodeOf(result.body);
-  if (code === "UNREGISTERED" || code === "SENDER_ID_MISMATCH" || status === 404) return { kind: "gone" };
+  // Any other 404 may be of a wrong project: our setting.
+  if (code === "UNREGISTERED" || code === "SENDER_ID_MISMATCH") return { kind: "gone" };
   if (status === 401) return { kind: "expired" };
   if (status === 429 || status >= 500) return { kind: "later", afterMs: retryAfterMs };
   return { kind: "refused", reason: `FCM answered ${status} ${code}`.trim() };

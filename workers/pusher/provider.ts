@@ -13,12 +13,13 @@
 export interface Notification {
   /** The same for every try, so that a receiver can act once. */
   readonly id: string;
-  readonly conversation: string;
-  readonly seq: number;
+  /** Of a message, or what a notice is about: a later one of the same conversation takes the place of an earlier one. */
+  readonly conversation?: string | undefined;
+  readonly seq?: number | undefined;
   readonly title: string;
   readonly text: string;
-  /** The badge: messages unread in the conversation. */
-  readonly unread: number;
+  /** The badge: messages unread in the conversation. A notice has none. */
+  readonly unread?: number | undefined;
   /** Of no use to anybody after this. */
   readonly expiresAt: number;
 }
@@ -38,6 +39,11 @@ export interface PushProvider<Address> {
 /** Seconds that a provider may keep it for a phone that is off; at least one, for 0 means "now or never" to all of them. */
 export function ttlSeconds({ expiresAt }: Notification, nowMs: number): number {
   return Math.max(1, Math.floor((expiresAt - nowMs) / 1_000));
+}
+
+/** What a later notification replaces an earlier one by. */
+export function collapseKeyOf({ conversation, id }: Notification): string {
+  return conversation ?? id;
 }
 
 /** The JSON that our own clients are given by Web Push and webhooks. */

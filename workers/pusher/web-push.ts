@@ -1,13 +1,19 @@
 /**
  * Web Push (RFC 8030, 8291, 8292): the browser's push service is posted an encrypted payload, signed with our VAPID key. Its URL comes
- * from the browser, so it is called through the outbound client, and only when its host is a push service's: an open relay for signed
- * requests is nothing that a user should get by registering a URL.
+ * from the browser, so it is called through the outbound client, and only when its host is a push service's.
  */
 
 import webPush from "web-push";
 import type { Clock } from "../../lib/clock.ts";
-import type { Outbound, OutboundResult } from "../../lib/http/outbound.ts";
-import { type Notification, type PushOutcome, type PushProvider, payloadOf, ttlSeconds } from "./provider.ts";
+import { isPushService, type Outbound, type OutboundResult } from "../../lib/http/outbound.ts";
+import {
+  collapseKeyOf,
+  type Notification,
+  type PushOutcome,
+  type PushProvider,
+  payloadOf,
+  ttlSeconds,
+} from "./provider.ts";
 
 export interface WebPushSubscription {
   readonly endpoint: string;
@@ -21,13 +27,6 @@ export interface VapidKeys {
   readonly privateKey: string;
 }
 
-/** FCM, Mozilla autopush, WNS, Apple. */
-const HOSTS = [
-  /^fcm\.googleapis\.com$/,
-  /\.push\.services\.mozilla\.com$/,
-  /\.notify\.windows\.com$/,
-  /\.push\.apple\.com$/,
-];
 /** RFC 8291: 4096 bytes encrypted, of which the header and the tag take 103. */
 const PAYLOAD_BYTES_MAX = 3_993;
 const TOPIC_CHARACTERS = 32;
@@ -75,12 +74,11 @@ export function createWebPush({
 }
 
 /** A later one of the same conversation replaces an earlier one that still waits at the push service (RFC 8030 §5.4). */
-function topicOf({ conversation }: Notification): string {
-  return new Bun.CryptoHasher("sha256").update(conversation).digest("base64url").slice(0, TOPIC_CHARACTERS);
-}
-
-function isPushService(endpoint: string): boolean {
-  return URL.canParse(endpoint) && HOSTS.some((host) => host.test(new URL(endpoint).hostname));
+function topicOf(notification: Notification): string {
+  return new Bun.CryptoHasher("sha256")
+    .update(collapseKeyOf(notification))
+    .digest("base64url")
+    .slice(0, TOPIC_CHARACTERS);
 }
 
 function outcomeOf(result: OutboundResult): PushOutcome {

@@ -9,21 +9,24 @@ export interface WebhookAddress {
   /** Whom it is for: the receiver serves many. */
   readonly user: string;
   readonly device: string;
+  /** The device's own. */
+  readonly secret: string;
 }
 
 export interface PushWebhookOptions {
   readonly outbound: Outbound;
-  /** Two while one replaces the other. */
-  readonly secrets: readonly string[];
   readonly clock: Clock;
 }
 
-export function createPushWebhook({ outbound, secrets, clock }: PushWebhookOptions): PushProvider<WebhookAddress> {
+export function createPushWebhook({ outbound, clock }: PushWebhookOptions): PushProvider<WebhookAddress> {
   return {
-    async send({ url, user, device }, notification: Notification, signal) {
+    async send({ url, user, device, secret }, notification: Notification, signal) {
       const body = JSON.stringify({ type: "im.push", user, device, ...JSON.parse(payloadOf(notification)) });
       const id = `${notification.id}.${device}`;
-      const headers = { "content-type": "application/json", ...signWebhook({ id, nowMs: clock.now(), body, secrets }) };
+      const headers = {
+        "content-type": "application/json",
+        ...signWebhook({ id, nowMs: clock.now(), body, secrets: [secret] }),
+      };
       const result = await outbound.call({ url, headers, body }, signal);
       if (result.kind === "refused" || result.kind === "later") return result;
       if (result.kind === "failed") return { kind: "later", afterMs: undefined };
