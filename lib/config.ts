@@ -75,10 +75,44 @@ const Settings = v.object({
   SKEIN_SEND_BURST: v.optional(integer(1, 1_000_000), "60"),
   /** How long a sender may recall a message. */
   SKEIN_RECALL_SECONDS: v.optional(integer(0, 10 * 365 * 86_400), "120"),
+  /** Is asked about each message before it is committed (workers/logic/hook.ts). */
+  SKEIN_HOOK_URL: v.optional(v.pipe(v.string(), v.regex(/^https?:\/\/\S+$/, "must begin with http:// or https://"))),
+  SKEIN_HOOK_SECRET: v.optional(v.pipe(v.string(), v.minLength(24, "must be at least 24 characters"))),
+  /** With its wait and the commit it must fit into the 5 s of a call. */
+  SKEIN_HOOK_TIMEOUT_MS: v.optional(integer(50, 2_000), "1000"),
+  SKEIN_HOOK_FAILURE: v.optional(v.picklist(["allow", "refuse"], "must be allow or refuse"), "allow"),
+  /** Users who were not seen for so many days are won back (`im.user.winback`); 0: nobody is. */
+  SKEIN_WINBACK_DAYS: v.optional(integer(0, 3_650), "0"),
+  /** The same user at most once in so many days. */
+  SKEIN_WINBACK_PERIOD_DAYS: v.optional(integer(1, 3_650), "30"),
+  /** The push that goes with it; without a text there is none. */
+  SKEIN_WINBACK_TITLE: v.optional(v.pipe(v.string(), v.maxLength(256, "must be at most 256 characters")), ""),
+  SKEIN_WINBACK_TEXT: v.optional(v.pipe(v.string(), v.maxLength(1_024, "must be at most 1024 characters")), ""),
   /** 1 lets Skein start on a Redis that cannot keep the ack level's promise. */
   SKEIN_ALLOW_UNSAFE: v.optional(flag, "0"),
   /** 1 lets webhooks and check-backs go to http, any port and private addresses: for tests, and receivers within one's own network. */
   SKEIN_OUTBOUND_PRIVATE: v.optional(flag, "0"),
+  /** The VAPID key, where several machines share an installation; generated in the data dir else. */
+  SKEIN_VAPID_KEY: v.optional(
+    v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{43}$/, "must be a P-256 private key: 32 bytes in base64url")),
+  ),
+  /** Whom a push service may write to when we misbehave; Apple refuses push without a real one. */
+  SKEIN_PUSH_CONTACT: v.optional(
+    v.pipe(v.string(), v.regex(/^(mailto:|https:\/\/)\S+$/, "must begin with mailto: or https://")),
+    "mailto:postmaster@localhost",
+  ),
+  /** Apple's .p8 file; with it the next three. */
+  SKEIN_APNS_KEY_FILE: v.optional(v.pipe(v.string(), v.minLength(1))),
+  SKEIN_APNS_KEY_ID: v.optional(v.pipe(v.string(), v.minLength(1))),
+  SKEIN_APNS_TEAM_ID: v.optional(v.pipe(v.string(), v.minLength(1))),
+  /** The app's bundle id, for devices that name none. */
+  SKEIN_APNS_TOPIC: v.optional(v.pipe(v.string(), v.minLength(1))),
+  SKEIN_APNS_ORIGIN: v.optional(
+    v.pipe(v.string(), v.regex(/^https?:\/\/[^/\s]+$/, "must be an origin, https://host")),
+    "https://api.push.apple.com",
+  ),
+  /** Google's JSON file of the service account that may send. */
+  SKEIN_FCM_ACCOUNT_FILE: v.optional(v.pipe(v.string(), v.minLength(1))),
   /** Where a role's RPC listens: empty = a unix socket of this machine; else a host name or address that the others reach. */
   SKEIN_RPC_HOST: v.optional(v.string(), ""),
   /** Shared by all processes of an installation; generated in the data dir when every process runs on one machine. */
@@ -105,9 +139,43 @@ export interface Config {
   readonly sendRate: number;
   readonly sendBurst: number;
   readonly recallSeconds: number;
+  /** Undefined: nobody is asked before a message is committed. */
+  readonly hook: HookConfig | undefined;
+  readonly winback: {
+    /** 0: off. */
+    readonly days: number;
+    readonly periodDays: number;
+    readonly title: string;
+    /** "": no push. */
+    readonly text: string;
+  };
   readonly allowUnsafe: boolean;
   readonly outboundPrivate: boolean;
   readonly rpcHost: string;
+  readonly vapidKey: string | undefined;
+  readonly pushContact: string;
+  /** Undefined: nobody is pushed to by APNs. */
+  readonly apns: ApnsSettings | undefined;
+  /** Undefined: nobody is pushed to by FCM. */
+  readonly fcmAccountFile: string | undefined;
+}
+
+export interface ApnsSettings {
+  readonly keyFile: string;
+  readonly keyId: string;
+  readonly teamId: string;
+  readonly topic: string;
+  readonly origin: string;
+}
+
+/** The before-send hook. */
+export interface HookConfig {
+  readonly url: string;
+  readonly secret: string;
+  /** For one answer. */
+  readonly timeoutMs: number;
+  /** Without a verdict: everything passes, or nothing does. */
+  readonly onFailure: "allow" | "refuse";
 }
 
 /** `memory`: AOF everysec. `disk`: fsync before the reply. `replicated:n`: disk and n replicas before the reply. */
@@ -128,6 +196,10 @@ export function readConfig(env: Record<string, string | undefined> = process.env
     for (const issue of parsed.issues)
       issues.push({ path: String(issue.path?.[0]?.key ?? ""), message: issue.message });
   }
+  if (given.SKEIN_HOOK_URL !== undefined && given.SKEIN_HOOK_SECRET === undefined) {
+    issues.push({ path: "SKEIN_HOOK_SECRET", message: "must be given with SKEIN_HOOK_URL: it signs the calls" });
+  }
+  issues.push(...issuesOfApns(given));
   if (!parsed.success || issues.length > 0) {
     const lines = issues.map((issue) => `${issue.path} ${issue.message}`).join("; ");
     throw new AppError("INVALID", `settings: ${lines}`, { issues });
@@ -154,10 +226,42 @@ export function readConfig(env: Record<string, string | undefined> = process.env
     sendRate: settings.SKEIN_SEND_RATE,
     sendBurst: settings.SKEIN_SEND_BURST,
     recallSeconds: settings.SKEIN_RECALL_SECONDS,
+    hook: hookOf(settings),
+    winback: {
+      days: settings.SKEIN_WINBACK_DAYS,
+      periodDays: settings.SKEIN_WINBACK_PERIOD_DAYS,
+      title: settings.SKEIN_WINBACK_TITLE,
+      text: settings.SKEIN_WINBACK_TEXT,
+    },
     allowUnsafe: settings.SKEIN_ALLOW_UNSAFE,
     outboundPrivate: settings.SKEIN_OUTBOUND_PRIVATE,
     rpcHost: settings.SKEIN_RPC_HOST,
+    vapidKey: settings.SKEIN_VAPID_KEY,
+    pushContact: settings.SKEIN_PUSH_CONTACT,
+    apns: apnsOf(settings),
+    fcmAccountFile: settings.SKEIN_FCM_ACCOUNT_FILE,
   });
+}
+
+function hookOf(settings: v.InferOutput<typeof Settings>): HookConfig | undefined {
+  const { SKEIN_HOOK_URL: url, SKEIN_HOOK_SECRET: secret } = settings;
+  if (url === undefined || secret === undefined) return undefined;
+  return { url, secret, timeoutMs: settings.SKEIN_HOOK_TIMEOUT_MS, onFailure: settings.SKEIN_HOOK_FAILURE };
+}
+
+const APNS = ["SKEIN_APNS_KEY_FILE", "SKEIN_APNS_KEY_ID", "SKEIN_APNS_TEAM_ID", "SKEIN_APNS_TOPIC"] as const;
+
+/** All of them or none. */
+function issuesOfApns(given: Readonly<Record<string, string>>): Issue[] {
+  const missing = APNS.filter((name) => !(name in given));
+  if (missing.length === 0 || missing.length === APNS.length) return [];
+  return missing.map((path) => ({ path, message: "is needed for APNs beside the others of its name" }));
+}
+
+function apnsOf(settings: v.InferOutput<typeof Settings>): ApnsSettings | undefined {
+  const [keyFile, keyId, teamId, topic] = APNS.map((name) => settings[name]);
+  if (!keyFile || !keyId || !teamId || !topic) return undefined;
+  return { keyFile, keyId, teamId, topic, origin: settings.SKEIN_APNS_ORIGIN };
 }
 
 /** This process' environment for a child, with settings replaced. `settings: "none"` leaves our own SKEIN_ settings out first. */

@@ -4,16 +4,19 @@ import { archiveContract } from "../../lib/archive/index.ts";
 import { AppError } from "../../lib/errors.ts";
 import { createChat, imEvents, logicContract } from "../../lib/im/index.ts";
 import { ackLevelInForce } from "../../lib/redis/index.ts";
+import { vapidPublicKey } from "../../lib/secrets.ts";
 import type { Worker } from "../context.ts";
 import { createCommands } from "./commands.ts";
 import { createDelivery } from "./delivery.ts";
+import { createHook } from "./hook.ts";
 import { createInboxConsumer } from "./inbox.ts";
 import { createMethods } from "./methods.ts";
 import { createPresenceKeeper } from "./presence-keeper.ts";
+import { registerPush } from "./push-registration.ts";
 
 export const worker: Worker = {
   role: "logic",
-  async build({ config, redis, keys, clock, log, metrics, queue, rpc }) {
+  async build({ config, secrets, redis, keys, clock, log, metrics, queue, rpc }) {
     const archive = rpc.client(archiveContract);
     const replicas = config.ackLevel.startsWith("replicated:")
       ? Number(config.ackLevel.slice("replicated:".length))
@@ -22,6 +25,7 @@ export const worker: Worker = {
     if (replicas > 0 && redis.topology === "cluster") {
       throw new AppError("INVALID", "SKEIN_ACK_LEVEL: replicated:<n> is not available on a Cluster; use disk");
     }
+    const hook = config.hook && createHook(config.hook, { clock, log, metrics });
     const chat = createChat({
       redis: redis.commands,
       keys,
@@ -31,17 +35,21 @@ export const worker: Worker = {
       makeRoom: (partition) => queue.makeRoom(imEvents, partition),
       recallMs: config.recallSeconds * 1_000,
       readArchive: async (range) => (await archive.history(range)).entries,
+      ...(hook ? { judge: hook.judge } : {}),
     });
     const methods = createMethods({
       chat,
       searchArchive: async (search) => (await archive.search(search)).found,
+      registerPush: (user, params) => registerPush({ ...chat, secrets, config }, user, params),
+      pushPublicKey: vapidPublicKey(secrets.vapidKey),
       status: async () => ({ ackLevel: await ackLevelInForce(redis, config), redis: redis.topology }),
     });
     const parts = { redis: redis.commands, keys, clock, queue, metrics };
     return [
+      ...(hook ? [hook.service] : []),
       createInboxConsumer(parts),
       createDelivery(parts),
-      createPresenceKeeper({ redis: redis.commands, keys, clock, log }),
+      ...createPresenceKeeper({ redis: redis.commands, keys, clock, log }),
       createCommands(chat, queue),
       rpc.serve(logicContract, methods),
     ];
