@@ -277,7 +277,8 @@ describe("the delivery stream", () => {
       string,
     ];
     const number = value.split(" ")[1]!;
-    const frame = (n: number) => `{"jsonrpc":"2.0","method":"probe","params":{"n":${n}}}`;
+    const frame = (n: number) =>
+      `{"jsonrpc":"2.0","method":"read","params":{"conversation":"c","user":"x","seq":${n}}}`;
     const add = (...pairs: string[]) => store.redis.commands.xadd(stream, "*", ...pairs);
     await add(`c 1 ${number}`, frame(1), `c 2 ${number}`, frame(2));
     await add(
@@ -291,8 +292,8 @@ describe("the delivery stream", () => {
       frame(0),
     );
     await add("- 0 *", frame(9));
-    for (const n of [1, 2, 3, 0, 9]) expect((await ada.next("probe")).n).toBe(n);
-    expect((await bob.next("probe")).n).toBe(9);
+    for (const n of [1, 2, 3, 0, 9]) expect((await ada.next("read")).seq).toBe(n);
+    expect((await bob.next("read")).seq).toBe(9);
   });
 
   test("trimmed beyond our place: every client is told to sync", async () => {
