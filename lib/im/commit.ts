@@ -16,6 +16,7 @@ import { defineScript, type Keys, outcomeOf, type RedisClient, toAppError } from
 import lua from "../redis/lua/im-send.lua" with { type: "text" };
 import append from "../redis/lua/mq-append.lua" with { type: "text" };
 import { CHANNEL_SPEAKERS } from "./permissions.ts";
+import { awaitReplicas } from "./replicas.ts";
 import type { Room } from "./room.ts";
 import { imEvents } from "./topics.ts";
 
@@ -28,8 +29,6 @@ const DEADLINE_MS = 4_000;
 const RETRY = { firstMs: 20, maxMs: 500, jitter: 0.3 };
 /** One dedupe generation; two are looked at, so an id is remembered for 24 to 48 h. */
 const GENERATION_MS = 24 * 3_600_000;
-/** How long replicas may take before a commit counts as unknown. */
-const WAIT_MS = 1_000;
 
 export interface Send {
   readonly conversation: string;
@@ -163,14 +162,10 @@ export function createCommitter(parts: CommitterParts): Committer {
         restArgs: input.args,
       });
       // On the same connection, so WAIT speaks of this script's writes.
-      const waited = replicas > 0 ? redis.wait(replicas, WAIT_MS) : undefined;
-      const [reply, reached] = await Promise.all([called, waited]);
+      const [reply] = await Promise.all([called, awaitReplicas(redis, replicas)]);
       if (reply[0] === "G") {
         generation = Number(reply[1]);
         continue;
-      }
-      if (reached !== undefined && reached < replicas) {
-        throw new AppError("UNKNOWN_OUTCOME", `Only ${reached} of ${replicas} replicas hold it yet`);
       }
       return reply;
     }

@@ -3,6 +3,7 @@
 import { newId } from "../../lib/id.ts";
 import {
   attach,
+  awaitReplicas,
   type Chat,
   delivered,
   detach,
@@ -10,6 +11,8 @@ import {
   type LogicContract,
   listConversations,
   notification,
+  type RegisterPushParams,
+  type RegisterPushReply,
   read,
   receipts,
   type SearchArchive,
@@ -26,13 +29,24 @@ type LogicHandlers = Handlers<LogicContract>;
 interface MethodParts {
   readonly chat: Chat;
   readonly searchArchive: SearchArchive;
+  readonly registerPush: (user: string, params: RegisterPushParams) => Promise<RegisterPushReply>;
+  /** What browsers subscribe with. */
+  readonly pushPublicKey: string;
   readonly status: () => Promise<{ ackLevel: string; redis: string }>;
 }
 
-export function createMethods({ chat, searchArchive, status }: MethodParts): LogicHandlers {
-  return guarded({
+export function createMethods({
+  chat,
+  searchArchive,
+  registerPush,
+  pushPublicKey,
+  status,
+}: MethodParts): LogicHandlers {
+  return guarded(chat, {
     ...{ ...ofRoutes(chat), ...ofConversations(chat), ...ofMessages(chat), ...ofOneself(chat) },
     search: ({ by, params }) => search({ ...chat, searchArchive }, by, params),
+    registerPush: ({ by, params }) => registerPush(by, params),
+    pushKey: async () => ({ publicKey: pushPublicKey }),
     status,
   });
 }
@@ -119,7 +133,7 @@ function ofMessages(chat: Chat) {
 }
 
 /** What is the user's own. */
-function ofOneself({ mutes, blocks, devices, presence, notifier }: Chat) {
+function ofOneself({ mutes, blocks, devices, pushDevices, presence, notifier }: Chat) {
   return {
     async muteConversation({ by, params: { conversation, until }, connection }) {
       const mutedUntil = await mutes.set(by, conversation, until);
@@ -143,6 +157,10 @@ function ofOneself({ mutes, blocks, devices, presence, notifier }: Chat) {
       await devices.remove(by, params.device);
       return NOTHING;
     },
+    async removePush({ by, params }) {
+      await pushDevices.remove(by, params.device);
+      return NOTHING;
+    },
   } satisfies Partial<LogicHandlers>;
 }
 
@@ -158,14 +176,30 @@ function each<T, R>(inputs: readonly T[], act: (input: T) => Promise<R>): Promis
   );
 }
 
-/** Every handler rejects with an AppError: what Redis said becomes OVERLOADED, UNKNOWN_OUTCOME or INTERNAL here, once. */
-function guarded(handlers: LogicHandlers): LogicHandlers {
+/** What leaves nothing that a caller counts on; `send` waits for its replicas in the commit. */
+const PASSING: readonly (keyof LogicHandlers)[] = [
+  ...(["send", "attach", "detach", "typing", "watchPresence", "renewWatches", "delivered", "status"] as const),
+  ...(["history", "search", "sync", "receipts", "getConversation", "listConversations"] as const),
+  ...(["listDevices", "listBlocks", "pushKey"] as const),
+];
+
+/**
+ * Every handler rejects with an AppError: what Redis said becomes OVERLOADED, UNKNOWN_OUTCOME or INTERNAL here, once. At `replicated`
+ * one that changes something answers when the replicas have it.
+ */
+function guarded({ redis, replicas }: Chat, handlers: LogicHandlers): LogicHandlers {
   const wrapped = Object.entries(handlers).map(([method, handler]) => {
     const call = handler as (input: unknown, context: unknown) => Promise<unknown>;
-    const guardedCall = (input: unknown, context: unknown) =>
-      call(input, context).catch((error: unknown) => {
+    const isPassing = (PASSING as readonly string[]).includes(method);
+    const guardedCall = async (input: unknown, context: unknown) => {
+      try {
+        const reply = await call(input, context);
+        if (!isPassing) await awaitReplicas(redis, replicas);
+        return reply;
+      } catch (error) {
         throw toAppError(error);
-      });
+      }
+    };
     return [method, guardedCall];
   });
   return Object.fromEntries(wrapped) as LogicHandlers;
