@@ -81,6 +81,13 @@ const Settings = v.object({
   /** With its wait and the commit it must fit into the 5 s of a call. */
   SKEIN_HOOK_TIMEOUT_MS: v.optional(integer(50, 2_000), "1000"),
   SKEIN_HOOK_FAILURE: v.optional(v.picklist(["allow", "refuse"], "must be allow or refuse"), "allow"),
+  /** Users who were not seen for so many days are won back (`im.user.winback`); 0: nobody is. */
+  SKEIN_WINBACK_DAYS: v.optional(integer(0, 3_650), "0"),
+  /** The same user at most once in so many days. */
+  SKEIN_WINBACK_PERIOD_DAYS: v.optional(integer(1, 3_650), "30"),
+  /** The push that goes with it; without a text there is none. */
+  SKEIN_WINBACK_TITLE: v.optional(v.pipe(v.string(), v.maxLength(256, "must be at most 256 characters")), ""),
+  SKEIN_WINBACK_TEXT: v.optional(v.pipe(v.string(), v.maxLength(1_024, "must be at most 1024 characters")), ""),
   /** 1 lets Skein start on a Redis that cannot keep the ack level's promise. */
   SKEIN_ALLOW_UNSAFE: v.optional(flag, "0"),
   /** 1 lets webhooks and check-backs go to http, any port and private addresses: for tests, and receivers within one's own network. */
@@ -113,6 +120,14 @@ export interface Config {
   readonly recallSeconds: number;
   /** Undefined: nobody is asked before a message is committed. */
   readonly hook: HookConfig | undefined;
+  readonly winback: {
+    /** 0: off. */
+    readonly days: number;
+    readonly periodDays: number;
+    readonly title: string;
+    /** "": no push. */
+    readonly text: string;
+  };
   readonly allowUnsafe: boolean;
   readonly outboundPrivate: boolean;
   readonly rpcHost: string;
@@ -176,6 +191,12 @@ export function readConfig(env: Record<string, string | undefined> = process.env
     sendBurst: settings.SKEIN_SEND_BURST,
     recallSeconds: settings.SKEIN_RECALL_SECONDS,
     hook: hookOf(settings),
+    winback: {
+      days: settings.SKEIN_WINBACK_DAYS,
+      periodDays: settings.SKEIN_WINBACK_PERIOD_DAYS,
+      title: settings.SKEIN_WINBACK_TITLE,
+      text: settings.SKEIN_WINBACK_TEXT,
+    },
     allowUnsafe: settings.SKEIN_ALLOW_UNSAFE,
     outboundPrivate: settings.SKEIN_OUTBOUND_PRIVATE,
     rpcHost: settings.SKEIN_RPC_HOST,

@@ -15,6 +15,7 @@ import { createMutes } from "./mutes.ts";
 import { createNotifier } from "./notify.ts";
 import { createPresence } from "./presence.ts";
 import { createReview, type Judge } from "./review.ts";
+import { createRoom } from "./room.ts";
 import { createRouteCache } from "./routes.ts";
 import { createTimeline, type ReadArchive } from "./timeline.ts";
 
@@ -41,22 +42,25 @@ export type Chat = ReturnType<typeof createChat>;
 export function createChat(given: ChatParts) {
   const { replicas, makeRoom, eventsMax, recallMs, readArchive, judge, ...parts } = given;
   const { redis, keys, clock } = parts;
+  const room = createRoom({ keys, makeRoom, eventsMax });
   const channels = createChannels(redis, keys);
   const inbox = createInbox(redis, keys, channels);
-  const conversations = createConversations({ ...parts, inbox, channels });
+  const conversations = createConversations({ ...parts, inbox, channels, room });
   const timeline = createTimeline(redis, keys, readArchive);
   const blocks = createBlocks(redis, keys, clock);
   const routes = createRouteCache(redis, keys, () => undefined);
   return {
     ...parts,
+    replicas,
+    room,
     channels,
     inbox,
     conversations,
     timeline,
     blocks,
-    committer: createCommitter({ ...parts, replicas, makeRoom, ...(eventsMax === undefined ? {} : { eventsMax }) }),
+    committer: createCommitter({ ...parts, replicas, room }),
     review: createReview(judge),
-    amendments: createAmendments({ ...parts, conversations, timeline, recallMs }),
+    amendments: createAmendments({ ...parts, conversations, timeline, room, recallMs }),
     hidden: createHidden({ ...parts, conversations, timeline }),
     mutes: createMutes({ ...parts, conversations }),
     presence: createPresence(redis, keys, clock, blocks),

@@ -17,8 +17,10 @@
  *   blocks.ts         whom a user takes no messages from             devices.ts    a user's devices
  *   presence.ts       who is online                                  typing.ts     who is typing
  *   routes.ts         connection -> gateway                          notify.ts     what is told and not stored
- *   search.ts         what is said in one's own conversations
- *   membership.ts     members as of a place in the stream
+ *   search.ts         what is said in one's own conversations        room.ts       when im.events is full
+ *   replicas.ts       what `replicated` waits for
+ *   membership.ts     members as of a place in the stream            users.ts      who there is
+ *   winback.ts        who was not seen for long
  *
  * Logic is the only writer of chat state; scripts decide and commit in one step (lib/redis/lua/im-*.lua).
  */
@@ -31,18 +33,19 @@ export { type Committer, createCommitter } from "./commit.ts";
 export { type LogicContract, logicContract } from "./contract.ts";
 export { type ConversationState, type Conversations, createConversations } from "./conversations.ts";
 export { createDevices, type Devices } from "./devices.ts";
-export { type EntryEvent, foldedMessage, partsOf } from "./fold.ts";
+export { type EntryEvent, FOLDED_PARTS, foldedMessage, partsOf } from "./fold.ts";
 export { createHidden, type Hidden } from "./hidden.ts";
 export { createInbox, type Inbox, type InboxChanges } from "./inbox.ts";
 export { listConversations } from "./list.ts";
 export { createMembership, type Membership } from "./membership.ts";
 export { type SendInput, type SendResult, send } from "./messages.ts";
 export { createMutes, type Mutes } from "./mutes.ts";
-export { appendFrames, createNotifier, type Notifier, notification } from "./notify.ts";
+export { appendFrames, createNotifier, type NotificationName, type Notifier, notification } from "./notify.ts";
 export { ACTIONS, type Action, mayRole } from "./permissions.ts";
 export { createPresence, type Presence, WATCH_MS } from "./presence.ts";
 export * from "./protocol.ts";
 export { delivered, read, receipts } from "./receipts.ts";
+export { awaitReplicas } from "./replicas.ts";
 export * from "./requests.ts";
 export { createReview, type Draft, type Judge, type Review, type Verdict } from "./review.ts";
 export { attach, createRouteCache, detach, type Route, type RouteCache } from "./routes.ts";
@@ -52,3 +55,5 @@ export { createTimeline, type ReadArchive, type StoredEntry, type Timeline } fro
 export { imCommands, imEvents, imPush, imTopics, imUsers, type SendCommand } from "./topics.ts";
 export { createTrim, type Trim } from "./trim.ts";
 export { typing } from "./typing.ts";
+export { createUserIndex, type SeenUser, type UserIndex } from "./users.ts";
+export { createWinback, type Winback, type WinbackOptions } from "./winback.ts";

@@ -77,6 +77,7 @@ export type { Delayed, DelayedMessage, DelayedPage, DelayedQuery, DelayedResult 
 export type { DelayedState } from "./delayed-record.ts";
 export type { GroupDescription, TopicDescription } from "./describe.ts";
 export type { EffectInput, NextMessage } from "./effect.ts";
+export { claimErrand, type ErrandPlace, type ErrandState, noteErrand, runErrands, spendRate } from "./errand.ts";
 export type { Expunged, Name } from "./expunge.ts";
 export type { Half, HalfDetails, HalfMessage, HalfState, HalfTimes } from "./half.ts";
 export type { HalfExpiry } from "./half-expiry.ts";

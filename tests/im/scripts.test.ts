@@ -11,6 +11,7 @@ import {
   createPresence,
   createRouteCache,
   createTrim,
+  createWinback,
   delivered,
   detach,
   type Notifier,
@@ -43,6 +44,7 @@ async function setStage(): Promise<Stage> {
   const { conversation: direct } = await chat.conversations.create("ann", { type: "direct", members: ["bob"] });
   await attach(chat.redis, chat.keys, systemClock, ROUTE);
   await chat.redis.zadd(chat.keys.leaving(0), 1, "ann");
+  await chat.redis.zadd(chat.keys.users(0), Date.now() - 60_000, "eve");
   const notifier = createNotifier(
     chat.redis,
     chat.keys,
@@ -63,6 +65,10 @@ const key = {
   presence: ({ chat }: Stage) => chat.keys.presence("ann"),
   leaving: ({ chat }: Stage) => chat.keys.leaving(0),
   users: ({ chat }: Stage) => chat.keys.topic("im.users", 0),
+  userIndex: ({ chat }: Stage) => chat.keys.users(0),
+  winback: ({ chat }: Stage) => chat.keys.winback(0),
+  eveOnline: ({ chat }: Stage) => chat.keys.presence("eve"),
+  push: ({ chat }: Stage) => chat.keys.topic("im.push", 0),
   newConv: ({ chat }: Stage) => chat.keys.conversation("new"),
   newMembers: ({ chat }: Stage) => chat.keys.members("new"),
   log: ({ chat, conversation }: Stage) => chat.keys.log(conversation),
@@ -110,7 +116,7 @@ const SCRIPTS: Record<string, Row> = {
     run: ({ notifier, chat, conversation }) => typing({ ...chat, notifier }, "cid", conversation, true),
   },
   attach: {
-    keys: ["routes", "devices", "presence", "leaving", "users"],
+    keys: ["routes", "devices", "presence", "leaving", "users", "userIndex"],
     run: ({ chat }) => attach(chat.redis, chat.keys, systemClock, { ...ROUTE, connection: "new" }),
   },
   detach: {
@@ -118,11 +124,18 @@ const SCRIPTS: Record<string, Row> = {
     run: ({ chat }) => detach(chat.redis, chat.keys, "ann", ROUTE.connection),
   },
   offline: {
-    keys: ["routes", "presence", "leaving", "users"],
+    keys: ["routes", "presence", "leaving", "users", "userIndex"],
     async run({ chat }) {
       // In the list of leavers although a connection is there: the script takes her off it.
       const presence = createPresence(chat.redis, chat.keys, systemClock, chat.blocks);
       await presence.sweep(0);
+    },
+  },
+  winback: {
+    keys: ["userIndex", "winback", "eveOnline", "users", "push"],
+    async run({ chat }) {
+      const push = { title: "Tea", text: "is ready" };
+      await createWinback(chat.redis, chat.keys, systemClock, { idleMs: 1_000, periodMs: 1_000_000, push }).sweep(0);
     },
   },
   "amend: edit": {

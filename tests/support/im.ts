@@ -11,6 +11,7 @@ export interface ChatOptions {
   readonly eventsMax?: number;
   readonly makeRoom?: (partition: number) => Promise<void>;
   readonly judge?: Judge;
+  readonly replicas?: number;
 }
 
 export function makeChat(
@@ -19,9 +20,8 @@ export function makeChat(
   { makeRoom = async () => undefined, ...limits }: ChatOptions = {},
 ) {
   const chat = createChat({
-    ...{ redis: redis.commands, keys, clock: systemClock, metrics, readArchive, makeRoom, ...limits },
-    replicas: 0,
-    recallMs: 120_000,
+    ...{ redis: redis.commands, keys, clock: systemClock, metrics, readArchive, makeRoom },
+    ...{ replicas: 0, recallMs: 120_000, ...limits },
   });
   let count = 0;
   return {

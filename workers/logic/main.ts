@@ -45,7 +45,7 @@ export const worker: Worker = {
       ...(hook ? [hook.service] : []),
       createInboxConsumer(parts),
       createDelivery(parts),
-      createPresenceKeeper({ redis: redis.commands, keys, clock, log }),
+      ...createPresenceKeeper({ redis: redis.commands, keys, clock, log }),
       createCommands(chat, queue),
       rpc.serve(logicContract, methods),
     ];

@@ -3,6 +3,7 @@
 import { newId } from "../../lib/id.ts";
 import {
   attach,
+  awaitReplicas,
   type Chat,
   delivered,
   detach,
@@ -30,7 +31,7 @@ interface MethodParts {
 }
 
 export function createMethods({ chat, searchArchive, status }: MethodParts): LogicHandlers {
-  return guarded({
+  return guarded(chat, {
     ...{ ...ofRoutes(chat), ...ofConversations(chat), ...ofMessages(chat), ...ofOneself(chat) },
     search: ({ by, params }) => search({ ...chat, searchArchive }, by, params),
     status,
@@ -158,14 +159,30 @@ function each<T, R>(inputs: readonly T[], act: (input: T) => Promise<R>): Promis
   );
 }
 
-/** Every handler rejects with an AppError: what Redis said becomes OVERLOADED, UNKNOWN_OUTCOME or INTERNAL here, once. */
-function guarded(handlers: LogicHandlers): LogicHandlers {
+/** What leaves nothing that a caller counts on; `send` waits for its replicas in the commit. */
+const PASSING: readonly (keyof LogicHandlers)[] = [
+  ...(["send", "attach", "detach", "typing", "watchPresence", "renewWatches", "delivered", "status"] as const),
+  ...(["history", "search", "sync", "receipts", "getConversation", "listConversations"] as const),
+  ...(["listDevices", "listBlocks"] as const),
+];
+
+/**
+ * Every handler rejects with an AppError: what Redis said becomes OVERLOADED, UNKNOWN_OUTCOME or INTERNAL here, once. At `replicated`
+ * one that changes something answers when the replicas have it.
+ */
+function guarded({ redis, replicas }: Chat, handlers: LogicHandlers): LogicHandlers {
   const wrapped = Object.entries(handlers).map(([method, handler]) => {
     const call = handler as (input: unknown, context: unknown) => Promise<unknown>;
-    const guardedCall = (input: unknown, context: unknown) =>
-      call(input, context).catch((error: unknown) => {
+    const isPassing = (PASSING as readonly string[]).includes(method);
+    const guardedCall = async (input: unknown, context: unknown) => {
+      try {
+        const reply = await call(input, context);
+        if (!isPassing) await awaitReplicas(redis, replicas);
+        return reply;
+      } catch (error) {
         throw toAppError(error);
-      });
+      }
+    };
     return [method, guardedCall];
   });
   return Object.fromEntries(wrapped) as LogicHandlers;
