@@ -75,6 +75,19 @@ const Settings = v.object({
   SKEIN_SEND_BURST: v.optional(integer(1, 1_000_000), "60"),
   /** How long a sender may recall a message. */
   SKEIN_RECALL_SECONDS: v.optional(integer(0, 10 * 365 * 86_400), "120"),
+  /** Is asked about each message before it is committed (workers/logic/hook.ts). */
+  SKEIN_HOOK_URL: v.optional(v.pipe(v.string(), v.regex(/^https?:\/\/\S+$/, "must begin with http:// or https://"))),
+  SKEIN_HOOK_SECRET: v.optional(v.pipe(v.string(), v.minLength(24, "must be at least 24 characters"))),
+  /** With its wait and the commit it must fit into the 5 s of a call. */
+  SKEIN_HOOK_TIMEOUT_MS: v.optional(integer(50, 2_000), "1000"),
+  SKEIN_HOOK_FAILURE: v.optional(v.picklist(["allow", "refuse"], "must be allow or refuse"), "allow"),
+  /** Users who were not seen for so many days are won back (`im.user.winback`); 0: nobody is. */
+  SKEIN_WINBACK_DAYS: v.optional(integer(0, 3_650), "0"),
+  /** The same user at most once in so many days. */
+  SKEIN_WINBACK_PERIOD_DAYS: v.optional(integer(1, 3_650), "30"),
+  /** The push that goes with it; without a text there is none. */
+  SKEIN_WINBACK_TITLE: v.optional(v.pipe(v.string(), v.maxLength(256, "must be at most 256 characters")), ""),
+  SKEIN_WINBACK_TEXT: v.optional(v.pipe(v.string(), v.maxLength(1_024, "must be at most 1024 characters")), ""),
   /** 1 lets Skein start on a Redis that cannot keep the ack level's promise. */
   SKEIN_ALLOW_UNSAFE: v.optional(flag, "0"),
   /** 1 lets webhooks and check-backs go to http, any port and private addresses: for tests, and receivers within one's own network. */
@@ -126,6 +139,16 @@ export interface Config {
   readonly sendRate: number;
   readonly sendBurst: number;
   readonly recallSeconds: number;
+  /** Undefined: nobody is asked before a message is committed. */
+  readonly hook: HookConfig | undefined;
+  readonly winback: {
+    /** 0: off. */
+    readonly days: number;
+    readonly periodDays: number;
+    readonly title: string;
+    /** "": no push. */
+    readonly text: string;
+  };
   readonly allowUnsafe: boolean;
   readonly outboundPrivate: boolean;
   readonly rpcHost: string;
@@ -143,6 +166,16 @@ export interface ApnsSettings {
   readonly teamId: string;
   readonly topic: string;
   readonly origin: string;
+}
+
+/** The before-send hook. */
+export interface HookConfig {
+  readonly url: string;
+  readonly secret: string;
+  /** For one answer. */
+  readonly timeoutMs: number;
+  /** Without a verdict: everything passes, or nothing does. */
+  readonly onFailure: "allow" | "refuse";
 }
 
 /** `memory`: AOF everysec. `disk`: fsync before the reply. `replicated:n`: disk and n replicas before the reply. */
@@ -164,6 +197,9 @@ export function readConfig(env: Record<string, string | undefined> = process.env
       issues.push({ path: String(issue.path?.[0]?.key ?? ""), message: issue.message });
   }
   issues.push(...issuesOfApns(given));
+  if (given.SKEIN_HOOK_URL !== undefined && given.SKEIN_HOOK_SECRET === undefined) {
+    issues.push({ path: "SKEIN_HOOK_SECRET", message: "must be given with SKEIN_HOOK_URL: it signs the calls" });
+  }
   if (!parsed.success || issues.length > 0) {
     const lines = issues.map((issue) => `${issue.path} ${issue.message}`).join("; ");
     throw new AppError("INVALID", `settings: ${lines}`, { issues });
@@ -190,6 +226,13 @@ export function readConfig(env: Record<string, string | undefined> = process.env
     sendRate: settings.SKEIN_SEND_RATE,
     sendBurst: settings.SKEIN_SEND_BURST,
     recallSeconds: settings.SKEIN_RECALL_SECONDS,
+    hook: hookOf(settings),
+    winback: {
+      days: settings.SKEIN_WINBACK_DAYS,
+      periodDays: settings.SKEIN_WINBACK_PERIOD_DAYS,
+      title: settings.SKEIN_WINBACK_TITLE,
+      text: settings.SKEIN_WINBACK_TEXT,
+    },
     allowUnsafe: settings.SKEIN_ALLOW_UNSAFE,
     outboundPrivate: settings.SKEIN_OUTBOUND_PRIVATE,
     rpcHost: settings.SKEIN_RPC_HOST,
@@ -213,6 +256,12 @@ function apnsOf(settings: v.InferOutput<typeof Settings>): ApnsSettings | undefi
   const [keyFile, keyId, teamId, topic] = APNS.map((name) => settings[name]);
   if (!keyFile || !keyId || !teamId || !topic) return undefined;
   return { keyFile, keyId, teamId, topic, origin: settings.SKEIN_APNS_ORIGIN };
+}
+
+function hookOf(settings: v.InferOutput<typeof Settings>): HookConfig | undefined {
+  const { SKEIN_HOOK_URL: url, SKEIN_HOOK_SECRET: secret } = settings;
+  if (url === undefined || secret === undefined) return undefined;
+  return { url, secret, timeoutMs: settings.SKEIN_HOOK_TIMEOUT_MS, onFailure: settings.SKEIN_HOOK_FAILURE };
 }
 
 /** This process' environment for a child, with settings replaced. `settings: "none"` leaves our own SKEIN_ settings out first. */

@@ -27,6 +27,7 @@ export const ERRORS = {
   FORBIDDEN: { status: 403, retryable: false, title: "The caller may not do this", rpc: -32003 },
   NOT_MEMBER: { status: 403, retryable: false, title: "Not a member of this conversation", rpc: -32004 },
   MUTED: { status: 403, retryable: false, title: "The member is muted in this conversation", rpc: -32005 },
+  REFUSED: { status: 403, retryable: false, title: "The message was refused", rpc: -32007 },
   NOT_FOUND: { status: 404, retryable: false, title: "There is nothing here", rpc: -32006 },
   CONFLICT: { status: 409, retryable: false, title: "The id is taken by other content", rpc: -32009 },
   LEASE_LOST: { status: 409, retryable: false, title: "The lease is held by another", rpc: -32010 },

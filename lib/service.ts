@@ -4,6 +4,7 @@
  * then hard.
  */
 
+import type { Clock } from "./clock.ts";
 import { AppError } from "./errors.ts";
 
 export interface Service {
@@ -42,6 +43,41 @@ export function createService(
       return stopped;
     },
   };
+}
+
+interface Repetition {
+  readonly clock: Clock;
+  /** Between the end of one and the next. */
+  readonly everyMs: number;
+  readonly act: () => Promise<unknown>;
+  /** Hears of an error; the next one is tried all the same. */
+  readonly report: (error: unknown) => void;
+}
+
+/** Does something again and again, beginning at once. A stop waits for the one under way. */
+export function createRepeating(name: string, { clock, everyMs, act, report }: Repetition): Service {
+  const stopping = new AbortController();
+  let running: Promise<void> = Promise.resolve();
+  async function repeat(): Promise<void> {
+    while (!stopping.signal.aborted) {
+      try {
+        await act();
+      } catch (error) {
+        report(error);
+      }
+      await clock.sleep(everyMs, stopping.signal);
+    }
+  }
+  return createService(
+    name,
+    async () => {
+      running = repeat();
+    },
+    async () => {
+      stopping.abort();
+      await running;
+    },
+  );
 }
 
 /** Resolves when `signal` aborts. Each call leaves a listener: not for loops. */

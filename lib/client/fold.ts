@@ -3,7 +3,7 @@
  * same bytes come out, in JSON, whether a message was folded here or there.
  */
 
-import type { Entry, Message, Reaction } from "./wire.ts";
+import type { Entry, Message, Reaction } from "./model.ts";
 
 /** Users whom the server names with a kind of reaction. */
 const REACTION_USERS_MAX = 10;
@@ -12,12 +12,19 @@ const REACTION_USERS_MAX = 10;
 export function fold(message: Message, entry: Entry): Message {
   if (!("target" in entry) || entry.target !== message.seq || message.recalledAt !== undefined) return message;
   const { editedAt, reactions = [], ...bare } = message;
-  if (entry.kind === "recall") {
-    const { mentions: _, ...rest } = bare;
-    return { ...rest, body: {}, recalledAt: entry.at };
+  switch (entry.kind) {
+    case "recall": {
+      const { mentions: _, ...rest } = bare;
+      return { ...rest, body: {}, recalledAt: entry.at };
+    }
+    case "edit":
+      return assemble({ ...bare, body: entry.body }, entry.at, reactions);
+    case "reaction":
+      return assemble(bare, editedAt, entry.on ? added(reactions, entry) : taken(reactions, entry));
+    default:
+      // Of a kind that only a newer server knows.
+      return message;
   }
-  if (entry.kind === "edit") return assemble({ ...bare, body: entry.body }, entry.at, reactions);
-  return assemble(bare, editedAt, entry.on ? added(reactions, entry) : taken(reactions, entry));
 }
 
 /** In the order of the server's fields. */

@@ -13,38 +13,38 @@
  * them up to date with `fold(message, entry)`.
  */
 
+import { ClientError } from "./error.ts";
 import { fold } from "./fold.ts";
+import type {
+  ConversationReply,
+  CreateParams,
+  HistoryParams,
+  HistoryReply,
+  Method,
+  Methods,
+  ReadReply,
+  SendInput,
+  SendReply,
+} from "./methods.ts";
+import type { Body, ConversationView, Cursor, Entry, Message, PresenceState } from "./model.ts";
 import { createPassing } from "./passing.ts";
 import { createRequests } from "./requests.ts";
 import { openSocket, type SocketOptions } from "./socket.ts";
 import { createTimelines, type ResyncNotice } from "./timeline.ts";
-import {
-  type Answer,
-  type Body,
-  ClientError,
-  type ClosingNotice,
-  type ConversationReply,
-  type ConversationView,
-  type Cursor,
-  type Entry,
-  type EntryNotice,
-  type HiddenNotice,
-  type HistoryReply,
-  type Message,
-  type Method,
-  type Methods,
-  type MutedNotice,
-  type Notification,
-  type PresenceState,
-  type ReadNotice,
-  type ReadReply,
-  type SendInput,
-  type SendReply,
-  type Session,
-  type TypingNotice,
+import type {
+  Answer,
+  ClosingNotice,
+  HiddenNotice,
+  MutedNotice,
+  Notification,
+  ReadNotice,
+  Session,
+  TypingNotice,
 } from "./wire.ts";
 
-export type { Body, ClosingNotice, Conversation, ConversationView, Cursor, Entry, Message, Session } from "./wire.ts";
+export type * from "./methods.ts";
+export type * from "./model.ts";
+export type * from "./wire.ts";
 export { ClientError, fold, type ResyncNotice };
 
 /** Long enough to outlive a server's restart; then the outcome is unknown and the app decides. */
@@ -99,7 +99,7 @@ export interface Client {
   react(conversation: string, seq: number, emoji: string, on?: boolean): Promise<Message>;
   /** Deletes a message for the user alone, on all devices. */
   hide(conversation: string, seq: number): Promise<void>;
-  history(conversation: string, range?: Omit<Methods["message.history"][0], "conversation">): Promise<HistoryReply>;
+  history(conversation: string, range?: Omit<HistoryParams, "conversation">): Promise<HistoryReply>;
   read(conversation: string, seq: number): Promise<ReadReply>;
   /** To be called as often as the user types; false when he stopped. Sending ends it. */
   typing(conversation: string, on?: boolean): void;
@@ -107,7 +107,7 @@ export interface Client {
   watch(users: readonly string[]): void;
   unwatch(users: readonly string[]): void;
   /** Creates a group (the caller is its owner), or finds the direct conversation of a pair. Safe to repeat. */
-  create(params: Methods["conversation.create"][0]): Promise<ConversationReply>;
+  create(params: CreateParams): Promise<ConversationReply>;
   leave(conversation: string): Promise<void>;
   request<M extends Method>(method: M, params: Methods[M][0]): Promise<Methods[M][1]>;
   /** Follows a conversation from after the cursor, when it is not followed yet. */
@@ -270,7 +270,7 @@ export function connect(options: ConnectOptions): Client {
     }
   }
 
-  const changed = ({ conversation, entry }: EntryNotice) => placed(conversation, "", entry);
+  const changed = ({ conversation, entry }: { conversation: string; entry: Entry }) => placed(conversation, "", entry);
 
   /** An entry that takes the user in begins the timeline for this client; one that takes the user out ends it. */
   function placed(conversation: string, epoch: string, entry: Entry): void {

@@ -3,7 +3,10 @@
  * for a connection; what is still true is said again on the next one.
  */
 
-import { ClientError, type Message, type Method, type Methods, type PresenceState, type TypingNotice } from "./wire.ts";
+import { ClientError } from "./error.ts";
+import type { Method, Methods } from "./methods.ts";
+import type { Message, PresenceState } from "./model.ts";
+import type { TypingNotice } from "./wire.ts";
 
 /** Said again this often while the user types: the server takes 6 s of silence for the end. */
 const TYPING_EVERY_MS = 3_000;

@@ -11,7 +11,10 @@
  *                          └───────────┘
  */
 
-import { type Answer, backoffMs, ClientError, type Method, type Methods } from "./wire.ts";
+import { askedMs, backoffMs } from "./backoff.ts";
+import { ClientError } from "./error.ts";
+import type { Method, Methods } from "./methods.ts";
+import type { Answer } from "./wire.ts";
 
 /** Half of what the server allows per connection (128): it counts requests until it has answered, we until we hear it. */
 const IN_FLIGHT_MAX = 64;
@@ -116,7 +119,7 @@ export function createRequests(send: (frame: string) => boolean): Requests {
 
   function repeat(pending: Pending, retryAfterMs: number | undefined): void {
     inFlight.delete(pending.id);
-    const waitMs = Math.max(retryAfterMs ?? 0, backoffMs(pending.refusals, RETRY_FIRST_MS, RETRY_MAX_MS));
+    const waitMs = Math.max(askedMs(retryAfterMs ?? 0), backoffMs(pending.refusals, RETRY_FIRST_MS, RETRY_MAX_MS));
     pending.refusals += 1;
     pending.retry = setTimeout(() => {
       outbox.push(pending);

@@ -8,7 +8,9 @@
  *   closed: close() was called, or close code 4500..4999, or the token was refused
  */
 
-import { type Answer, backoffMs, ClientError, type ClosingNotice, type Notification, type Session } from "./wire.ts";
+import { backoffMs } from "./backoff.ts";
+import { ClientError } from "./error.ts";
+import type { Answer, ClosingNotice, Notification, Session } from "./wire.ts";
 
 /** From the first byte to the answered session.open. The server gives 5 s to authenticate. */
 const OPEN_MS_MAX = 10_000;

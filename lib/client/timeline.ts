@@ -8,7 +8,9 @@
  * server does not replay, is told as `resync`: what the app holds of the conversation does not join up with what follows.
  */
 
-import { ClientError, type ConversationView, type Cursor, type Entry, type SyncReply } from "./wire.ts";
+import { ClientError } from "./error.ts";
+import type { SyncReply } from "./methods.ts";
+import type { ConversationView, Cursor, Entry } from "./model.ts";
 
 /** A hole is mostly our own acknowledgement overtaking the notifications of others: they come within this. */
 const GAP_GRACE_MS = 300;

@@ -4,7 +4,7 @@
  * tries it. Any HTTP answer, a 500 included, says that the host is there. Memory is bounded by HOSTS_MAX.
  */
 
-/** One slow host may hold so many calls, not all of them. */
+/** One slow host may hold so many calls, not all of them, unless its caller says otherwise. */
 const UNDER_WAY_MAX = 16;
 /** Further ones wait their turn, at most so many; their callers hold them in a bounded window of their own. */
 const WAITING_MAX = 256;
@@ -36,6 +36,11 @@ export interface Slot {
 
 export class Circuits {
   readonly #hosts = new Map<string, Host>();
+  readonly #underWayMax: number;
+
+  constructor(underWayMax = UNDER_WAY_MAX) {
+    this.#underWayMax = underWayMax;
+  }
 
   /** Resolves when the call may begin; to a number: not now, again after so many ms. Rejects when `signal` aborts while it waits. */
   async enter(name: string, signal: AbortSignal): Promise<Slot | number> {
@@ -43,10 +48,10 @@ export class Circuits {
     const isProbe = isDark(host);
     if (isProbe) {
       if (performance.now() < host.openUntil) return untilOpen(host);
-      if (host.isProbing || host.underWay >= UNDER_WAY_MAX) return PROBE_LOOK_MS;
+      if (host.isProbing || host.underWay >= this.#underWayMax) return PROBE_LOOK_MS;
       host.isProbing = true;
       host.underWay += 1;
-    } else if (host.underWay < UNDER_WAY_MAX) host.underWay += 1;
+    } else if (host.underWay < this.#underWayMax) host.underWay += 1;
     else if (host.waiting.length >= WAITING_MAX) return CROWD_MS;
     else {
       await turn(host, signal);

@@ -70,11 +70,13 @@ export interface OutboundOptions {
   readonly ca?: string;
   /** For one call in all; default 10 s. */
   readonly timeoutMs?: number;
+  /** Calls that one host may hold at once; default 16. */
+  readonly underWayPerHost?: number;
 }
 
 export function createOutbound(options: OutboundOptions): Outbound {
   const { allowPrivate, resolve = resolveName, ca, timeoutMs = TIMEOUT_MS } = options;
-  const circuits = new Circuits();
+  const circuits = new Circuits(options.underWayPerHost);
   const agentOptions = { keepAlive: true, maxFreeSockets: IDLE_SOCKETS_MAX, timeout: IDLE_MS };
   const agents = { http: new HttpAgent(agentOptions), https: new HttpsAgent(agentOptions) };
   const closing = new AbortController();

@@ -15,12 +15,13 @@ import type { Conversations } from "./conversations.ts";
 import { FOLDED_PARTS, foldedMessage, ownPart } from "./fold.ts";
 import { rightsOf } from "./permissions.ts";
 import { type Body, isTextBody, LIMITS, type Message } from "./protocol.ts";
+import type { Room } from "./room.ts";
 import type { Timeline } from "./timeline.ts";
 
 const amendMessage = defineScript({
   name: "imAmend",
   lua: [append, stateLua, entry, amendLua],
-  keys: ["conv", "members", "log", "events", "folds", "reactors"],
+  keys: ["conv", "members", "log", "events", "folds", "reactors", "eventGroups"],
   args: [
     "id",
     "by",
@@ -41,6 +42,7 @@ const amendMessage = defineScript({
     "archivedContent",
     "archivedReactions",
     "archivedOwn",
+    "eventsMax",
   ],
   decode: (reply) => reply as string | ["NEEDS_TARGET", string] | [string, string, string],
 });
@@ -78,6 +80,7 @@ export interface AmendParts {
   readonly clock: Clock;
   readonly conversations: Conversations;
   readonly timeline: Timeline;
+  readonly room: Room;
   /** How long a sender may recall. */
   readonly recallMs: number;
 }
@@ -100,14 +103,14 @@ export interface Amendments {
 }
 
 export function createAmendments(parts: AmendParts): Amendments {
-  const { redis, keys, clock, conversations, timeline, recallMs } = parts;
+  const { redis, keys, clock, conversations, timeline, room, recallMs } = parts;
 
   async function amend(by: string, { conversation, seq }: Target, change: Change): Promise<Message> {
     const input = {
       conv: keys.conversation(conversation),
       members: keys.members(conversation),
       log: keys.log(conversation),
-      events: keys.topic("im.events", keys.partitionOf(conversation)),
+      ...room.of(conversation),
       folds: keys.folds(conversation),
       reactors: keys.reactors(conversation, seq),
       id: conversation,
@@ -126,7 +129,8 @@ export function createAmendments(parts: AmendParts): Amendments {
     };
     let target = NO_TARGET;
     for (let tries = 0; tries < TRIES_MAX; tries++) {
-      const reply = await amendMessage(redis, { ...input, ...target });
+      const call = { ...input, ...target };
+      const reply = await room.run(conversation, () => amendMessage(redis, call));
       if (typeof reply === "string") throw refusalOf(reply);
       if (reply[0] !== "NEEDS_TARGET") return foldedMessage(reply[0], { content: reply[1], reactions: reply[2] });
       target = await archivedTarget(by, conversation, seq);

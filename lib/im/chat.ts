@@ -15,6 +15,8 @@ import { createMutes } from "./mutes.ts";
 import { createNotifier } from "./notify.ts";
 import { createPresence } from "./presence.ts";
 import { createPushDevices } from "./push-devices.ts";
+import { createReview, type Judge } from "./review.ts";
+import { createRoom } from "./room.ts";
 import { createRouteCache } from "./routes.ts";
 import { createTimeline, type ReadArchive } from "./timeline.ts";
 
@@ -32,28 +34,35 @@ export interface ChatParts {
   /** How long a sender may recall. */
   readonly recallMs: number;
   readonly readArchive: ReadArchive;
+  /** Decides on what is about to be said; left out: all passes. */
+  readonly judge?: Judge;
 }
 
 export type Chat = ReturnType<typeof createChat>;
 
-export function createChat({ replicas, makeRoom, eventsMax, recallMs, readArchive, ...parts }: ChatParts) {
+export function createChat(given: ChatParts) {
+  const { replicas, makeRoom, eventsMax, recallMs, readArchive, judge, ...parts } = given;
   const { redis, keys, clock } = parts;
+  const room = createRoom({ keys, makeRoom, eventsMax });
   const channels = createChannels(redis, keys);
   const inbox = createInbox(redis, keys, channels);
-  const conversations = createConversations({ ...parts, inbox, channels });
+  const conversations = createConversations({ ...parts, inbox, channels, room });
   const timeline = createTimeline(redis, keys, readArchive);
   const blocks = createBlocks(redis, keys, clock);
   const routes = createRouteCache(redis, keys, () => undefined);
   const pushDevices = createPushDevices(redis, keys, clock);
   return {
     ...parts,
+    replicas,
+    room,
     channels,
     inbox,
     conversations,
     timeline,
     blocks,
-    committer: createCommitter({ ...parts, replicas, makeRoom, ...(eventsMax === undefined ? {} : { eventsMax }) }),
-    amendments: createAmendments({ ...parts, conversations, timeline, recallMs }),
+    committer: createCommitter({ ...parts, replicas, room }),
+    review: createReview(judge),
+    amendments: createAmendments({ ...parts, conversations, timeline, room, recallMs }),
     hidden: createHidden({ ...parts, conversations, timeline }),
     mutes: createMutes({ ...parts, conversations }),
     presence: createPresence(redis, keys, clock, blocks),

@@ -10,12 +10,14 @@
 
 import { backoffMs, type Clock } from "../clock.ts";
 import { AppError, type ErrorCode } from "../errors.ts";
-import { backlogOfPartition, topicIsFull } from "../mq/index.ts";
+import { topicIsFull } from "../mq/index.ts";
 import type { Metrics } from "../observability/index.ts";
 import { defineScript, type Keys, outcomeOf, type RedisClient, toAppError } from "../redis/index.ts";
 import lua from "../redis/lua/im-send.lua" with { type: "text" };
 import append from "../redis/lua/mq-append.lua" with { type: "text" };
 import { CHANNEL_SPEAKERS } from "./permissions.ts";
+import { awaitReplicas } from "./replicas.ts";
+import type { Room } from "./room.ts";
 import { imEvents } from "./topics.ts";
 
 /** 64 sends keep the script near 0.6 ms; 128 gave 3 % more throughput and twice the wait of whoever comes next. */
@@ -27,8 +29,6 @@ const DEADLINE_MS = 4_000;
 const RETRY = { firstMs: 20, maxMs: 500, jitter: 0.3 };
 /** One dedupe generation; two are looked at, so an id is remembered for 24 to 48 h. */
 const GENERATION_MS = 24 * 3_600_000;
-/** How long replicas may take before a commit counts as unknown. */
-const WAIT_MS = 1_000;
 
 export interface Send {
   readonly conversation: string;
@@ -51,6 +51,8 @@ export type SendOutcome =
 
 export interface Committer {
   commit(send: Send): Promise<SendOutcome>;
+  /** Whether a message was committed under this clientId; remembered as long as repetitions are found. */
+  knows(by: string, conversation: string, clientId: string): Promise<boolean>;
 }
 
 export interface CommitterParts {
@@ -60,10 +62,7 @@ export interface CommitterParts {
   readonly metrics: Metrics;
   /** Replicas that must hold a commit before it is acknowledged; 0 below `replicated`. */
   readonly replicas: number;
-  /** Trims a full partition of im.events of what its groups have finished. */
-  readonly makeRoom: (partition: number) => Promise<void>;
-  /** Entries of a partition of im.events at which sends are refused; default: what the topic declares. */
-  readonly eventsMax?: number;
+  readonly room: Room;
 }
 
 interface Waiting {
@@ -95,8 +94,7 @@ const REFUSALS: Record<string, readonly [ErrorCode, string?]> = {
 };
 
 export function createCommitter(parts: CommitterParts): Committer {
-  const { redis, keys, clock, metrics, replicas, makeRoom } = parts;
-  const { eventsMax = backlogOfPartition(imEvents, keys.partitions) } = parts;
+  const { redis, keys, clock, metrics, replicas, room } = parts;
   const queues: Waiting[][] = Array.from({ length: keys.partitions }, () => []);
   const isRunning: boolean[] = queues.map(() => false);
 
@@ -120,7 +118,7 @@ export function createCommitter(parts: CommitterParts): Committer {
     let replies = await withRetries(() => execute(partition, input));
     if (replies.includes(FULL)) {
       // Again for all: those that were committed are found to be duplicates of themselves.
-      await makeRoom(partition);
+      await room.make(partition);
       replies = await withRetries(() => execute(partition, input));
       metrics.publishRefused.inc({ topic: imEvents.name }, replies.filter((reply) => reply === FULL).length);
     }
@@ -153,27 +151,21 @@ export function createCommitter(parts: CommitterParts): Committer {
     // Once more when the clocks of this worker and Redis lie on two sides of midnight.
     for (;;) {
       const called = commitSends(redis, {
-        events: keys.topic(imEvents.name, partition),
+        ...room.at(partition),
         sent: keys.sent(partition, generation),
         sentBefore: keys.sent(partition, generation - 1),
-        eventGroups: keys.groups(imEvents.name, partition),
         generation,
         generationMs: GENERATION_MS,
-        eventsMax,
         conversationCount: input.conversations.length,
         channelSpeakers: CHANNEL_SPEAKERS,
         restKeys: input.conversations.flatMap((id) => [keys.members(id), keys.log(id)]),
         restArgs: input.args,
       });
       // On the same connection, so WAIT speaks of this script's writes.
-      const waited = replicas > 0 ? redis.wait(replicas, WAIT_MS) : undefined;
-      const [reply, reached] = await Promise.all([called, waited]);
+      const [reply] = await Promise.all([called, awaitReplicas(redis, replicas)]);
       if (reply[0] === "G") {
         generation = Number(reply[1]);
         continue;
-      }
-      if (reached !== undefined && reached < replicas) {
-        throw new AppError("UNKNOWN_OUTCOME", `Only ${reached} of ${replicas} replicas hold it yet`);
       }
       return reply;
     }
@@ -197,7 +189,21 @@ export function createCommitter(parts: CommitterParts): Committer {
         }
       });
     },
+    async knows(by, conversation, clientId) {
+      const partition = keys.partitionOf(conversation);
+      const generation = Math.floor(clock.now() / GENERATION_MS);
+      const field = dedupeField(by, conversation, clientId);
+      const records = await Promise.all([
+        redis.hget(keys.sent(partition, generation), field),
+        redis.hget(keys.sent(partition, generation - 1), field),
+      ]);
+      return records.some((record) => record !== null);
+    },
   };
+}
+
+function dedupeField(by: string, conversation: string, clientId: string): string {
+  return `${by}/${conversation}/${clientId}`;
 }
 
 interface BatchInput {
@@ -214,7 +220,7 @@ function batchInput(batch: readonly Waiting[]): BatchInput {
       index = indexes.size + 1;
       indexes.set(send.conversation, index);
     }
-    const field = `${send.by}/${send.conversation}/${send.clientId}`;
+    const field = dedupeField(send.by, send.conversation, send.clientId);
     const propertiesEnd = send.connection === "" ? '"}' : `","connection":"${send.connection}"}`;
     sends.push(index, send.by, field, ` ${send.id} ${send.digest}`, send.replyTo, send.tail, send.id, propertiesEnd);
   }

@@ -19,20 +19,21 @@ import { foldedMessage } from "./fold.ts";
 import type { Inbox } from "./inbox.ts";
 import { type Action, ROLE_LETTERS, rightsOf } from "./permissions.ts";
 import { type Conversation, type ConversationType, type Join, LIMITS, type Message, type Role } from "./protocol.ts";
+import type { Room } from "./room.ts";
 
 const createConversation = defineScript({
   name: "imCreate",
   lua: [append, stateLua, createLua],
-  keys: ["conv", "members", "events", "silenced"],
-  args: ["id", "conversationType", "title", "epoch", "digest", "creator", "eventId", "join"],
+  keys: ["conv", "members", "events", "silenced", "eventGroups"],
+  args: ["id", "conversationType", "title", "epoch", "digest", "creator", "eventId", "join", "eventsMax"],
   hasRest: true,
-  decode: (reply) => reply as "created" | "same" | "other",
+  decode: (reply) => reply as "created" | "same" | "other" | "EVENTS_FULL",
 });
 
 const changeMembers = defineScript({
   name: "imMembers",
   lua: [append, stateLua, entry, membersLua],
-  keys: ["conv", "members", "log", "events"],
+  keys: ["conv", "members", "log", "events", "eventGroups"],
   args: [
     "id",
     "by",
@@ -45,6 +46,7 @@ const changeMembers = defineScript({
     "staffMax",
     "rights",
     "muteRights",
+    "eventsMax",
   ],
   hasRest: true,
   decode: (reply) => reply as string | [seq: number, type: ConversationType],
@@ -53,8 +55,8 @@ const changeMembers = defineScript({
 const changeSettings = defineScript({
   name: "imSettings",
   lua: [append, stateLua, entry, settingsLua],
-  keys: ["conv", "members", "log", "events"],
-  args: ["id", "by", "eventId", "action", "title", "join", "rights"],
+  keys: ["conv", "members", "log", "events", "eventGroups"],
+  args: ["id", "by", "eventId", "action", "title", "join", "rights", "eventsMax"],
   decode: (reply) => reply as string | number,
 });
 
@@ -151,14 +153,27 @@ export interface ConversationParts {
   readonly clock: Clock;
   readonly inbox: Inbox;
   readonly channels: Channels;
+  readonly room: Room;
 }
 
-export function createConversations({ redis, keys, clock, inbox, channels }: ConversationParts): Conversations {
+/** The look of `Conversations` alone, for who changes nothing: the state as `user` sees it, or undefined when not a member. */
+export function conversationState(
+  redis: RedisClient,
+  keys: Keys,
+  user: string,
+  conversation: string,
+): Promise<ConversationState | undefined> {
+  return summarise(redis, {
+    ...{ conv: keys.conversation(conversation), members: keys.members(conversation), log: keys.log(conversation) },
+    ...{ folds: keys.folds(conversation), user },
+  });
+}
+
+export function createConversations({ redis, keys, clock, inbox, channels, room }: ConversationParts): Conversations {
   const keysOf = (conversation: string) => ({
     conv: keys.conversation(conversation),
     members: keys.members(conversation),
     log: keys.log(conversation),
-    events: keys.topic("im.events", keys.partitionOf(conversation)),
   });
 
   async function get(by: string, conversation: string): Promise<Conversation> {
@@ -190,10 +205,7 @@ export function createConversations({ redis, keys, clock, inbox, channels }: Con
     return Object.fromEntries(users.flatMap((user, i) => (values[i] ? [[user, values[i]]] : [])));
   }
 
-  function read(user: string, conversation: string): Promise<ConversationState | undefined> {
-    const { conv, members, log } = keysOf(conversation);
-    return summarise(redis, { conv, members, log, folds: keys.folds(conversation), user });
-  }
+  const read = (user: string, conversation: string) => conversationState(redis, keys, user, conversation);
 
   async function changeMembersOf(
     by: string,
@@ -202,8 +214,9 @@ export function createConversations({ redis, keys, clock, inbox, channels }: Con
     users: readonly string[],
     { role, mutedUntil }: MemberChange = {},
   ): Promise<{ seq: number; type: ConversationType }> {
-    const result = await changeMembers(redis, {
+    const change = {
       ...keysOf(conversation),
+      ...room.of(conversation),
       id: conversation,
       by,
       action,
@@ -216,7 +229,8 @@ export function createConversations({ redis, keys, clock, inbox, channels }: Con
       rights: rightsOf(role === "owner" ? "transfer" : MEMBER_RIGHTS[action]),
       muteRights: rightsOf("muteMember"),
       restArgs: users,
-    });
+    };
+    const result = await room.run(conversation, () => changeMembers(redis, change));
     if (typeof result === "string") refuse(result);
     const [seq, type] = result;
     return { seq, type };
@@ -234,8 +248,9 @@ export function createConversations({ redis, keys, clock, inbox, channels }: Con
     action: "change" | "dissolve",
     { title, join }: Settings,
   ): Promise<void> {
-    const result = await changeSettings(redis, {
+    const change = {
       ...keysOf(conversation),
+      ...room.of(conversation),
       id: conversation,
       by,
       eventId: newId(clock.now()),
@@ -243,7 +258,8 @@ export function createConversations({ redis, keys, clock, inbox, channels }: Con
       title: title === undefined ? "" : JSON.stringify(title),
       join: join ?? "",
       rights: rightsOf(action === "dissolve" ? "dissolve" : "changeSettings"),
-    });
+    };
+    const result = await room.run(conversation, () => changeSettings(redis, change));
     if (typeof result === "string") refuse(result);
   }
 
@@ -262,11 +278,11 @@ export function createConversations({ redis, keys, clock, inbox, channels }: Con
       // A direct conversation is the same whoever of the two asks.
       const open = join === "open" ? [join] : [];
       const content = type === "direct" ? [type] : [type, title, by, ...[...others].sort(), ...open];
-      const { conv, members: membersKey, events } = keysOf(conversation);
-      const result = await createConversation(redis, {
+      const { conv, members: membersKey } = keysOf(conversation);
+      const creation = {
         conv,
         members: membersKey,
-        events,
+        ...room.of(conversation),
         silenced: keys.silenced(conversation),
         id: conversation,
         conversationType: type,
@@ -277,7 +293,8 @@ export function createConversations({ redis, keys, clock, inbox, channels }: Con
         eventId: newId(clock.now()),
         join,
         restArgs: others,
-      });
+      };
+      const result = await room.run(conversation, () => createConversation(redis, creation));
       if (result === "other") throw new AppError("CONFLICT", "id is taken by a conversation with other content");
       await list([by, ...others], conversation, type, 0);
       return { conversation: await get(by, conversation), created: result === "created" };

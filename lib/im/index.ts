@@ -7,6 +7,7 @@
  *   protocol.ts       what the chat is made of, and the limits       requests.ts   what users ask and are answered
  *   contract.ts       what logic answers by RPC                      topics.ts     im.events, im.push, im.commands
  *   messages.ts       send                                           commit.ts     batches of sends, atomically
+ *   review.ts         who decides on it before
  *   amend.ts          edit, recall, react                            fold.ts       what a message looks like now
  *   conversations.ts  create, look, change members                   permissions.ts who may do what
  *   timeline.ts       hot window and archive as one                  sync.ts       resume, history
@@ -17,8 +18,10 @@
  *   presence.ts       who is online                                  typing.ts     who is typing
  *   routes.ts         connection -> gateway                          notify.ts     what is told and not stored
  *   push-devices.ts   how devices are woken                          bursts.ts     once for many messages
- *   search.ts         what is said in one's own conversations
- *   membership.ts     members as of a place in the stream
+ *   search.ts         what is said in one's own conversations        room.ts       when im.events is full
+ *   replicas.ts       what `replicated` waits for
+ *   membership.ts     members as of a place in the stream            users.ts      who there is
+ *   winback.ts        who was not seen for long
  *
  * Logic is the only writer of chat state; scripts decide and commit in one step (lib/redis/lua/im-*.lua).
  */
@@ -30,7 +33,7 @@ export { type Channels, createChannels } from "./channels.ts";
 export { type Chat, type ChatParts, createChat } from "./chat.ts";
 export { type Committer, createCommitter } from "./commit.ts";
 export { type LogicContract, logicContract } from "./contract.ts";
-export { type ConversationState, type Conversations, createConversations } from "./conversations.ts";
+export { type ConversationState, type Conversations, conversationState, createConversations } from "./conversations.ts";
 export { createDevices, type Devices } from "./devices.ts";
 export { type EntryEvent, FOLDED_PARTS, foldedMessage, partsOf } from "./fold.ts";
 export { createHidden, type Hidden } from "./hidden.ts";
@@ -39,14 +42,16 @@ export { listConversations } from "./list.ts";
 export { createMembership, type Membership } from "./membership.ts";
 export { type SendInput, type SendResult, send } from "./messages.ts";
 export { createMutes, type Mutes } from "./mutes.ts";
-export { appendFrames, createNotifier, type Notifier, notification } from "./notify.ts";
+export { appendFrames, createNotifier, type NotificationName, type Notifier, notification } from "./notify.ts";
 export { ACTIONS, type Action, mayRole } from "./permissions.ts";
 export { createPresence, type Presence, WATCH_MS } from "./presence.ts";
 export * from "./protocol.ts";
 export { createPushDevices, type PushDevices, type PushRegistration } from "./push-devices.ts";
 export * from "./push-requests.ts";
 export { delivered, read, receipts } from "./receipts.ts";
+export { awaitReplicas } from "./replicas.ts";
 export * from "./requests.ts";
+export { createReview, type Draft, type Judge, type Review, type Verdict } from "./review.ts";
 export { attach, createRouteCache, detach, type Route, type RouteCache } from "./routes.ts";
 export { type SearchArchive, search } from "./search.ts";
 export { history, sync } from "./sync.ts";
@@ -65,3 +70,5 @@ export {
 } from "./topics.ts";
 export { createTrim, type Trim } from "./trim.ts";
 export { typing } from "./typing.ts";
+export { createUserIndex, type SeenUser, type UserIndex } from "./users.ts";
+export { createWinback, type Winback, type WinbackOptions } from "./winback.ts";

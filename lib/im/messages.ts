@@ -5,8 +5,9 @@
 
 import type { AppError } from "../errors.ts";
 import { newId, timeOfId } from "../id.ts";
+import { toAppError } from "../redis/index.ts";
 import type { Chat } from "./chat.ts";
-import type { Send } from "./commit.ts";
+import type { Send, SendOutcome } from "./commit.ts";
 import type { Body } from "./protocol.ts";
 import type { SendReply } from "./requests.ts";
 
@@ -28,14 +29,12 @@ export type SendResult =
   | { readonly ok: false; readonly error: AppError };
 
 /**
- * Commits one send. Errors: NOT_MEMBER (also for a conversation that does not exist), MUTED, FORBIDDEN when dissolved, INVALID,
+ * Commits one send. Errors: NOT_MEMBER (also for a conversation that does not exist), MUTED, FORBIDDEN when dissolved, INVALID, REFUSED,
  * CONFLICT (clientId used for other content), OVERLOADED, UNKNOWN_OUTCOME (send again under the same clientId).
  */
-export async function send(
-  { committer, clock, metrics }: Pick<Chat, "committer" | "clock" | "metrics">,
-  input: SendInput,
-): Promise<SendResult> {
-  const outcome = await committer.commit(prepare(input, clock.now()));
+export async function send(chat: Sending, input: SendInput): Promise<SendResult> {
+  const { metrics } = chat;
+  const outcome = await reviewed(chat, input);
   if ("error" in outcome) {
     metrics.sends.inc({ outcome: outcome.error.code });
     return { ok: false, error: outcome.error };
@@ -46,9 +45,26 @@ export async function send(
   return { ok: true, value: isDuplicate ? { ...reply, duplicate: true } : reply };
 }
 
-function prepare({ by, connection, params }: SendInput, nowMs: number): Send {
+type Sending = Pick<Chat, "committer" | "review" | "clock" | "metrics">;
+
+async function reviewed({ committer, review, clock }: Sending, input: SendInput): Promise<SendOutcome> {
+  const { by, params } = input;
+  const { conversation, clientId: id, type, body, replyTo, mentions } = params;
+  try {
+    return await review.pass(
+      { action: "send", by, conversation, id, type, body, replyTo, mentions },
+      (passed) => committer.commit(prepare(input, passed, clock.now())),
+      () => committer.knows(by, conversation, id),
+    );
+  } catch (error) {
+    return { error: toAppError(error) };
+  }
+}
+
+function prepare({ by, connection, params }: SendInput, passed: Body, nowMs: number): Send {
   const { conversation, clientId, type, replyTo, mentions } = params;
-  const body = JSON.stringify(params.body);
+  const given = JSON.stringify(params.body);
+  const body = passed === params.body ? given : JSON.stringify(passed);
   const extras =
     (replyTo === undefined ? "" : `,"replyTo":${replyTo}`) +
     (mentions === undefined ? "" : `,"mentions":${JSON.stringify(mentions)}`);
@@ -59,7 +75,8 @@ function prepare({ by, connection, params }: SendInput, nowMs: number): Send {
     conversation,
     by,
     clientId,
-    digest: digestOf(body + type + extras),
+    // Of what the sender gave: his repetition gives it again, whatever was made of it.
+    digest: digestOf(given + type + extras),
     id,
     replyTo: replyTo ?? 0,
     tail,

@@ -9,8 +9,23 @@ import type { Route, RouteCache } from "./routes.ts";
 /** Entries a gateway's stream may hold; one that is farther behind tells its sockets to sync. */
 export const GATEWAY_STREAM_MAX = 20_000;
 
+/** All that the chat tells users unasked. Whoever documents it (the gateway) and whoever receives it (lib/client) must know each. */
+export type NotificationName =
+  | "message"
+  | "message.edited"
+  | "message.recalled"
+  | "message.reaction"
+  | "message.hidden"
+  | "member"
+  | "read"
+  | "delivered"
+  | "typing"
+  | "presence"
+  | "conversation"
+  | "conversation.muted";
+
 /** A notification's frame; `params` is JSON. */
-export function notification(method: string, params: string): string {
+export function notification(method: NotificationName, params: string): string {
   return `{"jsonrpc":"2.0","method":"${method}","params":${params}}`;
 }
 

@@ -33,7 +33,7 @@ const GATEWAY_USER_MS = 24 * 3_600_000;
 const goOffline = defineScript({
   name: "imOffline",
   lua: [append, stateLua, offlineLua],
-  keys: ["routes", "presence", "leaving", "usersTopic"],
+  keys: ["routes", "presence", "leaving", "usersTopic", "users"],
   args: ["user", "eventId"],
   decode: (reply) => (reply === null ? undefined : Number(reply)),
 });
@@ -95,6 +95,7 @@ export function createPresence(redis: RedisClient, keys: Keys, clock: Clock, blo
       presence: keys.presence(user),
       leaving: keys.leaving(partition),
       usersTopic: keys.topic(imUsers.name, partition),
+      users: keys.users(partition),
       user,
       eventId: newId(clock.now()),
     });

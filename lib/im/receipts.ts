@@ -15,13 +15,14 @@ import type { Conversations } from "./conversations.ts";
 import { type Notifier, notification } from "./notify.ts";
 import { LIMITS } from "./protocol.ts";
 import type { DeliveredReply, ReadReply, ReceiptsReply } from "./requests.ts";
+import type { Room } from "./room.ts";
 import type { Timeline } from "./timeline.ts";
 
 const moveCursor = defineScript({
   name: "imRead",
   lua: [append, stateLua, readLua],
-  keys: ["conv", "members", "log", "events"],
-  args: ["id", "user", "seq", "givenOrdinal", "eventId"],
+  keys: ["conv", "members", "log", "events", "eventGroups"],
+  args: ["id", "user", "seq", "givenOrdinal", "eventId", "eventsMax"],
   decode: (reply) => reply as string | [number, number],
 });
 
@@ -35,7 +36,7 @@ const moveDelivered = defineScript({
 
 /** Moves `user`'s cursor to `seq`. Behind it nothing happens. INVALID beyond the head, NOT_MEMBER to outsiders. */
 export async function read(
-  { redis, keys, clock, conversations, timeline }: ReceiptParts,
+  { redis, keys, clock, conversations, timeline, room }: ReceiptParts,
   user: string,
   conversation: string,
   seq: number,
@@ -45,19 +46,19 @@ export async function read(
       conv: keys.conversation(conversation),
       members: keys.members(conversation),
       log: keys.log(conversation),
-      events: keys.topic("im.events", keys.partitionOf(conversation)),
+      ...room.of(conversation),
       id: conversation,
       user,
       seq,
       givenOrdinal,
       eventId: newId(clock.now()),
     });
-  let reply = await call("");
+  let reply = await room.run(conversation, () => call(""));
   if (reply === "NEEDS_ORDINAL") {
     const state = await conversations.state(user, conversation);
     const archived = state && (await timeline.at(conversation, state.epoch, seq));
     if (!archived) throw new AppError("OVERLOADED", "The archive does not have this entry yet", { retryAfterMs: 500 });
-    reply = await call(archived.ordinal);
+    reply = await room.run(conversation, () => call(archived.ordinal));
   }
   if (typeof reply !== "string") return { read: reply[0], unread: reply[1] };
   throw refusalOf(reply);
@@ -117,4 +118,5 @@ export interface ReceiptParts {
   readonly clock: Clock;
   readonly conversations: Conversations;
   readonly timeline: Timeline;
+  readonly room: Room;
 }

@@ -41,7 +41,7 @@ export interface Route {
 const writeRoute = defineScript({
   name: "imAttach",
   lua: [append, stateLua, attachLua],
-  keys: ["routes", "devices", "presence", "leaving", "usersTopic"],
+  keys: ["routes", "devices", "presence", "leaving", "usersTopic", "users"],
   args: ["user", "connection", "gateway", "number", "device", "ttlMs", "devicesMax", "eventId"],
   decode: (reply) => reply === 1,
 });
@@ -78,6 +78,7 @@ export async function attach(redis: RedisClient, keys: Keys, clock: Clock, route
     presence: keys.presence(user),
     leaving: keys.leaving(partition),
     usersTopic: keys.topic(imUsers.name, partition),
+    users: keys.users(partition),
     user,
     connection,
     gateway,

@@ -99,6 +99,8 @@ export const imPush = defineTopic("im.push", {
  *
  *   im.user.online     {user, at}             the first connection of any device
  *   im.user.offline    {user, lastSeen}       a while after the last one ended
+ *   im.user.winback    {user, lastSeen}       long after that: at most once per period; who never connected was seen when he became
+ *                                             a member of something
  */
 export const imUsers = defineTopic("im.users", {
   schema: v.union([

@@ -76,6 +76,7 @@ export type { Delayed, DelayedMessage, DelayedPage, DelayedQuery, DelayedResult 
 export type { DelayedState } from "./delayed-record.ts";
 export type { GroupDescription, TopicDescription } from "./describe.ts";
 export type { EffectInput, NextMessage } from "./effect.ts";
+export { claimErrand, type ErrandPlace, type ErrandState, noteErrand, runErrands, spendRate } from "./errand.ts";
 export type { Half, HalfDetails, HalfMessage, HalfState, HalfTimes } from "./half.ts";
 export type { HalfExpiry } from "./half-expiry.ts";
 export type { HalfListOptions, HalfPage } from "./half-list.ts";

@@ -1,21 +1,19 @@
 /**
- * Redrives in the background: a record says which letters, at what rate, how far it has come, and who runs it.
+ * Redrives in the background: errands (errand.ts) whose record says which letters, at what rate, and how far it has come.
  *
  *   startRedrive ──► running ──runRedrives, step by step──► done
  *                       └─────────cancelRedrive───────────► cancelled
  *
- * Any process may call runRedrives every second or so; a lease on the record keeps it one runner at a time. A step notes the letters
- * that it takes in hand before it redrives them. When it dies, the next runner redrives these again, which has no effect for those
+ * Any process may call runRedrives every second or so. A step notes the letters that it takes in hand before it redrives them. When it dies, the next runner redrives these again, which has no effect for those
  * that are done (redrive-letters.ts): they are counted as redriven, for they are gone.
  */
 
 import { AppError } from "../errors.ts";
 import { newId } from "../id.ts";
 import { defineScript, toAppError } from "../redis/index.ts";
-import claimLua from "../redis/lua/mq-redrive-claim.lua" with { type: "text" };
-import noteLua from "../redis/lua/mq-redrive-note.lua" with { type: "text" };
 import startLua from "../redis/lua/mq-redrive-start.lua" with { type: "text" };
 import type { QueueContext } from "./consumer.ts";
+import { claimErrand, type ErrandPlace, type ErrandState, noteErrand, runErrands, spendRate } from "./errand.ts";
 import { formatLetterId, parseLetterId, partitionsOf, scanLetters } from "./letter-scan.ts";
 import { boundsOf, type RedriveFilter, type RedriveResult, redriveLetters } from "./redrive-letters.ts";
 
@@ -39,7 +37,7 @@ export type RedriveSelection =
   | { readonly ids: readonly string[]; readonly filter?: undefined }
   | { readonly filter: RedriveFilter; readonly ids?: undefined };
 
-export type RedriveState = "running" | "done" | "cancelled";
+export type RedriveState = Exclude<ErrandState, "paused">;
 
 export interface RedriveStatus {
   readonly id: string;
@@ -59,27 +57,6 @@ const startScript = defineScript({
   keys: ["running", "record"],
   args: ["id", "topic", "group", "selection", "perSecond", "runningMax"],
   decode: (reply) => reply === 1,
-});
-
-const claimScript = defineScript({
-  name: "mqRedriveClaim",
-  lua: claimLua,
-  keys: ["record"],
-  args: ["runner", "leaseMs"],
-  decode: (reply) => {
-    const [outcome, nowMs, fields = []] = reply as ["granted" | "held" | "ended", string, string[]];
-    if (outcome !== "granted") return outcome;
-    return { nowMs: Number(nowMs), record: toRecord(fields) };
-  },
-});
-
-const noteScript = defineScript({
-  name: "mqRedriveNote",
-  lua: noteLua,
-  keys: ["running", "record"],
-  args: ["id", "runner", "state", "leaseMs", "keepMs"],
-  hasRest: true,
-  decode: (reply) => reply as "ok" | "lost" | "not_found" | RedriveState,
 });
 
 /** Records a redrive for the runners. Throws RATE_LIMITED when 100 run already; Redis errors. */
@@ -137,8 +114,9 @@ export async function cancelRedrive(
   id: string,
 ): Promise<"ok" | "not_found" | Exclude<RedriveState, "running">> {
   try {
-    const outcome = await noteRecord(context, id, "", "cancelled", []);
-    return outcome as Exclude<typeof outcome, "lost" | "running">;
+    const order = { runner: "", state: "cancelled", keepMs: KEEP_MS } as const;
+    const outcome = await noteErrand(context.redis.commands, placeOf(context, id), order);
+    return outcome as Exclude<typeof outcome, "lost" | "running" | "paused">;
   } catch (error) {
     throw toAppError(error);
   }
@@ -149,19 +127,12 @@ export async function cancelRedrive(
  * processes. Throws the first Redis error after it has tried all; again goes on from where each stood.
  */
 export async function runRedrives(context: QueueContext): Promise<void> {
-  const { keys, redis } = context;
-  const ids = await redis.commands.smembers(keys.redrives());
-  let failure: unknown;
-  // One after the other: their rates add up to what one runner can do anyway.
-  for (const id of ids.sort()) {
-    try {
-      await new Step(context, id).run();
-    } catch (error) {
-      context.log.warn({ redrive: id, error }, "a redrive's step failed, the next one goes on");
-      failure ??= error;
-    }
-  }
-  if (failure !== undefined) throw failure;
+  await runErrands(
+    context.redis.commands,
+    context.keys.redrives(),
+    (id) => new Step(context, id).run(),
+    (redrive, error) => context.log.warn({ redrive, error }, "a redrive's step failed, the next one goes on"),
+  );
 }
 
 /** As the hash keeps it. */
@@ -196,13 +167,9 @@ class Step {
 
   async run(): Promise<void> {
     const { keys, redis } = this.#context;
-    const claim = await claimScript(redis.commands, {
-      record: keys.redrive(this.#id),
-      runner: this.#runner,
-      leaseMs: LEASE_MS,
-    });
+    const claim = await claimErrand(redis.commands, keys.redrive(this.#id), this.#runner, LEASE_MS);
     if (claim === "held" || claim === "ended") return;
-    this.#record = claim.record;
+    this.#record = toRecord(claim.fields);
     // A runner died with these in hand: those that are gone it redrove.
     if (this.#record.inHand.length > 0) await this.#redriveInHand("redriven");
     let left = this.#spend(claim.nowMs);
@@ -222,11 +189,9 @@ class Step {
 
   /** The letters that its rate allows now. */
   #spend(nowMs: number): number {
-    const record = this.#record;
-    record.spentMs = Math.max(record.spentMs, nowMs - BURST_MS);
-    const letters = Math.floor(((nowMs - record.spentMs) * record.perSecond) / 1_000);
-    record.spentMs += Math.ceil((letters * 1_000) / record.perSecond);
-    return letters;
+    const { count, spentMs } = spendRate(this.#record, nowMs, BURST_MS);
+    this.#record.spentMs = spentMs;
+    return count;
   }
 
   /** The next letters, and whether they are the last. The record's position is behind them then. */
@@ -276,33 +241,16 @@ class Step {
       ...["spent", spentMs, "partition", partition, "position", position],
       ...["in_hand", JSON.stringify(inHand), "counts", JSON.stringify(counts)],
     ];
-    return (await noteRecord(this.#context, this.#id, this.#runner, state, fields, leaseMs)) === "ok";
+    const note = { runner: this.#runner, state, fields, leaseMs, keepMs: KEEP_MS };
+    return (await noteErrand(this.#context.redis.commands, placeOf(this.#context, this.#id), note)) === "ok";
   }
 }
 
-function noteRecord(
-  { keys, redis }: QueueContext,
-  id: string,
-  runner: string,
-  state: RedriveState,
-  fields: readonly (string | number)[],
-  leaseMs = 0,
-) {
-  return noteScript(redis.commands, {
-    running: keys.redrives(),
-    record: keys.redrive(id),
-    id,
-    runner,
-    state,
-    leaseMs,
-    keepMs: KEEP_MS,
-    restArgs: fields,
-  });
+function placeOf({ keys }: QueueContext, id: string): ErrandPlace {
+  return { open: keys.redrives(), record: keys.redrive(id), id };
 }
 
-function toRecord(fields: readonly string[]): RedriveRecord {
-  const of: Record<string, string> = {};
-  for (let i = 0; i < fields.length; i += 2) of[fields[i]!] = fields[i + 1]!;
+function toRecord(of: Readonly<Record<string, string>>): RedriveRecord {
   return {
     topic: of.topic!,
     group: of.group!,

@@ -87,6 +87,13 @@ export function createKeys(prefix: string, partitions: number) {
     watchers: (id: string) => `${user(id)}:watchers`,
     /** zset user by the ms when he counts as offline: users of the partition whose last connection has ended. */
     leaving: (partition: number) => `${at(partition)}:leaving`,
+    /**
+     * zset user by the ms when he was seen last (came online, or went offline); of who never connected: when he became a
+     * member of something first. Never moves back. All users of the partition that are known; no expiry.
+     */
+    users: (partition: number) => `${at(partition)}:users`,
+    /** zset user by the ms when he was won back last. Removed when he may be won back again. Owner: lib/im in extlogic. */
+    winback: (partition: number) => `${at(partition)}:winback`,
     /** zset conversation by the time in ms of its last activity: the conversation list. No expiry. */
     inbox: (id: string) => `${user(id)}:inbox`,
     /** zset channel by 2 x seq of the entry that took the user in, + 1; without the 1: took him out. No expiry. */

@@ -45,7 +45,7 @@ export const LAYERS: Readonly<Record<Role, LayerEntry>> = {
   extlogic: {
     layer: 2,
     calls: [],
-    publishes: ["im.commands"],
+    publishes: ["im.commands", "im.users", "im.push"],
     // `*`: the webhooks of outside services, each a group of its own.
     consumes: { "im.events": ["extlogic", "*"], "im.push": ["*"], "im.users": ["*"], "im.reminders": ["*"] },
   },

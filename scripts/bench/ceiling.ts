@@ -4,8 +4,8 @@
  */
 
 import { systemClock } from "../../lib/clock.ts";
-import { createChannels, createConversations, createInbox } from "../../lib/im/index.ts";
-import { silentLog } from "../../lib/observability/index.ts";
+import { createChat } from "../../lib/im/index.ts";
+import { createMetrics, silentLog } from "../../lib/observability/index.ts";
 import { TUNING } from "../../lib/redis/embedded.ts";
 import { createKeys, openRedis } from "../../lib/redis/index.ts";
 import type { DriverEvent, DriverOrder } from "./commit-driver.ts";
@@ -92,13 +92,10 @@ export async function measureCeiling(fsync: Fsync, window: number, measureMs: nu
 async function seed(url: string): Promise<string[]> {
   const redis = await openRedis(url, "seed", silentLog);
   const keys = createKeys(PREFIX, PARTITIONS);
-  const channels = createChannels(redis.commands, keys);
-  const conversations = createConversations({
-    redis: redis.commands,
-    keys,
-    clock: systemClock,
-    inbox: createInbox(redis.commands, keys, channels),
-    channels,
+  const { conversations } = createChat({
+    ...{ redis: redis.commands, keys, clock: systemClock, metrics: createMetrics(), replicas: 0, recallMs: 0 },
+    makeRoom: async () => undefined,
+    readArchive: async () => [],
   });
   const ids = Array.from({ length: CONVERSATIONS }, (_, i) => `conversation-${i}`);
   for (let i = 0; i < ids.length; i += CREATING) {

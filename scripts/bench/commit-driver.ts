@@ -4,7 +4,7 @@
  */
 
 import { systemClock } from "../../lib/clock.ts";
-import { createCommitter, type SendInput, send } from "../../lib/im/index.ts";
+import { createChat, type SendInput, send } from "../../lib/im/index.ts";
 import { createMetrics, silentLog } from "../../lib/observability/index.ts";
 import { createKeys, openRedis } from "../../lib/redis/index.ts";
 
@@ -39,14 +39,10 @@ const tell = (event: DriverEvent) => process.send?.(event);
 async function drive(order: DriverOrder): Promise<void> {
   const redis = await openRedis(order.url, order.name, silentLog);
   const keys = createKeys(order.prefix, order.partitions);
-  const metrics = createMetrics();
-  const committer = createCommitter({
-    redis: redis.commands,
-    keys,
-    clock: systemClock,
-    metrics,
-    replicas: 0,
+  const chat = createChat({
+    ...{ redis: redis.commands, keys, clock: systemClock, metrics: createMetrics(), replicas: 0, recallMs: 0 },
     makeRoom: async () => undefined,
+    readArchive: async () => [],
   });
   const byPartition: string[][] = Array.from({ length: order.partitions }, () => []);
   for (const id of order.conversations) byPartition[keys.partitionOf(id)]!.push(id);
@@ -68,7 +64,7 @@ async function drive(order: DriverOrder): Promise<void> {
           body,
         },
       };
-      const result = await send({ committer, clock: systemClock, metrics }, input);
+      const result = await send(chat, input);
       if (result.ok) committed++;
       else failed = result.error.message;
     }

@@ -22,6 +22,12 @@ export const MQ_GOALS = {
   besidePoison: 0.9,
 } as const;
 
+/** Of the archive on SQLite with a million entries. */
+export const ARCHIVE_GOALS = {
+  historyP99Ms: 5,
+  searchP99Ms: 50,
+} as const;
+
 export interface Scale {
   readonly yardstickRuns: number;
   readonly yardstickCommits: number;

@@ -1,12 +1,19 @@
 /**
  * `bun run bench chat`: measures a private Skein on this machine and prints every figure beside its goal and beside the
- * yardstick, for machines differ. `bun run bench mq`: the queue by itself, beside the bare commands and a peer. `--quick` for a
- * look, `--json` for a record.
+ * yardstick, for machines differ. `bun run bench mq`: the queue by itself, beside the bare commands and a peer. `bun run bench
+ * archive`: a store of history. `--quick` for a look, `--json` for a record.
  */
 
+import { existsSync } from "node:fs";
 import { defineCommand, runMain } from "citty";
+import { benchArchive } from "./archive.ts";
 import { type BenchLevel, benchChat, SECTIONS, type Section } from "./chat.ts";
 import { benchMq, MQ_SECTIONS, type MqSection } from "./mq.ts";
+
+/** Of each kind: the p99 is the tenth worst. */
+const CALLS = 1_000;
+/** An hour of filling. */
+const MESSAGES_MAX = 100_000_000;
 
 const LEVELS: readonly BenchLevel[] = ["memory", "disk"];
 
@@ -54,18 +61,53 @@ const mq = defineCommand({
   },
 });
 
+const archive = defineCommand({
+  meta: { name: "archive", description: "An archive of months: rows/s, size, history at any depth, search" },
+  args: {
+    logs: {
+      type: "positional",
+      required: false,
+      description: "Chat logs whose lines are said (default: made-up words)",
+    },
+    messages: { type: "string", default: "1000000", description: "How many entries it is filled with" },
+    url: { type: "string", description: "An empty PostgreSQL database to fill instead, postgres://…" },
+    quick: { type: "boolean", default: false, description: "A tenth of the calls" },
+    json: { type: "boolean", default: false, description: "Print the figures as JSON when done" },
+  },
+  async run({ args }) {
+    const missing = args._.find((file) => !existsSync(file));
+    if (missing !== undefined) exitWith(`there is no file ${missing}`);
+    const messages = Number(args.messages);
+    if (!Number.isSafeInteger(messages) || messages < 1 || messages > MESSAGES_MAX) {
+      exitWith(`--messages: must be a whole number from 1 to ${MESSAGES_MAX}`);
+    }
+    const result = await benchArchive({
+      messages,
+      logs: args._,
+      url: args.url,
+      calls: args.quick ? CALLS / 10 : CALLS,
+      print: args.json ? (line) => console.error(line) : (line) => console.log(line),
+    });
+    if (args.json) console.log(JSON.stringify(result, null, 2));
+  },
+});
+
 /** Keeps the order of `allowed`; exits with 2 on a word that is not among them. */
 function listOf<T extends string>(name: string, text: string, allowed: readonly T[]): T[] {
   const words = text.split(",").map((word) => word.trim());
   const unknown = words.find((word) => !(allowed as readonly string[]).includes(word));
   if (unknown === undefined) return allowed.filter((word) => words.includes(word));
-  console.error(`--${name}: "${unknown}" is not one of ${allowed.join(", ")}`);
+  return exitWith(`--${name}: "${unknown}" is not one of ${allowed.join(", ")}`);
+}
+
+function exitWith(message: string): never {
+  console.error(message);
   process.exit(2);
 }
 
 await runMain(
   defineCommand({
     meta: { name: "bench", description: "Measure a private Skein on this machine" },
-    subCommands: { chat, mq },
+    subCommands: { chat, mq, archive },
   }),
 );

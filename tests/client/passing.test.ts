@@ -1,8 +1,9 @@
 /** What passes, as the client library tells it: without a server, and with the time of the test. */
 
 import { afterEach, beforeEach, describe, expect, jest, test } from "bun:test";
+import type { Method } from "../../lib/client/methods.ts";
+import type { Message } from "../../lib/client/model.ts";
 import { createPassing } from "../../lib/client/passing.ts";
-import type { Message, Method } from "../../lib/client/wire.ts";
 
 beforeEach(() => {
   jest.useFakeTimers();

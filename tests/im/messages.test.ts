@@ -1,7 +1,9 @@
 import { describe, expect, test } from "bun:test";
+import { read } from "../../lib/im/index.ts";
 import { makeChat } from "../support/im.ts";
 import { digestOf } from "../support/queue.ts";
 import { openTestStore } from "../support/redis.ts";
+import { refusal } from "../support/refusal.ts";
 
 describe("a committed send", () => {
   test("takes the next seq, and the timeline and the event hold the same message", async () => {
@@ -208,4 +210,31 @@ test("while im.events is full nothing new is committed, a repeated send is answe
     ok: true,
     value: { seq: 3 },
   });
+});
+
+test("while im.events is full no other change is committed either: it is refused, whole, until there is room", async () => {
+  await using store = await openTestStore("im-full-others", { partitions: 1 });
+  const { redis, keys } = store;
+  const chat = makeChat(store, undefined, { eventsMax: 2 });
+  const conversation = await chat.group("ann", "bob");
+  await chat.send("ann", conversation, "one");
+  await redis.commands.hset(keys.groups("im.events", 0), "archive", "ordered 1");
+  const before = await digestOf(store);
+  const target = { conversation, seq: 1 };
+  const changes: Record<string, () => Promise<unknown>> = {
+    create: () => chat.group("cat", "dan"),
+    "add members": () => chat.conversations.add("ann", conversation, ["cat"]),
+    rename: () => chat.conversations.change("ann", conversation, { title: "Team" }),
+    edit: () => chat.amendments.edit("ann", target, { text: "uno" }),
+    recall: () => chat.amendments.recall("ann", target),
+    react: () => chat.amendments.react("bob", target, "👍", true),
+    read: () => read(chat, "bob", conversation, 1),
+  };
+  for (const [name, change] of Object.entries(changes)) {
+    expect([name, (await refusal(change())).code]).toEqual([name, "RATE_LIMITED"]);
+    expect(await digestOf(store)).toEqual(before);
+  }
+
+  await redis.commands.xtrim(keys.topic("im.events", 0), "MAXLEN", 0);
+  expect(await read(chat, "bob", conversation, 1)).toEqual({ read: 1, unread: 0 });
 });

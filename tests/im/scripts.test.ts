@@ -12,6 +12,7 @@ import {
   createPresence,
   createRouteCache,
   createTrim,
+  createWinback,
   delivered,
   detach,
   type Notifier,
@@ -53,6 +54,7 @@ async function setStage(): Promise<Stage> {
   const { conversation: direct } = await chat.conversations.create("ann", { type: "direct", members: ["bob"] });
   await attach(chat.redis, chat.keys, systemClock, ROUTE);
   await chat.redis.zadd(chat.keys.leaving(0), 1, "ann");
+  await chat.redis.zadd(chat.keys.users(0), Date.now() - 60_000, "eve");
   const notifier = createNotifier(
     chat.redis,
     chat.keys,
@@ -77,12 +79,16 @@ const key = {
   presence: ({ chat }: Stage) => chat.keys.presence("ann"),
   leaving: ({ chat }: Stage) => chat.keys.leaving(0),
   users: ({ chat }: Stage) => chat.keys.topic("im.users", 0),
-  push: ({ chat }: Stage) => chat.keys.push("ann"),
+  pushDevices: ({ chat }: Stage) => chat.keys.push("ann"),
   bursts: ({ chat }: Stage) => chat.keys.own(0, BURSTS),
   delayed: ({ chat }: Stage) => chat.keys.delayed(0),
   delayedDue: ({ chat }: Stage) => chat.keys.delayedDue(0),
   delayedEnded: ({ chat }: Stage) => chat.keys.delayedEnded(0),
   relay: ({ chat }: Stage) => chat.keys.topic("im.relay", 0),
+  userIndex: ({ chat }: Stage) => chat.keys.users(0),
+  winback: ({ chat }: Stage) => chat.keys.winback(0),
+  eveOnline: ({ chat }: Stage) => chat.keys.presence("eve"),
+  push: ({ chat }: Stage) => chat.keys.topic("im.push", 0),
   newConv: ({ chat }: Stage) => chat.keys.conversation("new"),
   newMembers: ({ chat }: Stage) => chat.keys.members("new"),
   log: ({ chat, conversation }: Stage) => chat.keys.log(conversation),
@@ -130,7 +136,7 @@ const SCRIPTS: Record<string, Row> = {
     run: ({ notifier, chat, conversation }) => typing({ ...chat, notifier }, "cid", conversation, true),
   },
   attach: {
-    keys: ["routes", "devices", "presence", "leaving", "users"],
+    keys: ["routes", "devices", "presence", "leaving", "users", "userIndex"],
     run: ({ chat }) => attach(chat.redis, chat.keys, systemClock, { ...ROUTE, connection: "new" }),
   },
   detach: {
@@ -138,11 +144,18 @@ const SCRIPTS: Record<string, Row> = {
     run: ({ chat }) => detach(chat.redis, chat.keys, "ann", ROUTE.connection),
   },
   offline: {
-    keys: ["routes", "presence", "leaving", "users"],
+    keys: ["routes", "presence", "leaving", "users", "userIndex"],
     async run({ chat }) {
       // In the list of leavers although a connection is there: the script takes her off it.
       const presence = createPresence(chat.redis, chat.keys, systemClock, chat.blocks);
       await presence.sweep(0);
+    },
+  },
+  winback: {
+    keys: ["userIndex", "winback", "eveOnline", "users", "push"],
+    async run({ chat }) {
+      const push = { title: "Tea", text: "is ready" };
+      await createWinback(chat.redis, chat.keys, systemClock, { idleMs: 1_000, periodMs: 1_000_000, push }).sweep(0);
     },
   },
   "amend: edit": {
@@ -162,11 +175,11 @@ const SCRIPTS: Record<string, Row> = {
     run: ({ chat, conversation }) => chat.amendments.react("bob", { conversation, seq: 1 }, "👍", false),
   },
   "push: join, the first": {
-    keys: ["push", "bursts", "delayed", "delayedDue", "delayedEnded", "relay"],
+    keys: ["pushDevices", "bursts", "delayed", "delayedDue", "delayedEnded", "relay"],
     run: ({ chat, direct }) => burstsOf(chat).join({ user: "ann", conversation: direct, seq: 1 }, WAIT_MS),
   },
   "push: join, a later": {
-    keys: ["push", "bursts", "delayed", "delayedDue", "delayedEnded", "relay"],
+    keys: ["pushDevices", "bursts", "delayed", "delayedDue", "delayedEnded", "relay"],
     run: ({ chat, conversation }) => burstsOf(chat).join({ user: "ann", conversation, seq: 4 }, WAIT_MS),
   },
   "push: close": {
@@ -174,7 +187,7 @@ const SCRIPTS: Record<string, Row> = {
     run: ({ chat, conversation, burst }) => burstsOf(chat).close("ann", conversation, burst),
   },
   "push: drop": {
-    keys: ["push"],
+    keys: ["pushDevices"],
     run: ({ chat, registration }) => chat.pushDevices.drop("ann", "phone", registration),
   },
   page: {

@@ -262,7 +262,7 @@ describe("in the background", () => {
     expect(await numbersOf(t)).toEqual(range(1, 10));
   });
 
-  test.each(["mqRedrive", "mqRedriveNote", "mqDeadScan"])(
+  test.each(["mqRedrive", "mqErrandNote", "mqDeadScan"])(
     "a runner that dies behind %s is followed by another: nothing twice, nothing left out, counts right",
     async (command) => {
       await using t = await openTestQueue("mq-redrive");

@@ -420,8 +420,8 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
     keys: ["redrives", "newRedrive"],
     run: ({ context }) => startRedrive(context, "new", redriveAll),
   },
-  "redrive-claim": { keys: ["runningRedrive"], run: ({ context }) => runRedrives(context) },
-  "redrive-note": { keys: ["redrives", "runningRedrive"], run: ({ context }) => cancelRedrive(context, "running") },
+  "errand-claim": { keys: ["runningRedrive"], run: ({ context }) => runRedrives(context) },
+  "errand-note": { keys: ["redrives", "runningRedrive"], run: ({ context }) => cancelRedrive(context, "running") },
   count: { keys: ["stream"], run: ({ t }) => t.queue.describe(t.topic) },
   trim: {
     keys: ["stream", "groups", "orderedLease", "lease"],

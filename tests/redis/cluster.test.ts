@@ -12,6 +12,7 @@ import {
   attach,
   createBursts,
   createTrim,
+  createWinback,
   delivered,
   detach,
   history,
@@ -94,6 +95,7 @@ test("no script and no read of the chat, the queue and the registry crosses slot
   await createTrim(redis.commands, keys, 2)(first, (await chat.conversations.get("ann", first)).epoch, 3);
   await chat.blocks.add("bob", "ann");
   await roundOfPresence();
+  await roundOfWinback();
 
   const options = { redis, keys, clock: systemClock, log: silentLog, metrics, member: "t.logic" };
   await roundOfAside(queue);
@@ -126,6 +128,12 @@ test("no script and no read of the chat, the queue and the registry crosses slot
     await chat.presence.sweep(keys.partitionOf("bob"));
     expect((await chat.presence.watch("ann", ["bob"], "g1")).presence[0]?.online).toBe(false);
     await chat.presence.sweepGateways();
+  }
+
+  async function roundOfWinback(): Promise<void> {
+    const winback = createWinback(chat.redis, keys, systemClock, { idleMs: 0, periodMs: 1_000, push: undefined });
+    const counts = await Promise.all(Array.from({ length: keys.partitions }, (_, p) => winback.sweep(p)));
+    expect(counts.some((count) => count > 0)).toBe(true);
   }
 
   async function roundOfQueue(mode: "ordered" | "concurrent"): Promise<void> {

@@ -1,4 +1,10 @@
-/** A raw WebSocket that speaks JSON-RPC: what a client sees, frame by frame. The library for apps is lib/client. */
+/**
+ * A raw WebSocket that speaks JSON-RPC: what a client sees, frame by frame. The library for apps is lib/client. Every notification
+ * that any test is sent must be one of those that /asyncapi.json describes, in the shape that it describes.
+ */
+
+import * as v from "valibot";
+import { NOTIFICATIONS } from "../../workers/gateway/async-api.ts";
 
 export interface RpcError {
   readonly code: number;
@@ -42,8 +48,10 @@ export class ChatClient implements Disposable {
       if (answered) {
         this.waiting.delete(frame.id!);
         answered(frame);
-      } else if (frame.method) this.notifications.push(frame);
-      else this.others.push(frame);
+      } else if (frame.method) {
+        requireDescribed(frame);
+        this.notifications.push(frame);
+      } else this.others.push(frame);
       this.wakeAll();
     };
     this.closed = new Promise((resolve) => {
@@ -141,4 +149,13 @@ export class ChatClient implements Disposable {
 
 function closedError(code: number): RpcError {
   return { code: 0, message: `the socket closed with ${code}`, data: { code: "CLOSED", retryable: true } };
+}
+
+/** Throws, which fails the run, when a notification is not described. */
+function requireDescribed({ method, params }: Frame): void {
+  const schema = new Map<string, v.GenericSchema>(Object.entries(NOTIFICATIONS)).get(method!);
+  if (!schema) throw new Error(`/asyncapi.json does not describe the notification ${method}`);
+  const { issues = [] } = v.safeParse(schema, params);
+  const faults = issues.map((issue) => `${v.getDotPath(issue)}: ${issue.message}`);
+  if (faults.length > 0) throw new Error(`${method} is not as /asyncapi.json describes it: ${faults.join("; ")}`);
 }

@@ -1,7 +1,7 @@
 /** The chat's state functions over the shared test Redis: what logic's methods are made of, without a process around them. */
 
 import { systemClock } from "../../lib/clock.ts";
-import { type Body, createChat, listConversations, type ReadArchive, send } from "../../lib/im/index.ts";
+import { type Body, createChat, type Judge, listConversations, type ReadArchive, send } from "../../lib/im/index.ts";
 import type { TestStore } from "./redis.ts";
 
 const emptyArchive: ReadArchive = async () => [];
@@ -10,6 +10,8 @@ export interface ChatOptions {
   /** Of a partition of im.events. */
   readonly eventsMax?: number;
   readonly makeRoom?: (partition: number) => Promise<void>;
+  readonly judge?: Judge;
+  readonly replicas?: number;
 }
 
 export function makeChat(
@@ -18,9 +20,8 @@ export function makeChat(
   { makeRoom = async () => undefined, ...limits }: ChatOptions = {},
 ) {
   const chat = createChat({
-    ...{ redis: redis.commands, keys, clock: systemClock, metrics, readArchive, makeRoom, ...limits },
-    replicas: 0,
-    recallMs: 120_000,
+    ...{ redis: redis.commands, keys, clock: systemClock, metrics, readArchive, makeRoom },
+    ...{ replicas: 0, recallMs: 120_000, ...limits },
   });
   let count = 0;
   return {

@@ -5,10 +5,11 @@ import { createService } from "../../lib/service.ts";
 import type { Worker } from "../context.ts";
 import { createHttpChecks } from "./checks.ts";
 import { createWebhooks } from "./webhooks.ts";
+import { createWinbackKeeper } from "./winback.ts";
 
 export const worker: Worker = {
   role: "extlogic",
-  async build({ config, secrets, clock, log, metrics, queue }) {
+  async build({ config, secrets, clock, log, metrics, redis, keys, queue }) {
     const outbound = createOutbound({ allowPrivate: config.outboundPrivate });
     return [
       createService(
@@ -18,6 +19,7 @@ export const worker: Worker = {
       ),
       createHttpChecks({ queue, outbound, secrets, clock }),
       createWebhooks({ queue, outbound, clock, log, metrics }),
+      ...(config.winback.days > 0 ? [createWinbackKeeper({ ...config.winback, redis, keys, clock, log })] : []),
     ];
   },
 };

@@ -12,21 +12,23 @@ import {
   EntrySchema,
   MemberEntrySchema,
   MessageSchema,
+  type NotificationName,
   PresenceStateSchema,
   ReactionEntrySchema,
   RecallEntrySchema,
   TimeSchema,
   UserIdSchema,
 } from "../../lib/im/index.ts";
+import type { SessionNotification } from "./frames.ts";
 import { webSocketMethods } from "./methods.ts";
 import { OpenParams, OpenReply } from "./session.ts";
 import { WEB_SOCKET_PATH } from "./upgrade.ts";
 
 const seq = v.number();
-const step = (entry: v.GenericSchema) => v.strictObject({ conversation: v.string(), seq, entry });
+const step = <E extends v.GenericSchema>(entry: E) => v.strictObject({ conversation: v.string(), seq, entry });
 
-/** What the gateway tells of its own accord. */
-const NOTIFICATIONS: Readonly<Record<string, v.GenericSchema>> = {
+/** What is told unasked: the compiler demands each that the chat or the gateway can send. */
+export const NOTIFICATIONS = {
   "session.ready": OpenReply,
   "session.resync": v.strictObject({ reason: v.picklist(["lagging", "lost", "overrun"]) }),
   "session.closing": v.strictObject({ reason: v.string(), reconnectInMs: v.number() }),
@@ -46,7 +48,7 @@ const NOTIFICATIONS: Readonly<Record<string, v.GenericSchema>> = {
     entry: v.optional(EntrySchema),
   }),
   "conversation.muted": v.strictObject({ conversation: v.string(), mutedUntil: v.optional(TimeSchema) }),
-};
+} satisfies Record<NotificationName | SessionNotification, v.GenericSchema>;
 
 const OWN_METHODS: Readonly<Record<string, { readonly params: v.GenericSchema; readonly reply: v.GenericSchema }>> = {
   "session.open": { params: OpenParams, reply: OpenReply },

@@ -64,7 +64,10 @@ export function errorFrame(id: RequestId | null, error: unknown, isEnvelope = fa
   return `{"jsonrpc":"2.0","id":${JSON.stringify(id)},"error":${JSON.stringify({ code, message: detail, data })}}`;
 }
 
-export function notificationFrame(method: string, params: object): string {
+/** What a gateway tells of the session itself; all else comes as ready frames of the chat. */
+export type SessionNotification = "session.ready" | "session.resync" | "session.closing";
+
+export function notificationFrame(method: SessionNotification, params: object): string {
   return `{"jsonrpc":"2.0","method":"${method}","params":${JSON.stringify(params)}}`;
 }
 

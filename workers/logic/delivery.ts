@@ -16,6 +16,7 @@ import {
   imPush,
   LIMITS,
   type Membership,
+  type NotificationName,
   notification,
   type RouteCache,
 } from "../../lib/im/index.ts";
@@ -256,7 +257,7 @@ function toFrame(event: Message<unknown>): string | undefined {
   }
 }
 
-function entryFrame(method: string, event: Message<unknown>): string {
+function entryFrame(method: NotificationName, event: Message<unknown>): string {
   const { entry } = JSON.parse(event.raw) as { entry: unknown };
   const { key, sequence } = event;
   return notification(method, `{"conversation":"${key}","seq":${sequence},"entry":${JSON.stringify(entry)}}`);

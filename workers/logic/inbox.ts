@@ -1,10 +1,17 @@
 /**
- * The `inbox` group: keeps every user's conversation list. A batch is folded first, so a busy conversation costs one index
+ * The `inbox` group: keeps every user's conversation list, and takes new members into the index of all users. A batch is folded first, so a busy conversation costs one index
  * write per member and batch, not per message. Channels are in no index: a list takes them in by their own activity.
  */
 
 import type { Clock } from "../../lib/clock.ts";
-import { createChannels, createInbox, createMembership, type InboxChanges, imEvents } from "../../lib/im/index.ts";
+import {
+  createChannels,
+  createInbox,
+  createMembership,
+  createUserIndex,
+  type InboxChanges,
+  imEvents,
+} from "../../lib/im/index.ts";
 import type { DeliveryContext, Message, Queue } from "../../lib/mq/index.ts";
 import type { Keys, RedisClient } from "../../lib/redis/index.ts";
 import type { Service } from "../../lib/service.ts";
@@ -31,6 +38,7 @@ interface InboxParts {
 export function createInboxConsumer({ redis, keys, clock, queue }: InboxParts): Service {
   const inbox = createInbox(redis, keys, createChannels(redis, keys));
   const membership = createMembership(redis, keys);
+  const users = createUserIndex(redis, keys);
   const lastWritten = new Map<string, number>();
 
   async function handleBatch(all: readonly Message<unknown>[], { token }: DeliveryContext): Promise<void> {
@@ -58,7 +66,7 @@ export function createInboxConsumer({ redis, keys, clock, queue }: InboxParts): 
       if (users.size > LARGE_MEMBERS && isRecent(conversation)) continue;
       for (const user of users) set(user, conversation, activeMs);
     }
-    await inbox.apply(changes as InboxChanges);
+    await Promise.all([inbox.apply(changes as InboxChanges), users.note(newMembersOf(all))]);
   }
 
   function isRecent(conversation: string): boolean {
@@ -78,4 +86,15 @@ export function createInboxConsumer({ redis, keys, clock, queue }: InboxParts): 
     validate: false,
     handleBatch,
   });
+}
+
+/** Who is a member by one of these events, of channels too, and when. */
+function newMembersOf(events: readonly Message<unknown>[]): Map<string, number> {
+  const found = new Map<string, number>();
+  for (const event of events) {
+    if (event.type !== "im.conversation.created" && event.type !== "im.member.added") continue;
+    const data = JSON.parse(event.raw) as { members: string[] } | { entry: { users: string[] } };
+    for (const user of "members" in data ? data.members : data.entry.users) found.set(user, event.time);
+  }
+  return found;
 }

@@ -8,6 +8,7 @@ import { vapidPublicKey } from "../../lib/secrets.ts";
 import type { Worker } from "../context.ts";
 import { createCommands } from "./commands.ts";
 import { createDelivery } from "./delivery.ts";
+import { createHook } from "./hook.ts";
 import { createInboxConsumer } from "./inbox.ts";
 import { createMethods } from "./methods.ts";
 import { createPresenceKeeper } from "./presence-keeper.ts";
@@ -24,6 +25,7 @@ export const worker: Worker = {
     if (replicas > 0 && redis.topology === "cluster") {
       throw new AppError("INVALID", "SKEIN_ACK_LEVEL: replicated:<n> is not available on a Cluster; use disk");
     }
+    const hook = config.hook && createHook(config.hook, { clock, log, metrics });
     const chat = createChat({
       redis: redis.commands,
       keys,
@@ -33,6 +35,7 @@ export const worker: Worker = {
       makeRoom: (partition) => queue.makeRoom(imEvents, partition),
       recallMs: config.recallSeconds * 1_000,
       readArchive: async (range) => (await archive.history(range)).entries,
+      ...(hook ? { judge: hook.judge } : {}),
     });
     const methods = createMethods({
       chat,
@@ -43,9 +46,10 @@ export const worker: Worker = {
     });
     const parts = { redis: redis.commands, keys, clock, queue, metrics };
     return [
+      ...(hook ? [hook.service] : []),
       createInboxConsumer(parts),
       createDelivery(parts),
-      createPresenceKeeper({ redis: redis.commands, keys, clock, log }),
+      ...createPresenceKeeper({ redis: redis.commands, keys, clock, log }),
       createCommands(chat, queue),
       rpc.serve(logicContract, methods),
     ];

@@ -1,7 +1,9 @@
 /** The table RPC method -> im function, nothing else. */
 
+import { newId } from "../../lib/id.ts";
 import {
   attach,
+  awaitReplicas,
   type Chat,
   delivered,
   detach,
@@ -40,7 +42,7 @@ export function createMethods({
   pushPublicKey,
   status,
 }: MethodParts): LogicHandlers {
-  return guarded({
+  return guarded(chat, {
     ...{ ...ofRoutes(chat), ...ofConversations(chat), ...ofMessages(chat), ...ofOneself(chat) },
     search: ({ by, params }) => search({ ...chat, searchArchive }, by, params),
     registerPush: ({ by, params }) => registerPush(by, params),
@@ -105,10 +107,14 @@ function ofConversations(chat: Chat) {
 }
 
 function ofMessages(chat: Chat) {
-  const { amendments, hidden, notifier } = chat;
+  const { amendments, review, hidden, notifier } = chat;
   return {
     send: (inputs) => Promise.all(inputs.map((input) => send(chat, input))),
-    edit: async ({ by, params }) => ({ message: await amendments.edit(by, params, params.body) }),
+    async edit({ by, params }) {
+      const { conversation, seq, body } = params;
+      const draft = { action: "edit", by, conversation, seq, body, id: newId(chat.clock.now()) } as const;
+      return { message: await review.pass(draft, (passed) => amendments.edit(by, params, passed)) };
+    },
     async recall({ by, params, connection }) {
       if (params.for === "everyone") return { message: await amendments.recall(by, params) };
       const { conversation, seq } = params;
@@ -170,14 +176,30 @@ function each<T, R>(inputs: readonly T[], act: (input: T) => Promise<R>): Promis
   );
 }
 
-/** Every handler rejects with an AppError: what Redis said becomes OVERLOADED, UNKNOWN_OUTCOME or INTERNAL here, once. */
-function guarded(handlers: LogicHandlers): LogicHandlers {
+/** What leaves nothing that a caller counts on; `send` waits for its replicas in the commit. */
+const PASSING: readonly (keyof LogicHandlers)[] = [
+  ...(["send", "attach", "detach", "typing", "watchPresence", "renewWatches", "delivered", "status"] as const),
+  ...(["history", "search", "sync", "receipts", "getConversation", "listConversations"] as const),
+  ...(["listDevices", "listBlocks"] as const),
+];
+
+/**
+ * Every handler rejects with an AppError: what Redis said becomes OVERLOADED, UNKNOWN_OUTCOME or INTERNAL here, once. At `replicated`
+ * one that changes something answers when the replicas have it.
+ */
+function guarded({ redis, replicas }: Chat, handlers: LogicHandlers): LogicHandlers {
   const wrapped = Object.entries(handlers).map(([method, handler]) => {
     const call = handler as (input: unknown, context: unknown) => Promise<unknown>;
-    const guardedCall = (input: unknown, context: unknown) =>
-      call(input, context).catch((error: unknown) => {
+    const isPassing = (PASSING as readonly string[]).includes(method);
+    const guardedCall = async (input: unknown, context: unknown) => {
+      try {
+        const reply = await call(input, context);
+        if (!isPassing) await awaitReplicas(redis, replicas);
+        return reply;
+      } catch (error) {
         throw toAppError(error);
-      });
+      }
+    };
     return [method, guardedCall];
   });
   return Object.fromEntries(wrapped) as LogicHandlers;

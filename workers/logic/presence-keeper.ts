@@ -7,7 +7,7 @@ import type { Clock } from "../../lib/clock.ts";
 import { createBlocks, createPresence } from "../../lib/im/index.ts";
 import type { Log } from "../../lib/observability/index.ts";
 import type { Keys, RedisClient } from "../../lib/redis/index.ts";
-import { createService, type Service } from "../../lib/service.ts";
+import { createRepeating, type Service } from "../../lib/service.ts";
 
 /** What it adds to the 5 s that a user may be without a connection. */
 const SWEEP_MS = 1_000;
@@ -21,34 +21,16 @@ interface KeeperParts {
   readonly log: Log;
 }
 
-export function createPresenceKeeper({ redis, keys, clock, log }: KeeperParts): Service {
+export function createPresenceKeeper({ redis, keys, clock, log }: KeeperParts): Service[] {
   const presence = createPresence(redis, keys, clock, createBlocks(redis, keys, clock));
-  const stopping = new AbortController();
-  let running: Promise<unknown> = Promise.resolve();
-
-  async function every(ms: number, act: () => Promise<void>): Promise<void> {
-    while (!stopping.signal.aborted) {
-      try {
-        await act();
-      } catch (error) {
-        log.debug({ error }, "presence was not looked after");
-      }
-      await clock.sleep(ms, stopping.signal);
-    }
-  }
+  const report = (error: unknown) => log.debug({ error }, "presence was not looked after");
 
   async function sweep(): Promise<void> {
     for (let partition = 0; partition < keys.partitions; partition++) await presence.sweep(partition);
   }
 
-  return createService(
-    "presence keeper",
-    async () => {
-      running = Promise.all([every(SWEEP_MS, sweep), every(GATEWAYS_MS, () => presence.sweepGateways())]);
-    },
-    async () => {
-      stopping.abort();
-      await running;
-    },
-  );
+  return [
+    createRepeating("presence of users", { clock, everyMs: SWEEP_MS, act: sweep, report }),
+    createRepeating("presence on gateways", { clock, everyMs: GATEWAYS_MS, act: presence.sweepGateways, report }),
+  ];
 }

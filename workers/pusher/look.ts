@@ -8,11 +8,9 @@
 
 import type { Clock } from "../../lib/clock.ts";
 import {
+  conversationState,
   createBlocks,
-  createChannels,
-  createConversations,
   createHidden,
-  createInbox,
   createMutes,
   createTimeline,
   FOLDED_PARTS,
@@ -44,8 +42,9 @@ export type Told = Omit<Notification, "expiresAt">;
 
 export function createLook({ readArchive, ...parts }: LookParts): Look {
   const { redis, keys, clock } = parts;
-  const channels = createChannels(redis, keys);
-  const conversations = createConversations({ ...parts, channels, inbox: createInbox(redis, keys, channels) });
+  const conversations = {
+    state: (user: string, conversation: string) => conversationState(redis, keys, user, conversation),
+  };
   const timeline = createTimeline(redis, keys, readArchive);
   const mutes = createMutes({ ...parts, conversations });
   const hidden = createHidden({ ...parts, conversations, timeline });

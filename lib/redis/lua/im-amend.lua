@@ -12,6 +12,7 @@ local log = KEYS[3]
 local events = KEYS[4]
 local folds = KEYS[5]
 local reactors = KEYS[6]
+local event_groups = KEYS[7]
 local id = ARGV[1]
 local by = ARGV[2]
 local action = ARGV[3]
@@ -31,6 +32,7 @@ local archived_record = ARGV[16]
 local archived_content = ARGV[17]
 local archived_reactions = ARGV[18]
 local archived_own = ARGV[19]
+local events_max = ARGV[20]
 -- action: edit, recall, react, unreact. archived_as_of: the trims that were counted before the archive was read, or "-".
 
 local state = im_load(conv, members)
@@ -147,6 +149,7 @@ else
   reactions = at_seq .. ' [' .. list .. ']'
 end
 
+if im_is_full(events, event_groups, events_max) then return 'EVENTS_FULL' end
 im_append_entry(log, events, id, state, kind, event_id, event_type, tail, extra)
 redis.call('HSET', members, '#', im_place(state))
 if kind == 'reaction' then

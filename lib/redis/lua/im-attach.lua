@@ -8,6 +8,7 @@ local devices = KEYS[2]
 local presence = KEYS[3]
 local leaving = KEYS[4]
 local users_topic = KEYS[5]
+local users = KEYS[6]
 local user = ARGV[1]
 local connection = ARGV[2]
 local gateway = ARGV[3]
@@ -22,6 +23,7 @@ local known = redis.call('HGET', routes, connection)
 redis.call('HLEN', devices)
 redis.call('ZSCORE', leaving, user)
 redis.call('XLEN', users_topic)
+redis.call('ZCARD', users)
 local is_online = redis.call('HGET', presence, 'online')
 local now = string.format('%.0f', im_now())
 local since = known and string.match(known, '%d+$') or now
@@ -41,5 +43,6 @@ if device ~= '-' then
 end
 if is_online then return 0 end
 redis.call('HSET', presence, 'online', now)
+redis.call('ZADD', users, 'GT', now, user)
 mq_append(users_topic, event_id, 'im.user.online', user, '', '{"user":"' .. user .. '","at":' .. now .. '}', '')
 return 1

@@ -10,6 +10,7 @@ local conv = KEYS[1]
 local members = KEYS[2]
 local log = KEYS[3]
 local events = KEYS[4]
+local event_groups = KEYS[5]
 local id = ARGV[1]
 local by = ARGV[2]
 local action = ARGV[3]
@@ -21,13 +22,14 @@ local channel_max = tonumber(ARGV[8])
 local staff_max = tonumber(ARGV[9])
 local rights = ARGV[10]
 local mute_rights = ARGV[11]
+local events_max = ARGV[12]
 -- Then the users that the action is about.
 
 local RANK = { m = 1, a = 2, o = 3 }
 local NAMES = { m = 'member', a = 'admin', o = 'owner' }
 local state = im_load(conv, members)
 local acting = redis.call('HGET', members, by)
-local is_joining = action == 'added' and #ARGV == 12 and ARGV[12] == by
+local is_joining = action == 'added' and #ARGV == 13 and ARGV[13] == by
 if not state or not (acting or is_joining and state.join == 'open') then return 'NOT_MEMBER' end
 if state.dissolved then return 'DISSOLVED' end
 if state.type == 'direct' then return 'DIRECT' end
@@ -60,7 +62,7 @@ end
 local changed = {}
 local quoted = {}
 local writes = {}
-for i = 12, #ARGV do
+for i = 13, #ARGV do
   local user = ARGV[i]
   local value = redis.call('HGET', members, user)
   local write
@@ -97,6 +99,7 @@ if state.size + growth > (state.type == 'channel' and channel_max or group_max) 
 state.size = state.size + growth
 local staff = state.type == 'channel' and action ~= 'added' and staff_after()
 if staff == 'FULL' then return 'STAFF_FULL' end
+if im_is_full(events, event_groups, events_max) then return 'EVENTS_FULL' end
 local now_ms = im_now()
 state.active = now_ms
 local tail = '"id":"' .. event_id .. '","by":"' .. by .. '","at":' .. string.format('%.0f', now_ms) .. ',"action":"' .. action .. '","users":[' ..

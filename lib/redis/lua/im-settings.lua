@@ -8,6 +8,7 @@ local conv = KEYS[1]
 local members = KEYS[2]
 local log = KEYS[3]
 local events = KEYS[4]
+local event_groups = KEYS[5]
 local id = ARGV[1]
 local by = ARGV[2]
 local event_id = ARGV[3]
@@ -15,6 +16,7 @@ local action = ARGV[4]
 local title = ARGV[5]
 local join = ARGV[6]
 local rights = ARGV[7]
+local events_max = ARGV[8]
 -- action: change or dissolve. title: JSON string; "" leaves it, and so does join "".
 
 local state = im_load(conv, members)
@@ -27,6 +29,7 @@ if state.dissolved then return is_end and 0 or 'DISSOLVED' end
 local is_renamed = title ~= '' and title ~= state.title
 local is_reopened = join ~= '' and join ~= state.join
 if not is_end and not is_renamed and not is_reopened then return 0 end
+if im_is_full(events, event_groups, events_max) then return 'EVENTS_FULL' end
 local now_ms = im_now()
 state.active = now_ms
 local tail = '"id":"' .. event_id .. '","by":"' .. by .. '","at":' .. string.format('%.0f', now_ms)

@@ -25,6 +25,11 @@ local function im_load(conv, members)
   }
 end
 
+-- Whether the partition of im.events takes nothing more: as in im-send.lua, only while a group reads it.
+local function im_is_full(events, event_groups, events_max)
+  return redis.call('XLEN', events) >= tonumber(events_max) and redis.call('HLEN', event_groups) > 0
+end
+
 -- The value of the members hash's "#" as of now.
 local function im_place(state)
   return string.format('%d %d %.0f ', state.head, state.messages, state.active) .. state.last .. ' ' .. state.epoch ..

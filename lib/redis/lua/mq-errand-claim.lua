@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Take a running redrive for one runner, for as long as its lease.
+-- Take a running errand for one runner, for as long as its lease.
 --
 -- One key. By Redis TIME. Again, by the same runner, has the same effect.
 -- Returns {'granted', now ms, the record's fields and values}, {'held'}, or {'ended'} when it does not run (any more).
