@@ -196,10 +196,10 @@ export function readConfig(env: Record<string, string | undefined> = process.env
     for (const issue of parsed.issues)
       issues.push({ path: String(issue.path?.[0]?.key ?? ""), message: issue.message });
   }
-  issues.push(...issuesOfApns(given));
   if (given.SKEIN_HOOK_URL !== undefined && given.SKEIN_HOOK_SECRET === undefined) {
     issues.push({ path: "SKEIN_HOOK_SECRET", message: "must be given with SKEIN_HOOK_URL: it signs the calls" });
   }
+  issues.push(...issuesOfApns(given));
   if (!parsed.success || issues.length > 0) {
     const lines = issues.map((issue) => `${issue.path} ${issue.message}`).join("; ");
     throw new AppError("INVALID", `settings: ${lines}`, { issues });
@@ -243,6 +243,12 @@ export function readConfig(env: Record<string, string | undefined> = process.env
   });
 }
 
+function hookOf(settings: v.InferOutput<typeof Settings>): HookConfig | undefined {
+  const { SKEIN_HOOK_URL: url, SKEIN_HOOK_SECRET: secret } = settings;
+  if (url === undefined || secret === undefined) return undefined;
+  return { url, secret, timeoutMs: settings.SKEIN_HOOK_TIMEOUT_MS, onFailure: settings.SKEIN_HOOK_FAILURE };
+}
+
 const APNS = ["SKEIN_APNS_KEY_FILE", "SKEIN_APNS_KEY_ID", "SKEIN_APNS_TEAM_ID", "SKEIN_APNS_TOPIC"] as const;
 
 /** All of them or none. */
@@ -256,12 +262,6 @@ function apnsOf(settings: v.InferOutput<typeof Settings>): ApnsSettings | undefi
   const [keyFile, keyId, teamId, topic] = APNS.map((name) => settings[name]);
   if (!keyFile || !keyId || !teamId || !topic) return undefined;
   return { keyFile, keyId, teamId, topic, origin: settings.SKEIN_APNS_ORIGIN };
-}
-
-function hookOf(settings: v.InferOutput<typeof Settings>): HookConfig | undefined {
-  const { SKEIN_HOOK_URL: url, SKEIN_HOOK_SECRET: secret } = settings;
-  if (url === undefined || secret === undefined) return undefined;
-  return { url, secret, timeoutMs: settings.SKEIN_HOOK_TIMEOUT_MS, onFailure: settings.SKEIN_HOOK_FAILURE };
 }
 
 /** This process' environment for a child, with settings replaced. `settings: "none"` leaves our own SKEIN_ settings out first. */

@@ -50,7 +50,7 @@ interface Repetition {
   /** Between the end of one and the next. */
   readonly everyMs: number;
   readonly act: () => Promise<unknown>;
-  /** Hears of an error; the next one is tried all the same. */
+  /** Hears of the first of several failures in a row; it is tried again all the same. */
   readonly report: (error: unknown) => void;
 }
 
@@ -59,11 +59,14 @@ export function createRepeating(name: string, { clock, everyMs, act, report }: R
   const stopping = new AbortController();
   let running: Promise<void> = Promise.resolve();
   async function repeat(): Promise<void> {
+    let isFailing = false;
     while (!stopping.signal.aborted) {
       try {
         await act();
+        isFailing = false;
       } catch (error) {
-        report(error);
+        if (!isFailing) report(error);
+        isFailing = true;
       }
       await clock.sleep(everyMs, stopping.signal);
     }

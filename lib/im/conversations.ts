@@ -156,7 +156,7 @@ export interface ConversationParts {
   readonly room: Room;
 }
 
-/** The look of `Conversations` alone, for who changes nothing: the state as `user` sees it, or undefined when not a member. */
+/** The state of a conversation as `user` sees it, or undefined when not a member. */
 export function conversationState(
   redis: RedisClient,
   keys: Keys,
@@ -164,8 +164,11 @@ export function conversationState(
   conversation: string,
 ): Promise<ConversationState | undefined> {
   return summarise(redis, {
-    ...{ conv: keys.conversation(conversation), members: keys.members(conversation), log: keys.log(conversation) },
-    ...{ folds: keys.folds(conversation), user },
+    conv: keys.conversation(conversation),
+    members: keys.members(conversation),
+    log: keys.log(conversation),
+    folds: keys.folds(conversation),
+    user,
   });
 }
 
@@ -332,7 +335,8 @@ function invalid(path: string, message: string): AppError {
   return new AppError("INVALID", path === "" ? message : `${path}: ${message}`, { issues: [{ path, message }] });
 }
 
-async function digest(content: readonly string[]): Promise<string> {
+/** 96 bits of SHA-256, base64: tells content under a taken id from the same content. */
+export async function digest(content: readonly string[]): Promise<string> {
   const bytes = new TextEncoder().encode(JSON.stringify(content));
   return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).subarray(0, 12).toBase64();
 }

@@ -32,9 +32,9 @@ export interface Metrics {
   readonly halves: Counter<"outcome">;
   readonly checks: Counter<"answer">;
   readonly webhookCalls: Counter<"outcome">;
-  readonly pushes: Counter<"kind" | "outcome">;
   readonly hookCalls: Counter<"outcome">;
   readonly hookSeconds: Histogram<never>;
+  readonly pushes: Counter<"kind" | "outcome">;
   readonly leasesLost: Counter<"topic" | "group">;
   readonly takeovers: Counter<"topic" | "group">;
   readonly rpcCalls: Counter<"service" | "method" | "outcome">;
@@ -114,15 +114,15 @@ export function createMetrics(): Metrics {
     webhookCalls: counter("im_webhook_calls_total", "Webhook deliveries by outcome: ok, retry, gone, failed.", [
       "outcome",
     ]),
+    hookCalls: counter("im_hook_calls_total", "Questions to the before-send hook: allow, replace, refuse, failed.", [
+      "outcome",
+    ]),
+    hookSeconds: seconds("im_hook_call_seconds", "Time until the before-send hook gave its verdict, or none.", []),
     pushes: counter(
       "im_push_devices_total",
       "Pushes to devices by provider and outcome: sent, gone, later, refused, expired (our credentials were), quiet (no longer wanted).",
       ["kind", "outcome"],
     ),
-    hookCalls: counter("im_hook_calls_total", "Questions to the before-send hook: allow, replace, refuse, failed.", [
-      "outcome",
-    ]),
-    hookSeconds: seconds("im_hook_call_seconds", "Time until the before-send hook gave its verdict, or none.", []),
     leasesLost: counter("im_mq_leases_lost_total", "Commits refused because another member holds the lease.", group),
     takeovers: counter("im_mq_takeovers_total", "Leases taken from a member that let them expire.", group),
     rpcCalls: counter("im_rpc_calls_total", "Calls by outcome: ok or an error code.", ["service", "method", "outcome"]),

@@ -107,6 +107,24 @@ export function createKeys(prefix: string, partitions: number) {
     /** hash device -> `<registration id> <address JSON>` (lib/im/push-requests.ts): how it is woken, at most 20. No expiry. */
     push: (id: string) => `${user(id)}:push`,
 
+    // Broadcasts. Owner: lib/im, in gateway and extlogic. All of one go 30 days after it was created, or came to its end.
+
+    /** zset broadcast by the ms when it was created; of the last 30 days, at most 10 000. */
+    broadcasts: () => `${prefix}:{broadcasts}`,
+    /** set of the ids of broadcasts that run or are paused, at most 20. */
+    openBroadcasts: () => `${prefix}:{broadcasts}:open`,
+    /**
+     * hash, a broadcast (lib/im/broadcasts.ts): `state`, `digest` of what it was created with, `by`, `type`, `body` JSON, `audience`
+     * JSON, `list` name of the audience's list, `per_second`, `created` ms, `started` ms, `spent` ms up to which its rate is used up,
+     * `gathered` 1 when the list is complete, `partition` and `position` it has come to, `walked` ms when it came to the end, `runner` and
+     * `lease` ms of its holder, `ended` ms.
+     */
+    broadcast: (id: string) => `${prefix}:{broadcasts}:of:${id}`,
+    /** zset, all scores 0: the users of an audience that is a list or a conversation. One hour until its broadcast is there; gone with its end. */
+    broadcastList: (name: string) => `${prefix}:{broadcasts}:list:${name}`,
+    /** set of users of the partition for whom the broadcast's command was published. Goes a day after the end. */
+    broadcastMarks: (partition: number, id: string) => `${at(partition)}:broadcast:${id}`,
+
     // Topics. Owner: lib/mq.
 
     /**

@@ -15,26 +15,22 @@ import { token } from "./token.ts";
 import { topics } from "./topics.ts";
 import { trace } from "./trace.ts";
 
-async function main(): Promise<void> {
-  await runMain(
-    defineCommand({
-      meta: { name: "skein", description: "Look into a running Skein, chat with it, test it with real chat" },
-      subCommands: {
-        token: withPlainFailures(token),
-        layers: withPlainFailures(layers),
-        topics: withPlainFailures(topics),
-        groups: withPlainFailures(groups),
-        "dead-letters": withPlainFailures(deadLetters),
-        delayed: withPlainFailures(delayed),
-        half: withPlainFailures(half),
-        trace: withPlainFailures(trace),
-        doctor: withPlainFailures(doctor),
-        chat: withPlainFailures(chat),
-        replay: withPlainFailures(replay),
-      },
-    }),
-  );
-}
+export const skein = defineCommand({
+  meta: { name: "skein", description: "Look into a running Skein, chat with it, test it with real chat" },
+  subCommands: {
+    token: withPlainFailures(token),
+    layers: withPlainFailures(layers),
+    topics: withPlainFailures(topics),
+    groups: withPlainFailures(groups),
+    "dead-letters": withPlainFailures(deadLetters),
+    delayed: withPlainFailures(delayed),
+    half: withPlainFailures(half),
+    trace: withPlainFailures(trace),
+    doctor: withPlainFailures(doctor),
+    chat: withPlainFailures(chat),
+    replay: withPlainFailures(replay),
+  },
+});
 
 function withPlainFailures<A extends ArgsDef>(command: CommandDef<A>): CommandDef<A> {
   const { run, subCommands } = command;
@@ -62,4 +58,4 @@ function withPlainFailures<A extends ArgsDef>(command: CommandDef<A>): CommandDe
   };
 }
 
-await main();
+if (import.meta.main) await runMain(skein);

@@ -5,8 +5,10 @@
 
 import { describe, expect, test } from "bun:test";
 import { systemClock } from "../../lib/clock.ts";
+import { publishBroadcast } from "../../lib/im/broadcast-runner.ts";
 import {
   attach,
+  createBroadcasts,
   createBursts,
   createNotifier,
   createPresence,
@@ -79,16 +81,22 @@ const key = {
   presence: ({ chat }: Stage) => chat.keys.presence("ann"),
   leaving: ({ chat }: Stage) => chat.keys.leaving(0),
   users: ({ chat }: Stage) => chat.keys.topic("im.users", 0),
-  pushDevices: ({ chat }: Stage) => chat.keys.push("ann"),
+  userIndex: ({ chat }: Stage) => chat.keys.users(0),
+  winback: ({ chat }: Stage) => chat.keys.winback(0),
+  eveOnline: ({ chat }: Stage) => chat.keys.presence("eve"),
+  pushTopic: ({ chat }: Stage) => chat.keys.topic("im.push", 0),
+  openBroadcasts: ({ chat }: Stage) => chat.keys.openBroadcasts(),
+  broadcasts: ({ chat }: Stage) => chat.keys.broadcasts(),
+  newBroadcast: ({ chat }: Stage) => chat.keys.broadcast("new"),
+  marks: ({ chat }: Stage) => chat.keys.broadcastMarks(0, "new"),
+  counts: ({ chat }: Stage) => chat.keys.own(0, "broadcast.new"),
+  commands: ({ chat }: Stage) => chat.keys.topic("im.commands", 0),
+  push: ({ chat }: Stage) => chat.keys.push("ann"),
   bursts: ({ chat }: Stage) => chat.keys.own(0, BURSTS),
   delayed: ({ chat }: Stage) => chat.keys.delayed(0),
   delayedDue: ({ chat }: Stage) => chat.keys.delayedDue(0),
   delayedEnded: ({ chat }: Stage) => chat.keys.delayedEnded(0),
   relay: ({ chat }: Stage) => chat.keys.topic("im.relay", 0),
-  userIndex: ({ chat }: Stage) => chat.keys.users(0),
-  winback: ({ chat }: Stage) => chat.keys.winback(0),
-  eveOnline: ({ chat }: Stage) => chat.keys.presence("eve"),
-  push: ({ chat }: Stage) => chat.keys.topic("im.push", 0),
   newConv: ({ chat }: Stage) => chat.keys.conversation("new"),
   newMembers: ({ chat }: Stage) => chat.keys.members("new"),
   log: ({ chat, conversation }: Stage) => chat.keys.log(conversation),
@@ -152,11 +160,22 @@ const SCRIPTS: Record<string, Row> = {
     },
   },
   winback: {
-    keys: ["userIndex", "winback", "eveOnline", "users", "push"],
+    keys: ["userIndex", "winback", "eveOnline", "users", "pushTopic"],
     async run({ chat }) {
       const push = { title: "Tea", text: "is ready" };
       await createWinback(chat.redis, chat.keys, systemClock, { idleMs: 1_000, periodMs: 1_000_000, push }).sweep(0);
     },
+  },
+  "broadcast-create": {
+    keys: ["openBroadcasts", "broadcasts", "newBroadcast"],
+    async run({ chat }) {
+      const wanted = { id: "new", by: "skein", audience: { all: true }, type: "text", body: {}, perSecond: 1 } as const;
+      await createBroadcasts(chat.redis, chat.keys, systemClock).create(wanted);
+    },
+  },
+  "broadcast-publish": {
+    keys: ["marks", "counts", "commands"],
+    run: ({ chat }) => publishBroadcast(chat, "new", { by: "skein", type: "text", body: "{}" }, ["eve", "ann"]),
   },
   "amend: edit": {
     keys: ["conv", "members", "log", "events", "folds", "reactors"],
@@ -175,11 +194,11 @@ const SCRIPTS: Record<string, Row> = {
     run: ({ chat, conversation }) => chat.amendments.react("bob", { conversation, seq: 1 }, "👍", false),
   },
   "push: join, the first": {
-    keys: ["pushDevices", "bursts", "delayed", "delayedDue", "delayedEnded", "relay"],
+    keys: ["push", "bursts", "delayed", "delayedDue", "delayedEnded", "relay"],
     run: ({ chat, direct }) => burstsOf(chat).join({ user: "ann", conversation: direct, seq: 1 }, WAIT_MS),
   },
   "push: join, a later": {
-    keys: ["pushDevices", "bursts", "delayed", "delayedDue", "delayedEnded", "relay"],
+    keys: ["push", "bursts", "delayed", "delayedDue", "delayedEnded", "relay"],
     run: ({ chat, conversation }) => burstsOf(chat).join({ user: "ann", conversation, seq: 4 }, WAIT_MS),
   },
   "push: close": {
@@ -187,7 +206,7 @@ const SCRIPTS: Record<string, Row> = {
     run: ({ chat, conversation, burst }) => burstsOf(chat).close("ann", conversation, burst),
   },
   "push: drop": {
-    keys: ["pushDevices"],
+    keys: ["push"],
     run: ({ chat, registration }) => chat.pushDevices.drop("ann", "phone", registration),
   },
   page: {

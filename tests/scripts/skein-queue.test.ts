@@ -1,10 +1,10 @@
-/** The command line's view of the queue, as a person or a script uses it: as processes, on a Skein that runs. */
+/** The command line's view of the queue, as a person or a script uses it, on a Skein that runs. */
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import * as v from "valibot";
-import { childEnvironment } from "../../lib/config.ts";
 import { Bury, type ConnectedQueue, connectQueue, defineTopic } from "../../lib/mq/index.ts";
 import { type PrivateSkein, startSkein } from "../../scripts/harness.ts";
+import { runSkeinCommand } from "../support/command-line.ts";
 import { eventually } from "../support/eventually.ts";
 
 const shop = defineTopic("shop", { schema: v.strictObject({ n: v.number() }) });
@@ -35,16 +35,7 @@ afterAll(async () => {
   await skein?.stop();
 });
 
-async function run(...args: string[]) {
-  const child = Bun.spawn([process.execPath, "scripts/skein/main.ts", ...args], {
-    env: childEnvironment({ SKEIN_DATA_DIR: skein.dataDir }, "none"),
-    stdin: "ignore",
-    stdout: "pipe",
-    stderr: "pipe",
-  });
-  const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
-  return { out, err, code };
-}
+const run = (...args: string[]) => runSkeinCommand(skein.dataDir, args);
 
 /** What it printed as JSON. */
 async function json(...args: string[]) {
@@ -76,15 +67,6 @@ async function bury(...numbers: number[]): Promise<string[]> {
   });
   return results.map(({ id }) => id);
 }
-
-test.each(["groups", "dead-letters", "half", "delayed", "trace", "groups seek", "dead-letters redrive"])(
-  "%s has --help",
-  async (line) => {
-    const { out, code } = await run(...line.split(" "), "--help");
-    expect(out).toContain(line);
-    expect(code).toBe(0);
-  },
-);
 
 test("topics and groups tell of the product's and of the services' own", async () => {
   const { out } = await run("topics");

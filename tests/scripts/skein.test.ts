@@ -34,9 +34,24 @@ async function run(dataDir: string, ...args: string[]) {
   return { out, err, code };
 }
 
-test.each(["token", "layers", "topics", "doctor", "chat", "replay"])("%s has --help", async (command) => {
-  const { out, code } = await run(empty, command, "--help");
-  expect(out).toContain(`skein ${command}`);
+test.each([
+  ...[
+    "token",
+    "layers",
+    "topics",
+    "doctor",
+    "chat",
+    "replay",
+    "groups",
+    "dead-letters",
+    "half",
+    "delayed",
+    "trace",
+  ].map((command) => `skein ${command}`),
+  ...["groups seek", "dead-letters redrive"],
+])("%s has --help", async (command) => {
+  const { out, code } = await run(empty, ...command.replace("skein ", "").split(" "), "--help");
+  expect(out).toContain(command);
   expect(code).toBe(0);
 });
 

@@ -5,6 +5,7 @@
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { systemClock } from "../../lib/clock.ts";
+import { createBroadcasts } from "../../lib/im/index.ts";
 import { openQueue } from "../../lib/mq/index.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import { createServiceKeyStore } from "../../workers/gateway/service-key-store.ts";
@@ -29,6 +30,7 @@ const table: readonly ServiceRoute[] = createServiceRoutes({
   queue,
   tails: createTails(queue, silentLog),
   serviceKeys: createServiceKeyStore({ commands: redis.commands, keys, clock: systemClock, serviceKey: "sk_root_x" }),
+  broadcasts: createBroadcasts(redis.commands, keys, systemClock),
   allowPrivate: false,
   checkSecretOf: () => "",
 });

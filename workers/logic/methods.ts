@@ -180,7 +180,7 @@ function each<T, R>(inputs: readonly T[], act: (input: T) => Promise<R>): Promis
 const PASSING: readonly (keyof LogicHandlers)[] = [
   ...(["send", "attach", "detach", "typing", "watchPresence", "renewWatches", "delivered", "status"] as const),
   ...(["history", "search", "sync", "receipts", "getConversation", "listConversations"] as const),
-  ...(["listDevices", "listBlocks"] as const),
+  ...(["listDevices", "listBlocks", "pushKey"] as const),
 ];
 
 /**

@@ -3,8 +3,8 @@
  * Asked when a burst is over and before each try of a push, so a message that was read, edited or recalled meanwhile is told as it is,
  * and a push that comes late, after an hour's Retry-After, takes no newer one's place on the screen.
  *
- * Nothing is told to who has read up to the seq, has muted the conversation, or is no member; and of no message that is recalled, his own,
- * deleted by him for himself, or from somebody whom he has blocked.
+ * Nothing is told to who has read up to the seq, has muted the conversation, or is no member; and of no message that is recalled,
+ * his own, deleted by him for himself, or from somebody whom he has blocked.
  */
 
 import type { Clock } from "../../lib/clock.ts";
@@ -22,7 +22,7 @@ import {
 import type { Keys, RedisClient } from "../../lib/redis/index.ts";
 import type { Notification } from "./provider.ts";
 
-/** The newest that may be told is looked for among so many: beyond it the user is told nothing, and still has a badge. */
+/** The newest that may be told is looked for among so many: of a flood by somebody blocked nothing is told. */
 const MESSAGES_LOOKED_AT = 20;
 /** A line on a lock screen. With 6 bytes for a character that JSON escapes, the texts fit the 3 993 bytes of Web Push. */
 const TEXT_CHARACTERS_MAX = 250;
