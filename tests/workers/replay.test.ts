@@ -1,4 +1,7 @@
-/** Two small logs with joins, leaves, a rename and dirt through a private Skein of separate processes: every count is zero. */
+/**
+ * Two small logs with joins, leaves, a rename and dirt, and with edits, recalls, reactions, reads and typing mixed in, on two devices
+ * each, through a private Skein of separate processes: every count is zero.
+ */
 
 import { expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -35,7 +38,19 @@ test("a replay over two gateways comes out with zeros", async () => {
     const files = [0, 3].map((seed) => join(folder, `${seed}.log`));
     for (const [i, file] of files.entries()) writeFileSync(file, log(i * 3));
     const child = Bun.spawn(
-      [process.execPath, "scripts/skein/main.ts", "replay", ...files, "--gateways", "2", "--json"],
+      [
+        process.execPath,
+        "scripts/skein/main.ts",
+        "replay",
+        ...files,
+        "--gateways",
+        "2",
+        "--mix",
+        "0.5",
+        "--seed",
+        "7",
+        "--json",
+      ],
       {
         stdout: "pipe",
         stderr: "pipe",
@@ -47,12 +62,14 @@ test("a replay over two gateways comes out with zeros", async () => {
     expect(result).toMatchObject({ lines: 114, gateways: 2, kills: [], problems: [], isClean: true });
     expect(result.files[0]).toMatchObject({ said: 57, empty: 1, replacements: 1, repairedLines: 1, other: 1 });
     expect(result.findings.map(({ where }: { where: string }) => where)).toEqual([
-      ...["members", "history", "archive.db", "orders", "trades", "ads"],
+      ...["members", "fresh client", "devices", "read cursors", "history", "archive.db", "orders", "trades", "ads"],
     ]);
     for (const finding of result.findings) {
       expect(finding).toMatchObject({ lost: 0, doubled: 0, reordered: 0, different: 0, outside: 0 });
     }
     expect(result.deliveries).toBeGreaterThan(114 * 5);
+    expect(result.caughtUp).toBeGreaterThan(0);
+    for (const count of Object.values(result.acts)) expect(count).toBeGreaterThan(0);
     expect(child.exitCode).toBe(0);
   } finally {
     rmSync(folder, { recursive: true, force: true });
