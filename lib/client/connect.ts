@@ -132,7 +132,7 @@ export function connect(options: ConnectOptions): Client {
   return {
     on: events.on,
     ready: () => session.promise,
-    ...createCalls({ request, outbox, passing, timelines, user: () => user }),
+    ...createCalls({ events, request, outbox, passing, timelines, user: () => user }),
     close() {
       socket.close();
       end(new ClientError("CLOSED", "the client was closed"));

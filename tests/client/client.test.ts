@@ -326,3 +326,27 @@ test("waits double up to their limit, half of them by chance, and what a server 
   expect(Math.min(...asked)).toBeGreaterThanOrEqual(1_000);
   expect(Math.max(...asked)).toBeLessThanOrEqual(1_250);
 });
+
+test("history that was overtaken by entries has them in it", async () => {
+  const reaction = (seq: number, emoji: string) => ({
+    conversation: "c1",
+    seq,
+    entry: { kind: "reaction", seq, id: `id-${seq}`, by: "bob", at: 1, target: 1, emoji, on: true },
+  });
+  const reactions = [{ emoji: "ok", count: 1, users: ["bob"] }];
+  using gateway = startScriptedGateway((frame, connection) => {
+    if (frame.method === "sync") connection.answer(frame, { conversations: [synced("resumed", [])] });
+    if (frame.method === "message.history") {
+      // The answer was made between the two.
+      connection.notify("message.reaction", reaction(2, "ok"));
+      connection.notify("message.reaction", reaction(3, "yes"));
+      connection.answer(frame, { epoch: "e1", head: 2, messages: [{ ...messageOf(1), reactions }], more: false });
+    }
+    return true;
+  });
+  using it = await follow(gateway);
+  gateway.connections[0]!.message(1);
+  const { messages } = await it.client.history("c1");
+  expect(messages[0]!.reactions).toEqual([...reactions, { emoji: "yes", count: 1, users: ["bob"] }]);
+  expect(it.client.cursors()[0]!.seq).toBe(3);
+});
