@@ -241,6 +241,13 @@ export function createKeys(prefix: string, partitions: number) {
     /** BullMQ's prefix: its keys lie under it, all in one slot (lib/mq/timers.ts). */
     timers: () => `${prefix}:{timers}`,
 
+    // What processes say of themselves. Owner: lib/redis/metric-snapshots.ts.
+
+    /** zset unit, or `groups`, by the ms of its last snapshot, at most 256. Expires 45 s after the last one. */
+    metricSnapshots: () => `${prefix}:{metrics}`,
+    /** string, the process' metrics as gzip of Prometheus text, at most 200 KB. Expires after 45 s; rewritten every 10 s. */
+    metricSnapshot: (unit: string) => `${prefix}:{metrics}:${unit}`,
+
     // Registry and routing; one hash tag each, written by heartbeats.
 
     /**
