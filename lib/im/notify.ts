@@ -22,7 +22,9 @@ export type NotificationName =
   | "typing"
   | "presence"
   | "conversation"
-  | "conversation.muted";
+  | "conversation.muted"
+  | "reminder"
+  | "scheduled";
 
 /** A notification's frame; `params` is JSON. */
 export function notification(method: NotificationName, params: string): string {
@@ -45,14 +47,17 @@ export async function appendFrames(
 }
 
 export interface Notifier {
-  /** Writes the frame to every connection of these users but one. */
-  toUsers(users: readonly string[], frame: string, except?: string): Promise<void>;
+  /** Writes the frame to every connection of these users but one. Resolves to those of them who have none that it went to. */
+  toUsers(users: readonly string[], frame: string, except?: string): Promise<string[]>;
 }
 
 export function createNotifier(redis: RedisClient, keys: Keys, routes: RouteCache): Notifier {
-  async function send(gateway: string, connections: readonly Route[], frame: string): Promise<void> {
+  /** Resolves to whether the gateway is there. */
+  async function send(gateway: string, connections: readonly Route[], frame: string): Promise<boolean> {
     const numbers = connections.map(({ number }) => number).join(",");
-    if (!(await appendFrames(redis, keys, gateway, [`- 0 ${numbers}`, frame]))) await routes.forgetGateway(gateway);
+    const isThere = await appendFrames(redis, keys, gateway, [`- 0 ${numbers}`, frame]);
+    if (!isThere) await routes.forgetGateway(gateway);
+    return isThere;
   }
 
   return {
