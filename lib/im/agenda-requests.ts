@@ -1,7 +1,16 @@
 /** Reminders and scheduled messages as they cross the wire: what users ask, are answered and are told. */
 
 import * as v from "valibot";
-import { AnyBodySchema, IdSchema, integer, LIMITS, ReminderTextSchema, SeqSchema, TimeSchema, UserIdSchema } from "./protocol.ts";
+import {
+  AnyBodySchema,
+  IdSchema,
+  integer,
+  LIMITS,
+  ReminderTextSchema,
+  SeqSchema,
+  TimeSchema,
+  UserIdSchema,
+} from "./protocol.ts";
 import { SendReply } from "./requests.ts";
 
 const ReminderFields = {

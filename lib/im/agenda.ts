@@ -228,7 +228,7 @@ export function createAgenda<D>(
     async list(user, after, limit) {
       const listed = keys.agendaListed(user, kind);
       const first = after === undefined ? 0 : await rankBehind(redis, listed, after);
-      const rows = await redis.zrange(listed, first, first + limit, "WITHSCORES");
+      const rows = await redis.zrange(listed, `${first}`, `${first + limit}`, "WITHSCORES");
       const ids = Array.from({ length: rows.length / 2 }, (_, i) => rows[2 * i]!);
       const items = await read(user, ids.slice(0, limit));
       // Those that ended long ago are swept with the next change.
@@ -250,8 +250,7 @@ export function createAgenda<D>(
     },
     async move(user, id, atMs, again) {
       assertTime(atMs, "at");
-      const message =
-        again === undefined ? { record: "", topic: "", header: "", data: "" } : messageOf(user, again);
+      const message = again === undefined ? { record: "", topic: "", header: "", data: "" } : messageOf(user, again);
       const reply = await moveItem(redis, {
         ...{ ...own(user), ...recordsOf(user), ...streamsOf(user), ...message },
         ...{ id, atMs, waitingMax, pendingMax: PENDING_MAX, expiryMs: EXPIRY_MS },

@@ -14,9 +14,12 @@ import { createInbox } from "./inbox.ts";
 import { createMutes } from "./mutes.ts";
 import { createNotifier } from "./notify.ts";
 import { createPresence } from "./presence.ts";
+import { createPushDevices } from "./push-devices.ts";
+import { createReminders } from "./reminders.ts";
 import { createReview, type Judge } from "./review.ts";
 import { createRoom } from "./room.ts";
 import { createRouteCache } from "./routes.ts";
+import { createScheduled } from "./scheduled.ts";
 import { createTimeline, type ReadArchive } from "./timeline.ts";
 
 export interface ChatParts {
@@ -49,6 +52,8 @@ export function createChat(given: ChatParts) {
   const timeline = createTimeline(redis, keys, readArchive);
   const blocks = createBlocks(redis, keys, clock);
   const routes = createRouteCache(redis, keys, () => undefined);
+  const notifier = createNotifier(redis, keys, routes);
+  const pushDevices = createPushDevices(redis, keys, clock);
   return {
     ...parts,
     replicas,
@@ -64,7 +69,10 @@ export function createChat(given: ChatParts) {
     hidden: createHidden({ ...parts, conversations, timeline }),
     mutes: createMutes({ ...parts, conversations }),
     presence: createPresence(redis, keys, clock, blocks),
-    devices: createDevices(redis, keys),
-    notifier: createNotifier(redis, keys, routes),
+    pushDevices,
+    devices: createDevices(redis, keys, pushDevices),
+    notifier,
+    reminders: createReminders({ ...parts, conversations, notifier }),
+    scheduled: createScheduled({ ...parts, conversations, notifier }),
   };
 }

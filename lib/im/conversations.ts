@@ -156,6 +156,22 @@ export interface ConversationParts {
   readonly room: Room;
 }
 
+/** The state of a conversation as `user` sees it, or undefined when not a member. */
+export function conversationState(
+  redis: RedisClient,
+  keys: Keys,
+  user: string,
+  conversation: string,
+): Promise<ConversationState | undefined> {
+  return summarise(redis, {
+    conv: keys.conversation(conversation),
+    members: keys.members(conversation),
+    log: keys.log(conversation),
+    folds: keys.folds(conversation),
+    user,
+  });
+}
+
 export function createConversations({ redis, keys, clock, inbox, channels, room }: ConversationParts): Conversations {
   const keysOf = (conversation: string) => ({
     conv: keys.conversation(conversation),
@@ -192,10 +208,7 @@ export function createConversations({ redis, keys, clock, inbox, channels, room 
     return Object.fromEntries(users.flatMap((user, i) => (values[i] ? [[user, values[i]]] : [])));
   }
 
-  function read(user: string, conversation: string): Promise<ConversationState | undefined> {
-    const { conv, members, log } = keysOf(conversation);
-    return summarise(redis, { conv, members, log, folds: keys.folds(conversation), user });
-  }
+  const read = (user: string, conversation: string) => conversationState(redis, keys, user, conversation);
 
   async function changeMembersOf(
     by: string,

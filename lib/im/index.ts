@@ -7,7 +7,7 @@
  *   protocol.ts          what the chat is made of, and the limits
  *   requests.ts          what users ask and are answered
  *   contract.ts          what logic answers by RPC
- *   topics.ts            im.events, im.push, im.commands, im.users
+ *   topics.ts            im.events, im.push, im.commands, im.users, im.reminders
  *
  *   messages.ts          send
  *   review.ts            who decides on it before
@@ -32,7 +32,13 @@
  *   hidden.ts            deleted for oneself
  *   mutes.ts             no notice for oneself
  *   blocks.ts            whom a user takes no messages from
+ *   agenda.ts            what a user has put off
+ *   reminders.ts         a text that comes back
+ *   scheduled.ts         messages that are sent later
+ *   agenda-requests.ts   what is asked and told of them
  *   devices.ts           a user's devices
+ *   push-devices.ts      how devices are woken
+ *   bursts.ts            once for many messages
  *
  *   routes.ts            connection -> gateway
  *   presence.ts          who is online
@@ -47,6 +53,7 @@
  * Logic is the only writer of chat state; scripts decide and commit in one step (lib/redis/lua/im-*.lua).
  */
 
+export * from "./agenda-requests.ts";
 export { type Amendments, createAmendments } from "./amend.ts";
 export { type Block, type Blocks, createBlocks } from "./blocks.ts";
 export { type RunnerParts, runBroadcasts } from "./broadcast-runner.ts";
@@ -62,11 +69,12 @@ export {
   broadcastCounts,
   createBroadcasts,
 } from "./broadcasts.ts";
+export { type Bursts, createBursts } from "./bursts.ts";
 export { type Channels, createChannels } from "./channels.ts";
 export { type Chat, type ChatParts, createChat } from "./chat.ts";
 export { type Committer, createCommitter } from "./commit.ts";
 export { type LogicContract, logicContract } from "./contract.ts";
-export { type ConversationState, type Conversations, createConversations } from "./conversations.ts";
+export { type ConversationState, type Conversations, conversationState, createConversations } from "./conversations.ts";
 export { createDevices, type Devices } from "./devices.ts";
 export { type EntryEvent, FOLDED_PARTS, foldedMessage, partsOf } from "./fold.ts";
 export { createHidden, type Hidden } from "./hidden.ts";
@@ -79,6 +87,8 @@ export { appendFrames, createNotifier, type NotificationName, type Notifier, not
 export { ACTIONS, type Action, mayRole } from "./permissions.ts";
 export { createPresence, type Presence, WATCH_MS } from "./presence.ts";
 export * from "./protocol.ts";
+export { createPushDevices, type PushDevices, type PushRegistration } from "./push-devices.ts";
+export * from "./push-requests.ts";
 export { delivered, read, receipts } from "./receipts.ts";
 export { awaitReplicas } from "./replicas.ts";
 export * from "./requests.ts";
@@ -87,7 +97,19 @@ export { attach, createRouteCache, detach, type Route, type RouteCache } from ".
 export { type SearchArchive, search } from "./search.ts";
 export { history, sync } from "./sync.ts";
 export { createTimeline, type ReadArchive, type StoredEntry, type Timeline } from "./timeline.ts";
-export { imCommands, imEvents, imPush, imTopics, imUsers, type SendCommand } from "./topics.ts";
+export {
+  type DevicePush,
+  imCommands,
+  imEvents,
+  imPush,
+  imReminders,
+  imTopics,
+  imUsers,
+  type PushDue,
+  type PushNotice,
+  type PushRequest,
+  type SendCommand,
+} from "./topics.ts";
 export { createTrim, type Trim } from "./trim.ts";
 export { typing } from "./typing.ts";
 export { createUserIndex, type SeenUser, type UserIndex } from "./users.ts";

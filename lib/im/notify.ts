@@ -67,16 +67,22 @@ export function createNotifier(redis: RedisClient, keys: Keys, routes: RouteCach
       for (let missing = users; missing.length > 0; missing = users.filter((user) => !routes.has(user))) {
         await routes.load(missing);
       }
-      const byGateway = new Map<string, Route[]>();
+      /** Connections, and whose they are. */
+      const byGateway = new Map<string, Map<Route, string>>();
       for (const user of users) {
         for (const route of routes.of(user)) {
           if (route.connection === except) continue;
-          const list = byGateway.get(route.gateway);
-          if (list) list.push(route);
-          else byGateway.set(route.gateway, [route]);
+          const found = byGateway.get(route.gateway);
+          if (found) found.set(route, user);
+          else byGateway.set(route.gateway, new Map([[route, user]]));
         }
       }
-      await Promise.all([...byGateway].map(([gateway, connections]) => send(gateway, connections, frame)));
+      const reached = new Set<string>();
+      const tell = async (gateway: string, found: ReadonlyMap<Route, string>) => {
+        if (await send(gateway, [...found.keys()], frame)) for (const user of found.values()) reached.add(user);
+      };
+      await Promise.all(Array.from(byGateway, ([gateway, found]) => tell(gateway, found)));
+      return users.filter((user) => !reached.has(user));
     },
   };
 }

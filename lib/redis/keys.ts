@@ -14,6 +14,12 @@ export type Keys = ReturnType<typeof createKeys>;
 /** What a user can put off. */
 export type AgendaKind = "reminders" | "scheduled";
 
+/**
+ * Own key (`own` below) of the pusher's, a hash per partition: `<user>/<conversation>` -> `<burst> <newest seq>` of open bursts, and
+ * `<burst>` -> `<newest seq>` of those whose end is not committed. A field lives for seconds. Owner: lib/im/bursts.ts.
+ */
+export const BURSTS = "push.bursts";
+
 export function createKeys(prefix: string, partitions: number) {
   const at = (partition: number) => {
     assert(partition >= 0 && partition < partitions, `partition ${partition} is outside 0..${partitions - 1}`);
@@ -101,6 +107,8 @@ export function createKeys(prefix: string, partitions: number) {
     mutes: (id: string) => `${user(id)}:mutes`,
     /** set of `<conversation>/<seq>`: messages that the user has deleted for himself, at most 10 000. No expiry. */
     hidden: (id: string) => `${user(id)}:hidden`,
+    /** hash device -> `<registration id> <address JSON>` (lib/im/push-requests.ts): how it is woken, at most 20. No expiry. */
+    push: (id: string) => `${user(id)}:push`,
 
     // Broadcasts. Owner: lib/im, in gateway and extlogic. All of one go 30 days after it was created, or came to its end.
 

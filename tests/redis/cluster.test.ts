@@ -11,6 +11,7 @@ import { systemClock } from "../../lib/clock.ts";
 import {
   attach,
   createBroadcasts,
+  createBursts,
   createTrim,
   createWinback,
   delivered,
@@ -122,6 +123,8 @@ test("no script and no read of the chat, the queue and the registry crosses slot
     const { conversation } = await chat.conversations.create("ann", { type: "channel", members: ["bob"] });
     expect(await chat.channels.heardBy("bob", "g1")).toEqual([conversation.id]);
     await chat.presence.watch("ann", ["bob"], "g1");
+    await chat.pushDevices.register("bob", "d", { kind: "webhook", url: "https://push.example.com/" });
+    await createBursts(chat.redis, keys, systemClock).join({ user: "bob", conversation: ids[1]!, seq: 3 }, 60_000);
     await chat.devices.remove("bob", "d");
     await detach(chat.redis, keys, "bob", "k1");
     await chat.redis.zadd(keys.leaving(keys.partitionOf("bob")), 1, "bob");

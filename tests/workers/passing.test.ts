@@ -90,6 +90,7 @@ describe("presence", () => {
       jwtSecret: undefined,
       serviceKey: undefined,
       internalSecret: undefined,
+      vapidKey: undefined,
     });
     const api = createApi({ url: `http://127.0.0.1:${stays}`, serviceKey });
     const open = async (user: string, port: number) => {

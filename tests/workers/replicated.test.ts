@@ -11,6 +11,8 @@ test("at replicated:1 without a replica every change ends as unknown, though it 
   const methods = createMethods({
     chat,
     searchArchive: async () => [],
+    registerPush: async () => ({}),
+    pushPublicKey: "",
     status: async () => ({ ackLevel: "replicated:1", redis: "single" }),
   });
   const gateway = { caller: "gateway" } as const;

@@ -4,6 +4,7 @@ import { archiveContract } from "../../lib/archive/index.ts";
 import { AppError } from "../../lib/errors.ts";
 import { createChat, imEvents, logicContract } from "../../lib/im/index.ts";
 import { ackLevelInForce } from "../../lib/redis/index.ts";
+import { vapidPublicKey } from "../../lib/secrets.ts";
 import type { Worker } from "../context.ts";
 import { createCommands } from "./commands.ts";
 import { createDelivery } from "./delivery.ts";
@@ -11,10 +12,12 @@ import { createHook } from "./hook.ts";
 import { createInboxConsumer } from "./inbox.ts";
 import { createMethods } from "./methods.ts";
 import { createPresenceKeeper } from "./presence-keeper.ts";
+import { registerPush } from "./push-registration.ts";
+import { createReminderConsumer } from "./reminders.ts";
 
 export const worker: Worker = {
   role: "logic",
-  async build({ config, redis, keys, clock, log, metrics, queue, rpc }) {
+  async build({ config, secrets, redis, keys, clock, log, metrics, queue, rpc }) {
     const archive = rpc.client(archiveContract);
     const replicas = config.ackLevel.startsWith("replicated:")
       ? Number(config.ackLevel.slice("replicated:".length))
@@ -38,6 +41,8 @@ export const worker: Worker = {
     const methods = createMethods({
       chat,
       searchArchive: async (search) => (await archive.search(search)).found,
+      registerPush: (user, params) => registerPush({ ...chat, secrets, config }, user, params),
+      pushPublicKey: vapidPublicKey(secrets.vapidKey),
       status: async () => ({ ackLevel: await ackLevelInForce(redis, config), redis: redis.topology }),
     });
     const parts = { redis: redis.commands, keys, clock, queue, metrics };
@@ -47,6 +52,7 @@ export const worker: Worker = {
       createDelivery(parts),
       ...createPresenceKeeper({ redis: redis.commands, keys, clock, log }),
       createCommands(chat, queue),
+      createReminderConsumer(chat, queue),
       rpc.serve(logicContract, methods),
     ];
   },

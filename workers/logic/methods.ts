@@ -11,6 +11,8 @@ import {
   type LogicContract,
   listConversations,
   notification,
+  type RegisterPushParams,
+  type RegisterPushReply,
   read,
   receipts,
   type SearchArchive,
@@ -27,13 +29,24 @@ type LogicHandlers = Handlers<LogicContract>;
 interface MethodParts {
   readonly chat: Chat;
   readonly searchArchive: SearchArchive;
+  readonly registerPush: (user: string, params: RegisterPushParams) => Promise<RegisterPushReply>;
+  /** What browsers subscribe with. */
+  readonly pushPublicKey: string;
   readonly status: () => Promise<{ ackLevel: string; redis: string }>;
 }
 
-export function createMethods({ chat, searchArchive, status }: MethodParts): LogicHandlers {
+export function createMethods({
+  chat,
+  searchArchive,
+  registerPush,
+  pushPublicKey,
+  status,
+}: MethodParts): LogicHandlers {
   return guarded(chat, {
-    ...{ ...ofRoutes(chat), ...ofConversations(chat), ...ofMessages(chat), ...ofOneself(chat) },
+    ...{ ...ofRoutes(chat), ...ofConversations(chat), ...ofMessages(chat), ...ofOneself(chat), ...ofAgenda(chat) },
     search: ({ by, params }) => search({ ...chat, searchArchive }, by, params),
+    registerPush: ({ by, params }) => registerPush(by, params),
+    pushKey: async () => ({ publicKey: pushPublicKey }),
     status,
   });
 }
@@ -120,7 +133,7 @@ function ofMessages(chat: Chat) {
 }
 
 /** What is the user's own. */
-function ofOneself({ mutes, blocks, devices, presence, notifier }: Chat) {
+function ofOneself({ mutes, blocks, devices, pushDevices, presence, notifier }: Chat) {
   return {
     async muteConversation({ by, params: { conversation, until }, connection }) {
       const mutedUntil = await mutes.set(by, conversation, until);
@@ -144,6 +157,32 @@ function ofOneself({ mutes, blocks, devices, presence, notifier }: Chat) {
       await devices.remove(by, params.device);
       return NOTHING;
     },
+    async removePush({ by, params }) {
+      await pushDevices.remove(by, params.device);
+      return NOTHING;
+    },
+  } satisfies Partial<LogicHandlers>;
+}
+
+/** What the user has put off. */
+function ofAgenda(chat: Chat) {
+  const { scheduled, reminders } = chat;
+  return {
+    async schedule(input) {
+      const reply = await scheduled.schedule(input);
+      if (reply) return reply;
+      const sent = await send(chat, input);
+      if (!sent.ok) throw sent.error;
+      return sent.value;
+    },
+    listScheduled: ({ by, params }) => scheduled.list(by, params),
+    moveScheduled: async ({ by, params }) => ({ result: await scheduled.move(by, params.id, params.at) }),
+    cancelScheduled: async ({ by, params }) => ({ result: await scheduled.cancel(by, params.id) }),
+    createReminder: async ({ by, params }) => ({ reminder: await reminders.create(by, params) }),
+    listReminders: ({ by, params }) => reminders.list(by, params),
+    moveReminder: async ({ by, params }) => ({ result: await reminders.move(by, params.id, params.at) }),
+    snoozeReminder: async ({ by, params }) => ({ result: await reminders.snooze(by, params.id, params.at) }),
+    cancelReminder: async ({ by, params }) => ({ result: await reminders.cancel(by, params.id) }),
   } satisfies Partial<LogicHandlers>;
 }
 
@@ -163,7 +202,7 @@ function each<T, R>(inputs: readonly T[], act: (input: T) => Promise<R>): Promis
 const PASSING: readonly (keyof LogicHandlers)[] = [
   ...(["send", "attach", "detach", "typing", "watchPresence", "renewWatches", "delivered", "status"] as const),
   ...(["history", "search", "sync", "receipts", "getConversation", "listConversations"] as const),
-  ...(["listDevices", "listBlocks"] as const),
+  ...(["listDevices", "listBlocks", "pushKey", "listScheduled", "listReminders"] as const),
 ];
 
 /**
