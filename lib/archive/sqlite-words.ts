@@ -26,6 +26,9 @@ const READ_PER_TIMELINE = 400;
 /** One entry in so many of a timeline lies in the index by time: 1 byte an entry, and 16 are read past to find a moment. */
 const TIMED_EVERY = 16;
 
+/** Written in one step of a merge: some 30 ms. */
+const MERGE_PAGES = 64;
+
 /**
  * By timeline and seq, so that a search reads of each word's list only the stretch of a timeline. A list by time of all
  * timelines would be read past everybody's hits to find one user's. By seq downwards, newest first: FTS5 seeks forwards only, and
@@ -180,7 +183,7 @@ export function createWordsWriter(database: Database) {
   const insert = database.prepare(
     `INSERT OR REPLACE INTO timeline_words (rowid, words) VALUES ((? << 32) + (${INDEXED_SEQ_MAX} - ?), ?)`,
   );
-  const remove = database.prepare(`DELETE FROM timeline_words WHERE rowid = (? << 32) + (${INDEXED_SEQ_MAX} - ?)`);
+  const remove = createWordsRemover(database);
 
   return (timeline: number, { seq, fold, text }: NewEntry): void => {
     const target = fold?.target ?? seq;
@@ -189,6 +192,25 @@ export function createWordsWriter(database: Database) {
     if (!counts) return;
     const words = wordsOf(text).join(" ");
     if (words !== "") insert.run(timeline, target, words);
-    else if (fold) remove.run(timeline, target);
+    else if (fold) remove(timeline, target);
   };
+}
+
+export function createWordsRemover(database: Database): (timeline: number, seq: number) => void {
+  const remove = database.prepare(`DELETE FROM timeline_words WHERE rowid = (? << 32) + (${INDEXED_SEQ_MAX} - ?)`);
+  return (timeline, seq) => {
+    if (seq < INDEXED_SEQ_MAX) remove.run(timeline, seq);
+  };
+}
+
+/**
+ * One step of merging all that the index consists of into one: only then are removed words out of it. True when there is more to do.
+ * Of 150 000 entries 15 steps, half a second.
+ */
+export function mergeWords(database: Database): boolean {
+  const changes = database.query<{ count: number }, []>("SELECT total_changes() AS count");
+  const before = changes.get()!.count;
+  database.run(`INSERT INTO timeline_words (timeline_words, rank) VALUES ('merge', -${MERGE_PAGES})`);
+  // As SQLite's manual has it: less than two changes are none.
+  return changes.get()!.count - before >= 2;
 }

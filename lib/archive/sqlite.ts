@@ -25,6 +25,7 @@ import { dirname } from "node:path";
 import { AppError } from "../errors.ts";
 import type { ArchivedEntry } from "./contract.ts";
 import { advance, joinParts, type PartRow, type TimelineRow, toState } from "./rows.ts";
+import { createRewriting } from "./sqlite-rewrite.ts";
 import { createSearch, createWordsWriter, SEARCH_SCHEMA, WORDS_SCHEMA } from "./sqlite-words.ts";
 import type { ArchiveRange, ArchiveStore, NewEntry, WriteResult } from "./store.ts";
 
@@ -99,12 +100,16 @@ export function openSqliteArchive(path: string): ArchiveStore {
   createSchema(database, path);
   const write = createWriter(database);
   const search = createSearch(database);
+  const rewriting = createRewriting(database, path);
   const note = database.prepare(
     "UPDATE timelines SET announced_seq = max(announced_seq, ?) WHERE conversation = ? AND epoch = ?",
   );
 
   return {
-    write: async (entries) => write.immediate(entries),
+    async write(entries) {
+      await rewriting.hasLock();
+      return write.immediate(entries);
+    },
 
     async history(range) {
       const { conversation, epoch, after = 0, before = Number.MAX_SAFE_INTEGER, limit } = range;
@@ -115,6 +120,8 @@ export function openSqliteArchive(path: string): ArchiveStore {
     },
 
     search: async (given) => search(given),
+
+    ...rewriting.store,
 
     async unannounced({ idleSinceMs, from, count }) {
       const to = from + count;
@@ -128,14 +135,16 @@ export function openSqliteArchive(path: string): ArchiveStore {
       return { timelines: timelines.map(toState), next: more ? to : 0 };
     },
 
-    noteAnnounced: async (timelines) =>
-      database
-        .transaction(() => {
-          for (const { conversation, epoch, lastSeq } of timelines) note.run(lastSeq, conversation, epoch);
-        })
-        .immediate(),
+    async noteAnnounced(timelines) {
+      await rewriting.hasLock();
+      const noteAll = database.transaction(() => {
+        for (const { conversation, epoch, lastSeq } of timelines) note.run(lastSeq, conversation, epoch);
+      });
+      noteAll.immediate();
+    },
 
     async close() {
+      await rewriting.hasLock();
       database.close();
     },
   };
