@@ -15,8 +15,8 @@ export type Keys = ReturnType<typeof createKeys>;
 export type AgendaKind = "reminders" | "scheduled";
 
 /**
- * Own key (`own` below) of the pusher's, a hash per partition: `<user>/<conversation>` -> `<burst> <newest seq>` of open bursts, and
- * `<burst>` -> `<newest seq>` of those whose end is not committed. A field lives for seconds. Owner: lib/im/bursts.ts.
+ * Own key (`own` below) of the pusher's, a hash per partition: `<user>/<conversation>` -> `<burst> <newest seq>` of open bursts,
+ * and `<burst>` -> `<newest seq>` of those whose end is not committed. A field lives for seconds. Owner: lib/im/bursts.ts.
  */
 export const BURSTS = "push.bursts";
 
