@@ -46,6 +46,7 @@ export function connect(options: ConnectOptions): Client {
   const timelines = createTimelines((cursors) => request("sync", { cursors }), {
     onEntry: handOn,
     onHidden: (notice) => events.emit("hidden", notice),
+    onRead: (notice) => events.emit("read", { ...notice, user }),
     onResync: (notice) => events.emit("resync", notice),
   });
   const outbox = createOutbox({

@@ -22,6 +22,7 @@ export interface ClientEvents {
   /** The user deleted a message for himself on another device, or had done so before it was received here. */
   hidden: HiddenNotice;
   muted: MutedNotice;
+  /** Of the user himself also after an absence: he may have read on another device. */
   read: ReadNotice;
   delivered: ReadNotice;
   /** Begins and ends, each once; ends by itself when nothing is heard of it. */

@@ -116,7 +116,7 @@ export function createKeys(prefix: string, partitions: number) {
     /**
      * hash, a broadcast (lib/im/broadcasts.ts): `state`, `digest` of what it was created with, `by`, `type`, `body` JSON, `audience`
      * JSON, `list` name of the audience's list, `per_second`, `created` ms, `started` ms, `spent` ms up to which its rate is used up,
-     * `gathered` 1 when the list is complete, `partition` and `position` it has come to, `walked` ms when it came to the end, `runner` and
+     * `out` commands that logic has not answered, `counted` ms when they were, `gathered` 1 when the list is complete, `partition` and `position` it has come to, `walked` ms when it came to the end, `runner` and
      * `lease` ms of its holder, `ended` ms.
      */
     broadcast: (id: string) => `${prefix}:{broadcasts}:of:${id}`,
@@ -240,6 +240,13 @@ export function createKeys(prefix: string, partitions: number) {
     serviceKeys: () => `${prefix}:{service-keys}`,
     /** BullMQ's prefix: its keys lie under it, all in one slot (lib/mq/timers.ts). */
     timers: () => `${prefix}:{timers}`,
+
+    // What processes say of themselves. Owner: lib/redis/metric-snapshots.ts.
+
+    /** zset unit, or `groups`, by the ms of its last snapshot, at most 256. Expires 45 s after the last one. */
+    metricSnapshots: () => `${prefix}:{metrics}`,
+    /** string, the process' metrics as gzip of Prometheus text, at most 200 KB. Expires after 45 s; rewritten every 10 s. */
+    metricSnapshot: (unit: string) => `${prefix}:{metrics}:${unit}`,
 
     // Registry and routing; one hash tag each, written by heartbeats.
 

@@ -105,6 +105,6 @@ test("every route under /v1 is a user's, or in the table", async () => {
   const ofServices = table.map(({ verb, path }) => `${verb} ${path.replaceAll(/:(\w+)/g, "{$1}")}`);
   for (const route of ofServices) expect(described).toContain(route);
   const others = described.filter((route) => !ofServices.includes(route));
-  const users = /^\w+ \/v1\/(conversations|sync|reminders|scheduled|me|search|users|tokens)(\/|$)/;
+  const users = /^\w+ \/v1\/(conversations|sync|reminders|scheduled|me|search|push|users|tokens)(\/|$)/;
   expect(others.filter((route) => !users.test(route))).toEqual([]);
 });

@@ -80,11 +80,11 @@ export function createPusher({ redis, keys, clock, queue, metrics, look, provide
   async function end({ user, conversation }: PushDue, burst: string, { commit }: DeliveryContext): Promise<void> {
     const seq = await bursts.close(user, conversation, burst);
     if (seq === undefined) return;
-    const isUnseen = (await look(user, conversation, seq)) !== undefined;
-    const devices = isUnseen ? [...(await pushDevices.of(user)).keys()] : [];
+    const told = await look(user, conversation, seq);
+    const devices = told ? [...(await pushDevices.of(user)).keys()] : [];
     const publish = devices.map((device) => ({
       topic: imPush,
-      input: toDevice({ user, device, conversation, seq }),
+      input: toDevice(told!.id, { user, device, conversation, seq }),
     }));
     await commit({ publish, writes: [bursts.ended(burst)] });
   }
@@ -93,7 +93,7 @@ export function createPusher({ redis, keys, clock, queue, metrics, look, provide
     await inChunks(users, async (user) => {
       const devices = [...(await pushDevices.of(user)).keys()];
       const inputs = devices.map((device) => ({
-        ...toDevice({ user, device, notice }),
+        ...toDevice(notice.id, { user, device, notice }),
         dedupId: dedupIdOf(notice.id, user, device),
       }));
       await queue.publishMany(imPush, inputs);
@@ -128,8 +128,9 @@ export function createPusher({ redis, keys, clock, queue, metrics, look, provide
     },
   });
 
-  function toDevice(data: DevicePush): PublishInput<DevicePush> {
-    return { type: "im.push.device", key: data.user, data, expireAt: clock.now() + TTL_MS };
+  /** Under the id of what is told, so that its trace shows each device's push. */
+  function toDevice(id: string, data: DevicePush): PublishInput<DevicePush> {
+    return { type: "im.push.device", id, key: data.user, data, expireAt: clock.now() + TTL_MS };
   }
 }
 
