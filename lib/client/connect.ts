@@ -50,7 +50,9 @@ export function connect(options: ConnectOptions): Client {
     onResync: (notice) => events.emit("resync", notice),
   });
   const outbox = createOutbox({
-    ask: (input, withinMs) => requests.ask("message.send", input, { timeoutMs: withinMs, lane: input.conversation }),
+    ask: (input, withinMs) =>
+      // Not put off, so the answer is its place.
+      requests.ask("message.send", input, { timeoutMs: withinMs, lane: input.conversation }) as Promise<SendReply>,
     timeoutMs,
     isKept: store !== undefined,
     onSent,

@@ -11,6 +11,9 @@ import { partitionOf } from "../id.ts";
 
 export type Keys = ReturnType<typeof createKeys>;
 
+/** What a user can put off. */
+export type AgendaKind = "reminders" | "scheduled";
+
 /**
  * Own key (`own` below) of the pusher's, a hash per partition: `<user>/<conversation>` -> `<burst> <newest seq>` of open bursts, and
  * `<burst>` -> `<newest seq>` of those whose end is not committed. A field lives for seconds. Owner: lib/im/bursts.ts.
@@ -124,6 +127,16 @@ export function createKeys(prefix: string, partitions: number) {
     broadcastList: (name: string) => `${prefix}:{broadcasts}:list:${name}`,
     /** set of users of the partition for whom the broadcast's command was published. Goes a day after the end. */
     broadcastMarks: (partition: number, id: string) => `${at(partition)}:broadcast:${id}`,
+
+    // What a user has put off, one kind apart from the other (`reminders`, `scheduled`). Expires 48 days after the last change, when
+    // nothing waits any more and what ended is 7 days old.
+
+    /** hash of the items, three fields each (im-agenda.lua draws them): waiting ones, and for 7 days those that ended. */
+    agenda: (id: string, kind: AgendaKind) => `${user(id)}:agenda:${kind}`,
+    /** zset item by due ms: those that are shown to the user. */
+    agendaListed: (id: string, kind: AgendaKind) => `${user(id)}:agenda:${kind}:listed`,
+    /** zset item by the ms when it fired, was refused or cancelled first. */
+    agendaEnded: (id: string, kind: AgendaKind) => `${user(id)}:agenda:${kind}:ended`,
 
     // Topics. Owner: lib/mq.
 

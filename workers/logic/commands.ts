@@ -27,12 +27,12 @@ export function createCommands(chat: Chat, queue: Queue): Service {
     group: "logic",
     mode: "ordered",
     inFlightMax: IN_FLIGHT_MAX,
-    async handle({ data }, context) {
+    async handle({ id, data }, context) {
       switch (data.type) {
         case "archived":
           return trim(data.conversation, data.epoch, data.through);
         case "send":
-          return report(data.cause, await execute(chat, data), context);
+          return fulfil(chat, data, id, context);
       }
     },
   });
@@ -56,10 +56,14 @@ async function execute(chat: Chat, { by, to, messageType: type, ...content }: Se
   }
 }
 
-/** Tells what wants to know. Of a broadcast's recipient it is counted by the commit that finishes the command: once. */
-async function report({ kind, id }: SendCommand["cause"], result: SendResult, context: DeliveryContext): Promise<void> {
-  if (kind === "broadcast") {
-    const outcome = result.ok ? "sent" : result.error.code;
-    await context.commit({ writes: [["HINCRBY", broadcastCounts(id), outcome, 1]] });
-  }
+/**
+ * Sends it, and tells what wants to know. Of a broadcast's recipient it is counted by the commit that finishes the command: once. A
+ * scheduled message knows whether it is over by now.
+ */
+async function fulfil(chat: Chat, command: SendCommand, record: string, context: DeliveryContext): Promise<void> {
+  const { kind, id } = command.cause;
+  if (kind === "scheduled") return chat.scheduled.fire(command.by, id, record, () => execute(chat, command));
+  const result = await execute(chat, command);
+  const outcome = result.ok ? "sent" : result.error.code;
+  await context.commit({ writes: [["HINCRBY", broadcastCounts(id), outcome, 1]] });
 }

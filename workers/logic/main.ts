@@ -13,6 +13,7 @@ import { createInboxConsumer } from "./inbox.ts";
 import { createMethods } from "./methods.ts";
 import { createPresenceKeeper } from "./presence-keeper.ts";
 import { registerPush } from "./push-registration.ts";
+import { createReminderConsumer } from "./reminders.ts";
 
 export const worker: Worker = {
   role: "logic",
@@ -51,6 +52,7 @@ export const worker: Worker = {
       createDelivery(parts),
       ...createPresenceKeeper({ redis: redis.commands, keys, clock, log }),
       createCommands(chat, queue),
+      createReminderConsumer(chat, queue),
       rpc.serve(logicContract, methods),
     ];
   },
