@@ -49,7 +49,8 @@ interface Repetition {
   readonly clock: Clock;
   /** Between the end of one and the next. */
   readonly everyMs: number;
-  readonly act: () => Promise<unknown>;
+  /** `signal`: the service stops. */
+  readonly act: (signal: AbortSignal) => Promise<unknown>;
   /** Hears of an error; the next one is tried all the same. */
   readonly report: (error: unknown) => void;
 }
@@ -61,7 +62,7 @@ export function createRepeating(name: string, { clock, everyMs, act, report }: R
   async function repeat(): Promise<void> {
     while (!stopping.signal.aborted) {
       try {
-        await act();
+        await act(stopping.signal);
       } catch (error) {
         report(error);
       }

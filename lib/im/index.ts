@@ -19,6 +19,9 @@
  *   routes.ts         connection -> gateway                          notify.ts     what is told and not stored
  *   search.ts         what is said in one's own conversations        room.ts       when im.events is full
  *   replicas.ts       what `replicated` waits for
+ *   erasure.ts       a user is erased: begin, report, passes           erase-user.ts  one pass over everything
+ *   erase-conversation.ts  a conversation without him              erased-record.ts  entries without him
+ *   erasure-keys.ts  what there is of a user, key by key
  *   membership.ts     members as of a place in the stream            users.ts      who there is
  *   winback.ts        who was not seen for long
  *
@@ -33,6 +36,15 @@ export { type Committer, createCommitter } from "./commit.ts";
 export { type LogicContract, logicContract } from "./contract.ts";
 export { type ConversationState, type Conversations, createConversations } from "./conversations.ts";
 export { createDevices, type Devices } from "./devices.ts";
+export { ERASED_KINDS, type ErasableArchive, type ErasedCounts } from "./erase-user.ts";
+export {
+  createErasures,
+  ERASURES_PURPOSE,
+  type ErasureReport,
+  type ErasureRunnerParts,
+  type Erasures,
+  runErasures,
+} from "./erasure.ts";
 export { type EntryEvent, FOLDED_PARTS, foldedMessage, partsOf } from "./fold.ts";
 export { createHidden, type Hidden } from "./hidden.ts";
 export { createInbox, type Inbox, type InboxChanges } from "./inbox.ts";

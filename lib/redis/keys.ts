@@ -96,6 +96,14 @@ export function createKeys(prefix: string, partitions: number) {
     blocks: (id: string) => `${user(id)}:blocks`,
     /** hash conversation -> ms until which the user wants no notice of it, at most 10 000. No expiry. */
     mutes: (id: string) => `${user(id)}:mutes`,
+    /** set of the ids of erasures under way. No expiry. Owner: lib/im in logic. */
+    erasures: () => `${prefix}:{erasures}`,
+    /**
+     * hash, an erasure (lib/im/erasure.ts), by a keyed digest of the user: `state`, `created` ms, `user` and `pseudonym` while it goes on,
+     * `counts` and `waiting` JSON, `passes`, `waits`, `due` ms of the next pass, `archived` and `told` 1 when that is done, `runner` and
+     * `lease` ms of its holder, `ended` ms. As long as it is there the user counts as erased: expires 31 days after its end.
+     */
+    erasure: (digest: string) => `${prefix}:{erasures}:${digest}`,
     /** set of `<conversation>/<seq>`: messages that the user has deleted for himself, at most 10 000. No expiry. */
     hidden: (id: string) => `${user(id)}:hidden`,
 

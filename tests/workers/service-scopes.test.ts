@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { systemClock } from "../../lib/clock.ts";
 import { openQueue } from "../../lib/mq/index.ts";
 import { silentLog } from "../../lib/observability/index.ts";
+import type { Logic } from "../../workers/gateway/methods.ts";
 import { createServiceKeyStore } from "../../workers/gateway/service-key-store.ts";
 import type { ServiceRoute } from "../../workers/gateway/service-route.ts";
 import { createServiceRoutes } from "../../workers/gateway/service-routes.ts";
@@ -29,6 +30,8 @@ const table: readonly ServiceRoute[] = createServiceRoutes({
   queue,
   tails: createTails(queue, silentLog),
   serviceKeys: createServiceKeyStore({ commands: redis.commands, keys, clock: systemClock, serviceKey: "sk_root_x" }),
+  logic: {} as Logic,
+  clock: systemClock,
   allowPrivate: false,
   checkSecretOf: () => "",
 });

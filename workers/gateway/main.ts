@@ -2,8 +2,9 @@
 
 import { createAuthenticator, createLimiter } from "../../lib/http/index.ts";
 import { newId } from "../../lib/id.ts";
-import { LIMITS, logicContract } from "../../lib/im/index.ts";
-import { checkSecretOf } from "../../lib/secrets.ts";
+import { createErasures, ERASURES_PURPOSE, LIMITS, logicContract } from "../../lib/im/index.ts";
+import { toAppError } from "../../lib/redis/index.ts";
+import { checkSecretOf, deriveSecret } from "../../lib/secrets.ts";
 import { createService } from "../../lib/service.ts";
 import type { Worker } from "../context.ts";
 import { createChecks } from "./checks.ts";
@@ -32,7 +33,12 @@ export const worker: Worker = {
       clock,
       serviceKey: secrets.serviceKey,
     });
-    const auth = await createAuthenticator({ ...secrets, jwksUrl, clock, findServiceKey: serviceKeys.find });
+    const erasures = createErasures({ redis: redis.commands, keys, secret: deriveSecret(secrets, ERASURES_PURPOSE) });
+    const isErased = (user: string) =>
+      erasures.has(user).catch((error: unknown) => {
+        throw toAppError(error);
+      });
+    const auth = await createAuthenticator({ ...secrets, jwksUrl, clock, findServiceKey: serviceKeys.find, isErased });
     const limiters = {
       entry: createLimiter(sendRate, sendBurst),
       signal: createLimiter(SIGNALS_PER_SECOND, SIGNALS_BURST),
@@ -43,7 +49,7 @@ export const worker: Worker = {
     const allChecks = createChecks({ checks, logic, rpc, deliveries, sessions });
     const tails = createTails(queue, log);
     const serviceRoutes = createServiceRoutes({
-      ...{ queue, serviceKeys, tails, allowPrivate: config.outboundPrivate },
+      ...{ queue, logic, clock, serviceKeys, tails, allowPrivate: config.outboundPrivate },
       checkSecretOf: (producerGroup) => checkSecretOf(secrets, producerGroup),
     });
     const app = createRoutes({ logic, auth, limiters, serviceRoutes, origins, checks: allChecks, clock, log, metrics });
