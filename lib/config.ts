@@ -92,6 +92,27 @@ const Settings = v.object({
   SKEIN_ALLOW_UNSAFE: v.optional(flag, "0"),
   /** 1 lets webhooks and check-backs go to http, any port and private addresses: for tests, and receivers within one's own network. */
   SKEIN_OUTBOUND_PRIVATE: v.optional(flag, "0"),
+  /** The VAPID key, where several machines share an installation; generated in the data dir else. */
+  SKEIN_VAPID_KEY: v.optional(
+    v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{43}$/, "must be a P-256 private key: 32 bytes in base64url")),
+  ),
+  /** Whom a push service may write to when we misbehave; Apple refuses push without a real one. */
+  SKEIN_PUSH_CONTACT: v.optional(
+    v.pipe(v.string(), v.regex(/^(mailto:|https:\/\/)\S+$/, "must begin with mailto: or https://")),
+    "mailto:postmaster@localhost",
+  ),
+  /** Apple's .p8 file; with it the next three. */
+  SKEIN_APNS_KEY_FILE: v.optional(v.pipe(v.string(), v.minLength(1))),
+  SKEIN_APNS_KEY_ID: v.optional(v.pipe(v.string(), v.minLength(1))),
+  SKEIN_APNS_TEAM_ID: v.optional(v.pipe(v.string(), v.minLength(1))),
+  /** The app's bundle id, for devices that name none. */
+  SKEIN_APNS_TOPIC: v.optional(v.pipe(v.string(), v.minLength(1))),
+  SKEIN_APNS_ORIGIN: v.optional(
+    v.pipe(v.string(), v.regex(/^https?:\/\/[^/\s]+$/, "must be an origin, https://host")),
+    "https://api.push.apple.com",
+  ),
+  /** Google's JSON file of the service account that may send. */
+  SKEIN_FCM_ACCOUNT_FILE: v.optional(v.pipe(v.string(), v.minLength(1))),
   /** Where a role's RPC listens: empty = a unix socket of this machine; else a host name or address that the others reach. */
   SKEIN_RPC_HOST: v.optional(v.string(), ""),
   /** Shared by all processes of an installation; generated in the data dir when every process runs on one machine. */
@@ -131,6 +152,20 @@ export interface Config {
   readonly allowUnsafe: boolean;
   readonly outboundPrivate: boolean;
   readonly rpcHost: string;
+  readonly vapidKey: string | undefined;
+  readonly pushContact: string;
+  /** Undefined: nobody is pushed to by APNs. */
+  readonly apns: ApnsSettings | undefined;
+  /** Undefined: nobody is pushed to by FCM. */
+  readonly fcmAccountFile: string | undefined;
+}
+
+export interface ApnsSettings {
+  readonly keyFile: string;
+  readonly keyId: string;
+  readonly teamId: string;
+  readonly topic: string;
+  readonly origin: string;
 }
 
 /** The before-send hook. */
@@ -164,6 +199,7 @@ export function readConfig(env: Record<string, string | undefined> = process.env
   if (given.SKEIN_HOOK_URL !== undefined && given.SKEIN_HOOK_SECRET === undefined) {
     issues.push({ path: "SKEIN_HOOK_SECRET", message: "must be given with SKEIN_HOOK_URL: it signs the calls" });
   }
+  issues.push(...issuesOfApns(given));
   if (!parsed.success || issues.length > 0) {
     const lines = issues.map((issue) => `${issue.path} ${issue.message}`).join("; ");
     throw new AppError("INVALID", `settings: ${lines}`, { issues });
@@ -200,6 +236,10 @@ export function readConfig(env: Record<string, string | undefined> = process.env
     allowUnsafe: settings.SKEIN_ALLOW_UNSAFE,
     outboundPrivate: settings.SKEIN_OUTBOUND_PRIVATE,
     rpcHost: settings.SKEIN_RPC_HOST,
+    vapidKey: settings.SKEIN_VAPID_KEY,
+    pushContact: settings.SKEIN_PUSH_CONTACT,
+    apns: apnsOf(settings),
+    fcmAccountFile: settings.SKEIN_FCM_ACCOUNT_FILE,
   });
 }
 
@@ -207,6 +247,21 @@ function hookOf(settings: v.InferOutput<typeof Settings>): HookConfig | undefine
   const { SKEIN_HOOK_URL: url, SKEIN_HOOK_SECRET: secret } = settings;
   if (url === undefined || secret === undefined) return undefined;
   return { url, secret, timeoutMs: settings.SKEIN_HOOK_TIMEOUT_MS, onFailure: settings.SKEIN_HOOK_FAILURE };
+}
+
+const APNS = ["SKEIN_APNS_KEY_FILE", "SKEIN_APNS_KEY_ID", "SKEIN_APNS_TEAM_ID", "SKEIN_APNS_TOPIC"] as const;
+
+/** All of them or none. */
+function issuesOfApns(given: Readonly<Record<string, string>>): Issue[] {
+  const missing = APNS.filter((name) => !(name in given));
+  if (missing.length === 0 || missing.length === APNS.length) return [];
+  return missing.map((path) => ({ path, message: "is needed for APNs beside the others of its name" }));
+}
+
+function apnsOf(settings: v.InferOutput<typeof Settings>): ApnsSettings | undefined {
+  const [keyFile, keyId, teamId, topic] = APNS.map((name) => settings[name]);
+  if (!keyFile || !keyId || !teamId || !topic) return undefined;
+  return { keyFile, keyId, teamId, topic, origin: settings.SKEIN_APNS_ORIGIN };
 }
 
 /** This process' environment for a child, with settings replaced. `settings: "none"` leaves our own SKEIN_ settings out first. */

@@ -51,7 +51,7 @@ interface Repetition {
   readonly everyMs: number;
   /** `signal`: the service stops. */
   readonly act: (signal: AbortSignal) => Promise<unknown>;
-  /** Hears of an error; the next one is tried all the same. */
+  /** Hears of the first of several failures in a row; it is tried again all the same. */
   readonly report: (error: unknown) => void;
 }
 
@@ -60,11 +60,14 @@ export function createRepeating(name: string, { clock, everyMs, act, report }: R
   const stopping = new AbortController();
   let running: Promise<void> = Promise.resolve();
   async function repeat(): Promise<void> {
+    let isFailing = false;
     while (!stopping.signal.aborted) {
       try {
         await act(stopping.signal);
+        isFailing = false;
       } catch (error) {
-        report(error);
+        if (!isFailing) report(error);
+        isFailing = true;
       }
       await clock.sleep(everyMs, stopping.signal);
     }

@@ -34,6 +34,17 @@ test("an empty environment gives the documented defaults", () => {
   });
 });
 
+test("APNs is set up whole or not at all", () => {
+  const whole = {
+    ...{ SKEIN_APNS_KEY_FILE: "/keys/k.p8", SKEIN_APNS_KEY_ID: "KEY", SKEIN_APNS_TEAM_ID: "TEAM" },
+    SKEIN_APNS_TOPIC: "com.example.chat",
+  };
+  const { SKEIN_APNS_TOPIC: _, ...partial } = whole;
+  expect(readConfig(whole).apns).toMatchObject({ topic: "com.example.chat", origin: "https://api.push.apple.com" });
+  expect(readConfig({}).apns).toBeUndefined();
+  expect(issuesOf(partial).map(({ path }) => path)).toEqual(["SKEIN_APNS_TOPIC"]);
+});
+
 test("what is not ours is left alone", () => {
   expect(issuesOf({ PATH: "/bin", HOME: "/root", MY_SKEIN_PORT: "x" })).toEqual([]);
 });

@@ -154,7 +154,17 @@ describe("the layer table", () => {
     expect(contracts.map(({ service }) => service).sort()).toEqual(["archive", "logic"]);
     expect(topics.map(({ topic }) => topic)).toContain("im.events");
     const built = ROLES.filter((role) => filesOf(role).length > 0);
-    expect(built).toEqual(["gateway", "logic", "extlogic", "scheduler", "archive", "orders", "trades", "ads"]);
+    expect(built).toEqual([
+      "gateway",
+      "logic",
+      "extlogic",
+      "pusher",
+      "scheduler",
+      "archive",
+      "orders",
+      "trades",
+      "ads",
+    ]);
   });
 
   test("a role uses the contracts of services that it serves or may call, and no others", () => {

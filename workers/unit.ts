@@ -26,6 +26,7 @@ const EXIT_GRACE_MS = 1_000;
 const WORKERS: Partial<Record<Role, () => Promise<{ worker: Worker }>>> = {
   archive: () => import("./archive/main.ts"),
   logic: () => import("./logic/main.ts"),
+  pusher: () => import("./pusher/main.ts"),
   extlogic: () => import("./extlogic/main.ts"),
   scheduler: () => import("./scheduler/main.ts"),
   orders: () => import("./examples/orders.ts"),

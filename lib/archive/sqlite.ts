@@ -5,6 +5,7 @@
  *   timeline_entries   timeline (its number)  seq  kind  id  ordinal  record  committed_at
  *   timeline_parts     timeline  seq  part  as_of (the entry that set it)  text: what later entries made of an entry
  *   timeline_words     FTS5 by (timeline << 32 | 2^32 - 1 - seq): the words by which an entry is found, nothing else of it
+ *   timeline_entries_timed   an index of one entry in 16 by its time, for searches
  *   entries, parts     views of them, by conversation and epoch: what people and checkers read
  *
  * CPU per row, commits of 1000 rows of 200 bytes that lie evenly over so many conversations, 2 shared cores:
@@ -25,14 +26,14 @@ import { AppError } from "../errors.ts";
 import type { ArchivedEntry } from "./contract.ts";
 import { advance, joinParts, type PartRow, type TimelineRow, toState } from "./rows.ts";
 import { createRewriting } from "./sqlite-rewrite.ts";
-import { createSearch, createWordsWriter, WORDS_SCHEMA } from "./sqlite-words.ts";
+import { createSearch, createWordsWriter, SEARCH_SCHEMA, WORDS_SCHEMA } from "./sqlite-words.ts";
 import type { ArchiveRange, ArchiveStore, NewEntry, WriteResult } from "./store.ts";
 
 /** A reader of another process (a checker, a backup) holds a lock for moments. Longer is answered with an error and retried. */
 const BUSY_TIMEOUT_MS = 1_000;
 /** Index leaves of several thousand active conversations. SQLite's 2 MB made a commit read pages back that it had just written. */
 const CACHE_KIB = 16 * 1024;
-const SCHEMA_VERSION = 3;
+const SCHEMA_VERSION = 4;
 
 const SCHEMA = `
 CREATE TABLE timelines (
@@ -154,7 +155,8 @@ function createSchema(database: Database, path: string): void {
     const { user_version: version } = database.query<{ user_version: number }, []>("PRAGMA user_version").get()!;
     if (version === 0) database.run(SCHEMA);
     if (version < 2) database.run(PARTS_SCHEMA);
-    if (version < 3) database.run(`${WORDS_SCHEMA} PRAGMA user_version = ${SCHEMA_VERSION};`);
+    if (version < 3) database.run(WORDS_SCHEMA);
+    if (version < 4) database.run(`${SEARCH_SCHEMA} PRAGMA user_version = ${SCHEMA_VERSION};`);
     else if (version !== SCHEMA_VERSION) {
       throw new AppError("INVALID", `${path} is an archive of schema ${version}; this version reads ${SCHEMA_VERSION}`);
     }

@@ -119,4 +119,6 @@ export interface Device {
   connections: number;
   connectedAt?: number | undefined;
   lastSeen?: number | undefined;
+  /** How it is woken, when it has push. */
+  push?: "webpush" | "webhook" | "apns" | "fcm" | undefined;
 }

@@ -22,6 +22,8 @@ export interface PassingEvents {
   onPresence(state: PresenceState): void;
 }
 
+export type Passing = ReturnType<typeof createPassing>;
+
 export function createPassing(
   ask: <M extends Method>(method: M, params: Methods[M][0]) => Promise<Methods[M][1]>,
   isOpen: () => boolean,

@@ -135,7 +135,12 @@ export function createRequests(send: (frame: string) => boolean): Requests {
         if (open.size >= WAITING_MAX) return reject(new ClientError("OVERLOADED", `${WAITING_MAX} requests wait`));
         lastId += 1;
         const id = lastId;
-        const frame = JSON.stringify({ jsonrpc: "2.0", id, method, params });
+        let frame: string;
+        try {
+          frame = JSON.stringify({ jsonrpc: "2.0", id, method, params });
+        } catch (error) {
+          return reject(new ClientError("INVALID", `params are not JSON: ${error}`));
+        }
         if (frame.length * 3 > frameBytesMax && new TextEncoder().encode(frame).length > frameBytesMax) {
           return reject(new ClientError("TOO_LARGE", `the request is larger than ${frameBytesMax} bytes`));
         }

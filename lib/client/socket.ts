@@ -8,11 +8,11 @@
  *   closed: close() was called, or close code 4500..4999, or the token was refused
  */
 
-import { backoffMs } from "./backoff.ts";
+import { askedMs, backoffMs } from "./backoff.ts";
 import { ClientError } from "./error.ts";
 import type { Answer, ClosingNotice, Notification, Session } from "./wire.ts";
 
-/** From the first byte to the answered session.open. The server gives 5 s to authenticate. */
+/** From asking for a token to the answered session.open. The server gives 5 s to authenticate. */
 const OPEN_MS_MAX = 10_000;
 /** A ping unanswered for so long: the peer is gone or frozen, although the socket looks open. */
 const PING_ANSWER_MS_MAX = 10_000;
@@ -27,8 +27,10 @@ const HEARTBEAT_MS = 25_000;
 const OPEN_ID = "open";
 const PING_ID = "ping";
 
-/** The token was valid once but has expired: with `getToken` there may be a new one. */
+/** The token was valid once but has expired: with `getToken` there is a new one. */
 const CLOSE_TOKEN_EXPIRED = 4502;
+/** So many tokens of `getToken` refused in a row are no leftovers of its cache: the user is not welcome. */
+const TOKENS_REFUSED_MAX = 2;
 const FINAL_CLOSE_FIRST = 4500;
 const FINAL_CLOSE_LAST = 4999;
 
@@ -36,7 +38,7 @@ export interface SocketOptions {
   /** One address or several of the same Skein: the next is tried when one does not answer. */
   readonly url: string | readonly string[];
   readonly token?: string;
-  /** Asked before every connection; takes the place of `token`. */
+  /** Asked before every connection, and so again when a token expires; takes the place of `token`. */
   readonly getToken?: () => string | Promise<string>;
   readonly device?: string;
 }
@@ -59,7 +61,11 @@ export interface Socket {
   close(): void;
 }
 
-export function openSocket(options: SocketOptions, events: SocketEvents): Socket {
+/** No attempt is made before `ready`. */
+export function openSocket(
+  options: SocketOptions & { ready?: Promise<void> | undefined },
+  events: SocketEvents,
+): Socket {
   const urls = typeof options.url === "string" ? [options.url] : options.url;
   // A wrong address is the caller's mistake: told now, not in a loop.
   for (const url of urls) new URL(url);
@@ -67,6 +73,7 @@ export function openSocket(options: SocketOptions, events: SocketEvents): Socket
   let isOpen = false;
   let isEnded = false;
   let attempt = 0;
+  let tokensRefused = 0;
   let urlIndex = 0;
   let askedWaitMs: number | undefined;
   let timer: ReturnType<typeof setTimeout> | undefined;
@@ -103,17 +110,29 @@ export function openSocket(options: SocketOptions, events: SocketEvents): Socket
   }
 
   async function connect(): Promise<void> {
+    const deadline = setTimeout(() => lost("no session within the deadline"), OPEN_MS_MAX);
+    timer = deadline;
     let token: string;
     try {
-      token = options.getToken ? await options.getToken() : (options.token ?? "");
+      await options.ready;
+      token = await (options.getToken ? options.getToken() : (options.token ?? ""));
     } catch (error) {
       // Whoever mints tokens may be down for a moment, as the server may be.
-      return lost(`getToken failed: ${error instanceof Error ? error.message : error}`);
+      if (timer === deadline) lost(`getToken failed: ${messageOf(error)}`);
+      return;
     }
-    if (isEnded) return;
-    const current = new WebSocket(urls[urlIndex % urls.length]!);
+    // Closed meanwhile, or given up: then another attempt is under way.
+    if (isEnded || timer !== deadline) return;
+    try {
+      open(new WebSocket(urls[urlIndex % urls.length]!), token);
+    } catch (error) {
+      // A page that came by TLS may not open ws:// and the like: no attempt will be better.
+      end(new ClientError("INVALID", messageOf(error)));
+    }
+  }
+
+  function open(current: WebSocket, token: string): void {
     socket = current;
-    timer = setTimeout(() => lost("no session within the deadline"), OPEN_MS_MAX);
     current.onopen = () => {
       const params = { token, ...(options.device === undefined ? {} : { device: options.device }) };
       current.send(JSON.stringify({ jsonrpc: "2.0", id: OPEN_ID, method: "session.open", params }));
@@ -134,9 +153,10 @@ export function openSocket(options: SocketOptions, events: SocketEvents): Socket
     let frame: (Answer & { method?: undefined }) | Notification;
     try {
       frame = JSON.parse(data);
+      if (typeof frame !== "object" || frame === null) throw new TypeError("not an object");
     } catch (error) {
       // Not our server, or something between that is broken.
-      lost(`a frame that is not JSON: ${error instanceof Error ? error.message : error}`);
+      lost(`a frame that is not JSON-RPC: ${messageOf(error)}`);
       return;
     }
     if (frame.method === undefined) answered(frame);
@@ -155,16 +175,18 @@ export function openSocket(options: SocketOptions, events: SocketEvents): Socket
   function opened({ result, error }: Answer): void {
     if (error) {
       const { code = "INTERNAL", retryable = true, retryAfterMs } = error.data ?? {};
-      askedWaitMs = retryAfterMs;
-      if (retryable || (code === "UNAUTHENTICATED" && options.getToken && attempt === 0)) {
-        lost(error.message);
-      } else end(new ClientError(code, error.message));
+      askedWaitMs = retryAfterMs === undefined ? undefined : askedMs(retryAfterMs);
+      if (code === "UNAUTHENTICATED") tokensRefused += 1;
+      const mayRenew = code === "UNAUTHENTICATED" && options.getToken && tokensRefused < TOKENS_REFUSED_MAX;
+      if (retryable || mayRenew) lost(error.message);
+      else end(new ClientError(code, error.message));
       return;
     }
     clearTimeout(timer);
     const session = result as Session;
     isOpen = true;
     attempt = 0;
+    tokensRefused = 0;
     askedWaitMs = undefined;
     const everyMs = session.heartbeatMs > 0 ? session.heartbeatMs : HEARTBEAT_MS;
     heartbeat = setInterval(() => beat(Math.min(everyMs, PING_ANSWER_MS_MAX)), everyMs);
@@ -191,3 +213,5 @@ export function openSocket(options: SocketOptions, events: SocketEvents): Socket
     },
   };
 }
+
+const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));

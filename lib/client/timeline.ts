@@ -51,6 +51,8 @@ interface Place {
   grace: ReturnType<typeof setTimeout> | undefined;
 }
 
+export type Timelines = ReturnType<typeof createTimelines>;
+
 export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>, events: TimelineEvents) {
   const places = new Map<string, Place>();
   /** Where the user left: the server may tell again of what was before (it delivers at least once). */

@@ -17,7 +17,7 @@ import { AppError } from "../errors.ts";
 import { Circuits } from "./circuit.ts";
 import { addressOf, checkOutboundUrl, isPublicAddress } from "./public-address.ts";
 
-export { checkOutboundUrl, isPublicAddress } from "./public-address.ts";
+export { checkOutboundUrl, isPublicAddress, isPushService } from "./public-address.ts";
 export { signWebhook } from "./webhook-signature.ts";
 
 const TIMEOUT_MS = 10_000;
@@ -36,7 +36,7 @@ export interface OutboundCall {
   readonly url: string;
   readonly headers: Readonly<Record<string, string>>;
   /** Posted. */
-  readonly body: string;
+  readonly body: string | Uint8Array;
 }
 
 export type OutboundResult =
@@ -178,7 +178,7 @@ function orAbort<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
 
 class StaleConnection extends Error {}
 
-function exchange(request: ClientRequest, body: string, signal: AbortSignal): Promise<OutboundResult> {
+function exchange(request: ClientRequest, body: string | Uint8Array, signal: AbortSignal): Promise<OutboundResult> {
   return new Promise((resolve, reject) => {
     let hasAnswered = false;
     request.once("response", (response) => {

@@ -77,6 +77,22 @@ export function checkOutboundUrl(text: string, { allowPrivate }: { readonly allo
   return url;
 }
 
+/** The push services of the browsers: FCM, Mozilla autopush, WNS, Apple. */
+const PUSH_SERVICES = [
+  /^fcm\.googleapis\.com$/,
+  /\.push\.services\.mozilla\.com$/,
+  /\.notify\.windows\.com$/,
+  /\.push\.apple\.com$/,
+];
+
+/**
+ * Whether a URL is one that a browser's push service may have given. Others are not posted to by Web Push: an open relay for signed
+ * requests is nothing that a user should get by registering a URL.
+ */
+export function isPushService(endpoint: string): boolean {
+  return URL.canParse(endpoint) && PUSH_SERVICES.some((host) => host.test(new URL(endpoint).hostname));
+}
+
 /** The address that stands in place of a host name; undefined: a name. */
 export function addressOf({ hostname }: URL): string | undefined {
   const host = hostname.replace(/^\[|\]$/g, "");

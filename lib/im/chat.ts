@@ -14,6 +14,7 @@ import { createInbox } from "./inbox.ts";
 import { createMutes } from "./mutes.ts";
 import { createNotifier } from "./notify.ts";
 import { createPresence } from "./presence.ts";
+import { createPushDevices } from "./push-devices.ts";
 import { createReview, type Judge } from "./review.ts";
 import { createRoom } from "./room.ts";
 import { createRouteCache } from "./routes.ts";
@@ -51,6 +52,7 @@ export function createChat(given: ChatParts) {
   const timeline = createTimeline(redis, keys, readArchive);
   const blocks = createBlocks(redis, keys, clock);
   const routes = createRouteCache(redis, keys, () => undefined);
+  const pushDevices = createPushDevices(redis, keys, clock);
   return {
     ...parts,
     replicas,
@@ -66,7 +68,8 @@ export function createChat(given: ChatParts) {
     hidden: createHidden({ ...parts, conversations, timeline }),
     mutes: createMutes({ ...parts, conversations }),
     presence: createPresence(redis, keys, clock, blocks, isErased),
-    devices: createDevices(redis, keys),
+    pushDevices,
+    devices: createDevices(redis, keys, pushDevices),
     notifier: createNotifier(redis, keys, routes),
   };
 }

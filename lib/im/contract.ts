@@ -6,6 +6,7 @@
 
 import * as v from "valibot";
 import { UserIdSchema } from "./protocol.ts";
+import { PushKeyReply, RegisterPushParams, RegisterPushReply } from "./push-requests.ts";
 import {
   AddMembersParams,
   BlockParams,
@@ -132,6 +133,9 @@ export const logicContract = {
     },
     listDevices: { input: asUser(NoParams), output: ListDevicesReply, idempotent: true },
     removeDevice: { input: asUser(DeviceParams), output: Nothing, idempotent: true },
+    registerPush: { input: asUser(RegisterPushParams), output: RegisterPushReply, idempotent: true },
+    removePush: { input: asUser(DeviceParams), output: Nothing, idempotent: true },
+    pushKey: { input: asUser(NoParams), output: PushKeyReply, idempotent: true },
     listBlocks: { input: asUser(NoParams), output: ListBlocksReply, idempotent: true },
     addBlock: { input: asUser(BlockParams), output: BlockReply, idempotent: true },
     removeBlock: { input: asUser(BlockParams), output: Nothing, idempotent: true },

@@ -157,6 +157,22 @@ export interface ConversationParts {
   readonly isErased?: ((user: string) => Promise<boolean>) | undefined;
 }
 
+/** The state of a conversation as `user` sees it, or undefined when not a member. */
+export function conversationState(
+  redis: RedisClient,
+  keys: Keys,
+  user: string,
+  conversation: string,
+): Promise<ConversationState | undefined> {
+  return summarise(redis, {
+    conv: keys.conversation(conversation),
+    members: keys.members(conversation),
+    log: keys.log(conversation),
+    folds: keys.folds(conversation),
+    user,
+  });
+}
+
 export function createConversations(parts: ConversationParts): Conversations {
   const { redis, keys, clock, inbox, channels, room, isErased = async () => false } = parts;
   const keysOf = (conversation: string) => ({
@@ -194,10 +210,7 @@ export function createConversations(parts: ConversationParts): Conversations {
     return Object.fromEntries(users.flatMap((user, i) => (values[i] ? [[user, values[i]]] : [])));
   }
 
-  function read(user: string, conversation: string): Promise<ConversationState | undefined> {
-    const { conv, members, log } = keysOf(conversation);
-    return summarise(redis, { conv, members, log, folds: keys.folds(conversation), user });
-  }
+  const read = (user: string, conversation: string) => conversationState(redis, keys, user, conversation);
 
   async function changeMembersOf(
     by: string,
@@ -272,7 +285,7 @@ export function createConversations(parts: ConversationParts): Conversations {
         if (join !== "invited") throw invalid("join", "nobody joins a direct conversation");
         if (id !== undefined) throw invalid("id", "a direct conversation has the id of its pair");
       }
-      await refuseErased("members", others);
+      await refuseErased("members", [by, ...others]);
       const conversation = type === "direct" ? await directConversationId(by, others[0]!) : (id ?? newId(clock.now()));
       // A direct conversation is the same whoever of the two asks.
       const open = join === "open" ? [join] : [];
@@ -332,7 +345,8 @@ function invalid(path: string, message: string): AppError {
   return new AppError("INVALID", path === "" ? message : `${path}: ${message}`, { issues: [{ path, message }] });
 }
 
-async function digest(content: readonly string[]): Promise<string> {
+/** 96 bits of SHA-256, base64: tells content under a taken id from the same content. */
+export async function digest(content: readonly string[]): Promise<string> {
   const bytes = new TextEncoder().encode(JSON.stringify(content));
   return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).subarray(0, 12).toBase64();
 }

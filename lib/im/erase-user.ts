@@ -12,6 +12,7 @@ import type { Clock } from "../clock.ts";
 import type { AnyTopic, Expunged, Name } from "../mq/index.ts";
 import { type Keys, mastersOf, type RedisClient } from "../redis/index.ts";
 import type { Blocks } from "./blocks.ts";
+import type { Broadcasts } from "./broadcasts.ts";
 import type { Devices } from "./devices.ts";
 import { eraseConversation } from "./erase-conversation.ts";
 import { createEraser, type Eraser } from "./erased-record.ts";
@@ -19,7 +20,7 @@ import { indexKeys, ownKeys } from "./erasure-keys.ts";
 import { ownPart } from "./fold.ts";
 import type { Presence } from "./presence.ts";
 import type { Room } from "./room.ts";
-import { imEvents, imPush, imTopics } from "./topics.ts";
+import { imEvents, imTopics } from "./topics.ts";
 
 /** Keys of one look, and so conversations looked at at once: each is up to some ms of Redis. */
 const KEYS_PER_SCAN = 200;
@@ -29,8 +30,6 @@ const CHANGES_PER_READ = 1_000;
 const REWRITE_CHARACTERS_MAX = 256 * 1_024;
 const SCRUB_EVERY_MS = 200;
 
-/** Topics whose order keys are conversations: a user is not meant where one is called as he is. */
-const KEYED_BY_CONVERSATION: readonly AnyTopic[] = [imEvents, imPush];
 /** The group that fills the archive. */
 const ARCHIVING = `${imEvents.name}/archive`;
 
@@ -66,6 +65,7 @@ export interface EraseParts {
   readonly devices: Devices;
   readonly blocks: Blocks;
   readonly presence: Presence;
+  readonly broadcasts: Pick<Broadcasts, "order">;
   readonly expunge: (topic: AnyTopic, name: Name) => Promise<Expunged>;
   readonly archive: ErasableArchive;
 }
@@ -121,7 +121,8 @@ class EraseUser {
   private async expungeTopics(): Promise<boolean> {
     let hasEvents = false;
     for (const topic of imTopics) {
-      const key = KEYED_BY_CONVERSATION.includes(topic) ? undefined : this.subject.user;
+      // Events' keys are conversations, of which one may be called as he is.
+      const key = topic === imEvents ? undefined : this.subject.user;
       const { entries, letters, delayed, waiting } = await this.parts.expunge(topic, { key, texts: this.eraser.texts });
       this.erased.queued += entries + letters + delayed;
       for (const [group, count] of waiting) this.wait(`${topic.name}/${group}`, count);
@@ -137,7 +138,7 @@ class EraseUser {
     for (const node of mastersOf(this.redis)) {
       let cursor = "0";
       do {
-        const [next, found] = await node.scan(cursor, "MATCH", `${keys.prefix}:{*`, "COUNT", KEYS_PER_SCAN);
+        const [next, found] = await node.scan(cursor, "MATCH", keys.pattern(), "COUNT", KEYS_PER_SCAN);
         await Promise.all(found.map((key) => this.sweepKey(key)));
         await this.beat();
         cursor = next;
@@ -146,23 +147,42 @@ class EraseUser {
   }
 
   private async sweepKey(key: string): Promise<void> {
-    const { keys } = this.parts;
-    const { user, pseudonym } = this.subject;
-    const name = key.slice(keys.prefix.length + 1);
-    const conversation = CONVERSATION.exec(name)?.[1];
-    if (conversation !== undefined) await this.sweepConversation(conversation);
-    else if (REACTORS.test(name)) {
-      const own = await this.redis.hget(key, user);
-      if (own === null) return;
-      await this.redis.multi().hset(key, pseudonym, own).hdel(key, user).exec();
-      this.erased.parts += 1;
-    } else if (SILENCED.test(name)) this.erased.keys += await this.redis.srem(key, user);
-    else if (BLOCKS.test(name)) this.erased.keys += await this.redis.zrem(key, user);
-    else if (SENT.test(name)) await this.sweepSent(key);
-    else if (RECEIVED.test(name)) {
-      const reply = (await this.redis.get(key)) ?? "";
-      if (this.eraser.texts.some((text) => reply.includes(text))) this.erased.keys += await this.redis.del(key);
+    const { user } = this.subject;
+    const found = this.parts.keys.found(key);
+    switch (found?.kind) {
+      case "members":
+        return this.sweepConversation(found.of);
+      case "reactors":
+        return this.sweepReactors(key);
+      case "silenced":
+      case "broadcastMarks":
+        this.erased.keys += await this.redis.srem(key, user);
+        return;
+      case "blocks":
+      case "broadcastList":
+        this.erased.keys += await this.redis.zrem(key, user);
+        return;
+      case "sent":
+        return this.sweepSent(key);
+      case "received":
+        return this.sweepReply(key);
+      case "broadcast":
+        return this.sweepBroadcast(key, found.of);
     }
+  }
+
+  private async sweepReactors(key: string): Promise<void> {
+    const { user, pseudonym } = this.subject;
+    const own = await this.redis.hget(key, user);
+    if (own === null) return;
+    await this.redis.multi().hset(key, pseudonym, own).hdel(key, user).exec();
+    this.erased.parts += 1;
+  }
+
+  /** Kept for who asks again for the same deliveries: he gets others. */
+  private async sweepReply(key: string): Promise<void> {
+    const reply = (await this.redis.get(key)) ?? "";
+    if (this.eraser.texts.some((text) => reply.includes(text))) this.erased.keys += await this.redis.del(key);
   }
 
   private async sweepConversation(conversation: string): Promise<void> {
@@ -174,6 +194,16 @@ class EraseUser {
     this.erased.entries += erased.entries;
     this.erased.parts += erased.parts;
     if (erased.mustWait) this.wait("conversations that the archive is far behind with", 1);
+  }
+
+  /** One of his that goes on goes no further, and what it said goes. */
+  private async sweepBroadcast(key: string, id: string): Promise<void> {
+    const { user, pseudonym } = this.subject;
+    const [by, state] = await this.redis.hmget(key, "by", "state");
+    if (by !== user) return;
+    if (state === "running" || state === "paused") await this.parts.broadcasts.order(id, "cancel");
+    await this.redis.hset(key, "by", pseudonym, "body", "{}", "digest", "erased");
+    this.erased.keys += 1;
   }
 
   /** Fields are `<sender>/…`, and no id of a user holds what a pattern would take for more than itself. */
@@ -268,13 +298,6 @@ class EraseUser {
     return rewrites;
   }
 }
-
-const CONVERSATION = /^\{\d+\}:conv:([^:]+):members$/;
-const REACTORS = /^\{\d+\}:conv:[^:]+:reactors:\d+$/;
-const SILENCED = /^\{\d+\}:conv:[^:]+:silenced$/;
-const BLOCKS = /^\{\d+\}:user:[^:]+:blocks$/;
-const SENT = /^\{\d+\}:sent:\d+$/;
-const RECEIVED = /^\{received:im\.[^:]+:[^:]+\}:/;
 
 /** In pieces that one call carries. */
 function* chunksOf(rewrites: readonly Rewrite[]): Generator<Rewrite[]> {

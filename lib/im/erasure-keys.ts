@@ -16,7 +16,7 @@ import type { Keys } from "../redis/index.ts";
  */
 type Treatment = "own" | "index" | "conversation" | "swept" | "queue" | "passing" | "nobody";
 
-type KeyName = Exclude<keyof Keys, "prefix" | "partitions" | "partitionOf" | "isOfPartition">;
+type KeyName = Exclude<keyof Keys, "prefix" | "partitions" | "partitionOf" | "isOfPartition" | "pattern" | "found">;
 
 export const USERS_IN_KEYS = {
   installation: "nobody",
@@ -41,12 +41,20 @@ export const USERS_IN_KEYS = {
   blocks: "own",
   mutes: "own",
   hidden: "own",
+  push: "own",
   leaving: "index",
   users: "index",
   winback: "index",
   erasures: "nobody",
   /** The record of the erasure names him until it is done. */
   erasure: "passing",
+
+  broadcasts: "nobody",
+  openBroadcasts: "nobody",
+  /** By whom it is. */
+  broadcast: "swept",
+  broadcastList: "swept",
+  broadcastMarks: "swept",
 
   topic: "queue",
   deadLetters: "queue",
@@ -74,7 +82,7 @@ export const USERS_IN_KEYS = {
   redrives: "nobody",
   redrive: "nobody",
   timers: "nobody",
-  /** Services keep in these what they want, of whom they want: it is theirs to erase. */
+  /** Services keep in these what they want, of whom they want: it is theirs to erase. The pusher's BURSTS live for seconds. */
   half: "nobody",
   halfDue: "nobody",
   halfIn: "nobody",

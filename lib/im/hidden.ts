@@ -26,7 +26,7 @@ export interface Place {
 export interface HiddenParts {
   readonly redis: RedisClient;
   readonly keys: Keys;
-  readonly conversations: Conversations;
+  readonly conversations: Pick<Conversations, "state">;
   readonly timeline: Timeline;
 }
 

@@ -3,38 +3,79 @@
  * seq (its place, 1..n), epoch (which timeline), cursor (epoch, seq, id), inbox (a user's conversation list), route (where a
  * user's socket is), connection.
  *
- *   chat.ts           all of it, put together
- *   protocol.ts       what the chat is made of, and the limits       requests.ts   what users ask and are answered
- *   contract.ts       what logic answers by RPC                      topics.ts     im.events, im.push, im.commands
- *   messages.ts       send                                           commit.ts     batches of sends, atomically
- *   review.ts         who decides on it before
- *   amend.ts          edit, recall, react                            fold.ts       what a message looks like now
- *   conversations.ts  create, look, change members                   permissions.ts who may do what
- *   timeline.ts       hot window and archive as one                  sync.ts       resume, history
- *   receipts.ts       delivered and read cursors                     list.ts       a user's conversations
- *   inbox.ts          index of conversations by activity             channels.ts   who hears a channel
- *   hidden.ts         deleted for oneself                            mutes.ts      no notice for oneself
- *   blocks.ts         whom a user takes no messages from             devices.ts    a user's devices
- *   presence.ts       who is online                                  typing.ts     who is typing
- *   routes.ts         connection -> gateway                          notify.ts     what is told and not stored
- *   search.ts         what is said in one's own conversations        room.ts       when im.events is full
- *   replicas.ts       what `replicated` waits for
- *   erasure.ts       a user is erased: begin, report, passes           erase-user.ts  one pass over everything
- *   erase-conversation.ts  a conversation without him              erased-record.ts  entries without him
- *   erasure-keys.ts  what there is of a user, key by key
- *   membership.ts     members as of a place in the stream            users.ts      who there is
- *   winback.ts        who was not seen for long
+ *   chat.ts              all of it, put together
+ *   protocol.ts          what the chat is made of, and the limits
+ *   requests.ts          what users ask and are answered
+ *   contract.ts          what logic answers by RPC
+ *   topics.ts            im.events, im.push, im.commands, im.users
+ *
+ *   messages.ts          send
+ *   review.ts            who decides on it before
+ *   commit.ts            batches of sends, atomically
+ *   room.ts              when im.events is full
+ *   replicas.ts          what `replicated` waits for
+ *   amend.ts             edit, recall, react
+ *   fold.ts              what a message looks like now
+ *
+ *   conversations.ts     create, look, change members
+ *   permissions.ts       who may do what
+ *   membership.ts        members as of a place in the stream
+ *   channels.ts          who hears a channel
+ *   inbox.ts             index of conversations by activity
+ *   list.ts              a user's conversations
+ *
+ *   timeline.ts          hot window and archive as one
+ *   sync.ts              resume, history
+ *   search.ts            what is said in one's own conversations
+ *   receipts.ts          delivered and read cursors
+ *
+ *   hidden.ts            deleted for oneself
+ *   mutes.ts             no notice for oneself
+ *   blocks.ts            whom a user takes no messages from
+ *   devices.ts           a user's devices
+ *   push-devices.ts      how devices are woken
+ *   bursts.ts            once for many messages
+ *
+ *   routes.ts            connection -> gateway
+ *   presence.ts          who is online
+ *   typing.ts            who is typing
+ *   notify.ts            what is told and not stored
+ *
+ *   users.ts             who there is
+ *   winback.ts           who was not seen for long
+ *   broadcasts.ts        one message to many
+ *   broadcast-runner.ts  walks their audience
+ *
+ *   erasure.ts           a user is erased: begin, report, go on
+ *   erase-user.ts        one pass over everything there is
+ *   erase-conversation.ts  a conversation without him
+ *   erased-record.ts     entries without him
+ *   erasure-keys.ts      what there is of a user, key by key
  *
  * Logic is the only writer of chat state; scripts decide and commit in one step (lib/redis/lua/im-*.lua).
  */
 
 export { type Amendments, createAmendments } from "./amend.ts";
 export { type Block, type Blocks, createBlocks } from "./blocks.ts";
+export { type RunnerParts, runBroadcasts } from "./broadcast-runner.ts";
+export {
+  BROADCAST_ID_LENGTH_MAX,
+  BROADCAST_RATE,
+  BROADCAST_RATE_MAX,
+  BROADCAST_USERS_MAX,
+  BROADCASTER,
+  type Broadcast,
+  type BroadcastInput,
+  type Broadcasts,
+  broadcastCounts,
+  createBroadcasts,
+} from "./broadcasts.ts";
+export { type Bursts, createBursts } from "./bursts.ts";
 export { type Channels, createChannels } from "./channels.ts";
 export { type Chat, type ChatParts, createChat } from "./chat.ts";
 export { type Committer, createCommitter } from "./commit.ts";
 export { type LogicContract, logicContract } from "./contract.ts";
-export { type ConversationState, type Conversations, createConversations } from "./conversations.ts";
+export { type ConversationState, type Conversations, conversationState, createConversations } from "./conversations.ts";
 export { createDevices, type Devices } from "./devices.ts";
 export { ERASED_KINDS, type ErasableArchive, type ErasedCounts } from "./erase-user.ts";
 export {
@@ -56,6 +97,8 @@ export { appendFrames, createNotifier, type NotificationName, type Notifier, not
 export { ACTIONS, type Action, mayRole } from "./permissions.ts";
 export { createPresence, type Presence, WATCH_MS } from "./presence.ts";
 export * from "./protocol.ts";
+export { createPushDevices, type PushDevices, type PushRegistration } from "./push-devices.ts";
+export * from "./push-requests.ts";
 export { delivered, read, receipts } from "./receipts.ts";
 export { awaitReplicas } from "./replicas.ts";
 export * from "./requests.ts";
@@ -64,7 +107,18 @@ export { attach, createRouteCache, detach, type Route, type RouteCache } from ".
 export { type SearchArchive, search } from "./search.ts";
 export { history, sync } from "./sync.ts";
 export { createTimeline, type ReadArchive, type StoredEntry, type Timeline } from "./timeline.ts";
-export { imCommands, imEvents, imPush, imTopics, imUsers, type SendCommand } from "./topics.ts";
+export {
+  type DevicePush,
+  imCommands,
+  imEvents,
+  imPush,
+  imTopics,
+  imUsers,
+  type PushDue,
+  type PushNotice,
+  type PushRequest,
+  type SendCommand,
+} from "./topics.ts";
 export { createTrim, type Trim } from "./trim.ts";
 export { typing } from "./typing.ts";
 export { createUserIndex, type SeenUser, type UserIndex } from "./users.ts";

@@ -22,7 +22,7 @@ export interface MuteParts {
   readonly redis: RedisClient;
   readonly keys: Keys;
   readonly clock: Clock;
-  readonly conversations: Conversations;
+  readonly conversations: Pick<Conversations, "state">;
 }
 
 export function createMutes({ redis, keys, clock, conversations }: MuteParts): Mutes {

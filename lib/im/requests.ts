@@ -25,6 +25,8 @@ import {
   UserIdSchema,
 } from "./protocol.ts";
 
+import { PUSH_KINDS } from "./push-requests.ts";
+
 const unique = (users: string[]) => new Set(users).size === users.length;
 const Users = (max: number) =>
   v.pipe(
@@ -267,8 +269,10 @@ export const DeviceSchema = v.strictObject({
   connections: PositionSchema,
   /** Of an online one: since when. */
   connectedAt: v.optional(TimeSchema),
-  /** Of an offline one. */
+  /** Of an offline one, unless it was never connected. */
   lastSeen: v.optional(TimeSchema),
+  /** How it is woken when it has push. */
+  push: v.optional(v.picklist(PUSH_KINDS)),
 });
 export type Device = v.InferOutput<typeof DeviceSchema>;
 export const ListDevicesReply = v.strictObject({ devices: v.array(DeviceSchema) });

@@ -88,18 +88,18 @@ export async function attach(redis: RedisClient, keys: Keys, clock: Clock, route
     devicesMax: DEVICES_MAX,
     eventId: newId(clock.now()),
   });
-  await announce(redis, keys, user);
+  await announceRoutes(redis, keys, user);
   return isNewlyOnline;
 }
 
 export async function detach(redis: RedisClient, keys: Keys, user: string, connection: string): Promise<void> {
   await remove(redis, keys, user, { connection, gateway: "" });
-  await announce(redis, keys, user);
+  await announceRoutes(redis, keys, user);
 }
 
 /** Removes the user's routes to a gateway that is gone. */
 export async function detachFrom(redis: RedisClient, keys: Keys, user: string, gateway: string): Promise<void> {
-  if ((await remove(redis, keys, user, { connection: "", gateway })) > 0) await announce(redis, keys, user);
+  if ((await remove(redis, keys, user, { connection: "", gateway })) > 0) await announceRoutes(redis, keys, user);
 }
 
 function remove(redis: RedisClient, keys: Keys, user: string, which: { connection: string; gateway: string }) {
@@ -114,11 +114,18 @@ function remove(redis: RedisClient, keys: Keys, user: string, which: { connectio
   });
 }
 
-async function announce(redis: RedisClient, keys: Keys, user: string): Promise<void> {
+/** Tells all caches that the user's routes, or his devices with push, have changed. */
+export async function announceRoutes(redis: RedisClient, keys: Keys, user: string): Promise<void> {
   await redis.xadd(keys.routeChanges(), "MAXLEN", "~", CHANGES_MAX, "*", "u", user);
 }
 
-const NO_ROUTES: readonly Route[] = [];
+/** What is cached of a user. */
+interface Reach {
+  readonly routes: readonly Route[];
+  readonly hasPush: boolean;
+}
+
+const UNREACHED: Reach = { routes: [], hasPush: false };
 
 export interface RouteCache {
   /** Reads the log of changes to its end. Calls of one tick share a read. Names the users whose routes changed to `onChange`. */
@@ -128,6 +135,8 @@ export interface RouteCache {
   has(user: string): boolean;
   /** The cached routes; empty when the user has none or was not loaded. */
   of(user: string): readonly Route[];
+  /** Whether a device of the user has push, as cached with the routes; false when the user was not loaded. */
+  hasPush(user: string): boolean;
   /** Drops the routes of a gateway that is gone, here and in Redis. */
   forgetGateway(gateway: string): Promise<void>;
 }
@@ -138,7 +147,7 @@ export function createRouteCache(
   keys: Keys,
   onChange: (user: string | undefined) => void,
 ): RouteCache {
-  const cache = new Map<string, readonly Route[]>();
+  const cache = new Map<string, Reach>();
   let position: string | undefined;
   let running: Promise<void> | undefined;
   let queued: Promise<void> | undefined;
@@ -207,18 +216,19 @@ export function createRouteCache(
       for (const user of users) {
         if (cache.has(user)) continue;
         pending.push(
-          redis.hgetall(keys.routes(user)).then((routes) => {
-            cache.set(user, toRoutes(routes));
+          Promise.all([redis.hgetall(keys.routes(user)), redis.exists(keys.push(user))]).then(([routes, push]) => {
+            cache.set(user, toReach(routes, push > 0));
           }),
         );
       }
       await Promise.all(pending);
     },
     has: (user) => cache.has(user),
-    of: (user) => cache.get(user) ?? NO_ROUTES,
+    of: (user) => (cache.get(user) ?? UNREACHED).routes,
+    hasPush: (user) => (cache.get(user) ?? UNREACHED).hasPush,
     async forgetGateway(gateway) {
       const gone: Promise<unknown>[] = [];
-      for (const [user, routes] of cache) {
+      for (const [user, { routes }] of cache) {
         if (!routes.some((route) => route.gateway === gateway)) continue;
         drop(user);
         gone.push(detachFrom(redis, keys, user, gateway));
@@ -228,10 +238,11 @@ export function createRouteCache(
   };
 }
 
-function toRoutes(stored: Record<string, string>): readonly Route[] {
+function toReach(stored: Record<string, string>, hasPush: boolean): Reach {
   const routes = Object.entries(stored).map(([connection, value]) => {
     const [gateway, number] = value.split(" ");
     return { connection, gateway: gateway!, number: number! };
   });
-  return routes.length === 0 ? NO_ROUTES : routes;
+  // Most users by far: one object for all of them.
+  return routes.length === 0 && !hasPush ? UNREACHED : { routes, hasPush };
 }

@@ -49,24 +49,49 @@ export const imEvents = defineTopic("im.events", {
   ]),
 });
 
+const PushRequest = v.strictObject({
+  conversation: IdSchema,
+  seq: PositionSchema,
+  id: IdSchema,
+  users: v.array(UserIdSchema),
+  online: v.optional(v.literal(true)),
+});
+export type PushRequest = v.InferOutput<typeof PushRequest>;
+
+const Notice = v.strictObject({
+  id: IdSchema,
+  title: v.string(),
+  text: v.string(),
+  conversation: v.optional(IdSchema),
+  seq: v.optional(SeqSchema),
+});
+const PushNotice = v.strictObject({ ...Notice.entries, users: v.array(UserIdSchema) });
+export type PushNotice = v.InferOutput<typeof PushNotice>;
+
+const PushDue = v.strictObject({ user: UserIdSchema, conversation: IdSchema });
+export type PushDue = v.InferOutput<typeof PushDue>;
+
+const toDevice = { user: UserIdSchema, device: IdSchema };
+const DevicePush = v.union([
+  v.strictObject({ ...toDevice, conversation: IdSchema, seq: SeqSchema }),
+  v.strictObject({ ...toDevice, notice: Notice }),
+]);
+export type DevicePush = v.InferOutput<typeof DevicePush>;
+
 /**
  * For the pusher: what users should be woken for.
  *
  *   im.push.requested  {conversation, seq, id, users}                    members without a connection when it was delivered
+ *   im.push.unseen     {conversation, seq, id, users, online: true}      members with one, and devices with push; the sender is in neither
  *   im.push.notice     {id, users, title, text, conversation?, seq?}     no message: a reminder, a greeting to who was long away
+ *
+ * Its own steps, of one user; the key is the user. None carries what a message says: it is looked up when it is sent.
+ *
+ *   im.push.due        {user, conversation}                              a burst of messages is over (lib/im/bursts.ts)
+ *   im.push.device     {user, device, conversation, seq} or {user, device, notice}
  */
 export const imPush = defineTopic("im.push", {
-  schema: v.union([
-    v.strictObject({ conversation: IdSchema, seq: PositionSchema, id: IdSchema, users: v.array(UserIdSchema) }),
-    v.strictObject({
-      id: IdSchema,
-      users: v.array(UserIdSchema),
-      title: v.string(),
-      text: v.string(),
-      conversation: v.optional(IdSchema),
-      seq: v.optional(SeqSchema),
-    }),
-  ]),
+  schema: v.union([PushRequest, PushNotice, PushDue, DevicePush]),
 });
 
 /**

@@ -34,6 +34,7 @@ export interface Metrics {
   readonly webhookCalls: Counter<"outcome">;
   readonly hookCalls: Counter<"outcome">;
   readonly hookSeconds: Histogram<never>;
+  readonly pushes: Counter<"kind" | "outcome">;
   readonly leasesLost: Counter<"topic" | "group">;
   readonly takeovers: Counter<"topic" | "group">;
   readonly rpcCalls: Counter<"service" | "method" | "outcome">;
@@ -117,6 +118,11 @@ export function createMetrics(): Metrics {
       "outcome",
     ]),
     hookSeconds: seconds("im_hook_call_seconds", "Time until the before-send hook gave its verdict, or none.", []),
+    pushes: counter(
+      "im_push_devices_total",
+      "Pushes to devices by provider and outcome: sent, gone, later, refused, expired (our credentials were), quiet (no longer wanted).",
+      ["kind", "outcome"],
+    ),
     leasesLost: counter("im_mq_leases_lost_total", "Commits refused because another member holds the lease.", group),
     takeovers: counter("im_mq_takeovers_total", "Leases taken from a member that let them expire.", group),
     rpcCalls: counter("im_rpc_calls_total", "Calls by outcome: ok or an error code.", ["service", "method", "outcome"]),

@@ -26,7 +26,7 @@ export {
   type RedisConnections,
   type RedisTopology,
 } from "./client.ts";
-export { createKeys, type Keys } from "./keys.ts";
+export { BURSTS, createKeys, type Keys } from "./keys.ts";
 export { outcomeOf, type RedisOutcome, toAppError } from "./outcome.ts";
 export { defineScript, type Script } from "./script.ts";
 export { redisTimeMs } from "./time.ts";

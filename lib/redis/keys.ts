@@ -11,6 +11,29 @@ import { partitionOf } from "../id.ts";
 
 export type Keys = ReturnType<typeof createKeys>;
 
+/**
+ * Own key (`own` below) of the pusher's, a hash per partition: `<user>/<conversation>` -> `<burst> <newest seq>` of open bursts, and
+ * `<burst>` -> `<newest seq>` of those whose end is not committed. A field lives for seconds. Owner: lib/im/bursts.ts.
+ */
+export const BURSTS = "push.bursts";
+
+/**
+ * Kinds of which nothing says which keys there are: an erasure finds them among all keys, by their names behind the prefix. The first
+ * group of each is what the key is of.
+ */
+const FOUND_BY_NAME = {
+  members: /^\{\d+\}:conv:([^:]+):members$/,
+  silenced: /^\{\d+\}:conv:([^:]+):silenced$/,
+  reactors: /^\{\d+\}:conv:([^:]+):reactors:\d+$/,
+  blocks: /^\{\d+\}:user:([^:]+):blocks$/,
+  sent: /^\{\d+\}:sent:(\d+)$/,
+  received: /^\{received:(im\.[^:]+):[^:]+\}:/,
+  broadcast: /^\{broadcasts\}:of:([^:]+)$/,
+  broadcastList: /^\{broadcasts\}:list:([^:]+)$/,
+  broadcastMarks: /^\{\d+\}:broadcast:([^:]+)$/,
+};
+export type KindFoundByName = keyof typeof FOUND_BY_NAME;
+
 export function createKeys(prefix: string, partitions: number) {
   const at = (partition: number) => {
     assert(partition >= 0 && partition < partitions, `partition ${partition} is outside 0..${partitions - 1}`);
@@ -25,6 +48,18 @@ export function createKeys(prefix: string, partitions: number) {
     partitionOf: (id: string) => partitionOf(id, partitions),
     /** Whether a key is one of this partition's, so that its scripts may name it. */
     isOfPartition: (key: string, partition: number) => key.startsWith(`${at(partition)}:`),
+
+    /** All keys of an installation, for SCAN. */
+    pattern: () => `${prefix}:{*`,
+    /** What a key is, of the kinds that are found by their names, and of what; undefined: of another kind. */
+    found(key: string): { readonly kind: KindFoundByName; readonly of: string } | undefined {
+      const name = key.slice(prefix.length + 1);
+      for (const [kind, pattern] of Object.entries(FOUND_BY_NAME)) {
+        const of = pattern.exec(name)?.[1];
+        if (of !== undefined) return { kind: kind as KindFoundByName, of };
+      }
+      return undefined;
+    },
 
     /** hash `partitions`, `created`. No expiry. Written once by the first start; a mismatch later is refused. */
     installation: () => `${prefix}:{installation}`,
@@ -106,6 +141,26 @@ export function createKeys(prefix: string, partitions: number) {
     erasure: (digest: string) => `${prefix}:{erasures}:${digest}`,
     /** set of `<conversation>/<seq>`: messages that the user has deleted for himself, at most 10 000. No expiry. */
     hidden: (id: string) => `${user(id)}:hidden`,
+    /** hash device -> `<registration id> <address JSON>` (lib/im/push-requests.ts): how it is woken, at most 20. No expiry. */
+    push: (id: string) => `${user(id)}:push`,
+
+    // Broadcasts. Owner: lib/im, in gateway and extlogic. All of one go 30 days after it was created, or came to its end.
+
+    /** zset broadcast by the ms when it was created; of the last 30 days, at most 10 000. */
+    broadcasts: () => `${prefix}:{broadcasts}`,
+    /** set of the ids of broadcasts that run or are paused, at most 20. */
+    openBroadcasts: () => `${prefix}:{broadcasts}:open`,
+    /**
+     * hash, a broadcast (lib/im/broadcasts.ts): `state`, `digest` of what it was created with, `by`, `type`, `body` JSON, `audience`
+     * JSON, `list` name of the audience's list, `per_second`, `created` ms, `started` ms, `spent` ms up to which its rate is used up,
+     * `gathered` 1 when the list is complete, `partition` and `position` it has come to, `walked` ms when it came to the end, `runner` and
+     * `lease` ms of its holder, `ended` ms.
+     */
+    broadcast: (id: string) => `${prefix}:{broadcasts}:of:${id}`,
+    /** zset, all scores 0: the users of an audience that is a list or a conversation. One hour until its broadcast is there; gone with its end. */
+    broadcastList: (name: string) => `${prefix}:{broadcasts}:list:${name}`,
+    /** set of users of the partition for whom the broadcast's command was published. Goes a day after the end. */
+    broadcastMarks: (partition: number, id: string) => `${at(partition)}:broadcast:${id}`,
 
     // Topics. Owner: lib/mq.
 

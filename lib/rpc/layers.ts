@@ -49,7 +49,13 @@ export const LAYERS: Readonly<Record<Role, LayerEntry>> = {
     // `*`: the webhooks of outside services, each a group of its own.
     consumes: { "im.events": ["extlogic", "*"], "im.push": ["*"], "im.users": ["*"], "im.reminders": ["*"] },
   },
-  pusher: { layer: 2, calls: [], publishes: ["im.commands"], consumes: { "im.push": ["pusher"] } },
+  pusher: {
+    layer: 2,
+    calls: ["archive"],
+    // Its own steps: a burst that is due, one device's send.
+    publishes: ["im.push", "im.relay"],
+    consumes: { "im.push": ["pusher"] },
+  },
   scheduler: {
     layer: 2,
     calls: [],

@@ -28,6 +28,8 @@ export interface CampaignOptions {
   readonly keep: boolean;
   /** Acknowledgements that each cycle must see before the next fault. */
   readonly acksPerCycle?: number;
+  /** Mean pause of each of the 90 lanes between two messages. */
+  readonly pauseMs?: number;
   readonly print: (line: string) => void;
 }
 
@@ -61,7 +63,7 @@ const LOG_SHOWN = 8_000;
 
 /** Runs one campaign. Throws, with the end of the Skein's log, when it does not get through: nothing may need a human. */
 export async function runCampaign(options: CampaignOptions): Promise<CampaignResult> {
-  const { campaign, cycles, seed, keep, print, acksPerCycle = ACKS_PER_CYCLE } = options;
+  const { campaign, cycles, seed, keep, print, acksPerCycle = ACKS_PER_CYCLE, pauseMs = PAUSE_MS } = options;
   const startedMs = performance.now();
   const random = createRandom(seed);
   const folder = mkdtempSync(join(tmpdir(), `skein-chaos-${campaign}-`));
@@ -70,8 +72,8 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
   const skein = await startVictim(campaign, join(folder, "data"));
   let generator: GeneratorProcess | undefined;
   try {
-    generator = startGenerator({ seed, evidencePath, ...(await prepare(skein)), pauseMs: PAUSE_MS });
-    await acks(generator, WARM_ACKS, "warming up");
+    generator = startGenerator({ seed, evidencePath, ...(await prepare(skein)), pauseMs });
+    await acks(generator, Math.min(WARM_ACKS, acksPerCycle), "warming up");
     print(`warm: ${generator.counts.ok} acknowledged`);
     const faults: string[] = [];
     const silences: number[] = [];

@@ -88,6 +88,7 @@ test("parts are there in an archive of the schema before them, and its entries s
   database.run("DROP VIEW parts");
   database.run("DROP TABLE timeline_parts");
   database.run("DROP TABLE timeline_words");
+  database.run("DROP INDEX timeline_entries_timed");
   database.run("PRAGMA user_version = 1");
   database.close();
   const again = await openArchive(`sqlite://${world.path}`);
@@ -106,6 +107,20 @@ test("parts are there in an archive of the schema before them, and its entries s
     [3, undefined],
     [4, undefined],
   ]);
+  await again.close();
+});
+
+test("words are found in an archive of the schema before the search's indexes", async () => {
+  await using world = await setup();
+  await world.store.write([entry(1, { text: "once upon" }), entry(2, { text: "a time" })]);
+  await world.store.close();
+  const database = new Database(world.path);
+  database.run("DROP INDEX timeline_entries_timed");
+  database.run("PRAGMA user_version = 3");
+  database.close();
+  const again = await openArchive(`sqlite://${world.path}`);
+  const found = await again.search({ timelines: [{ conversation: "c1", epoch: "e1" }], text: "time", limit: 9 });
+  expect(found).toEqual([{ conversation: "c1", seq: 2, at: 1_002 }]);
   await again.close();
 });
 

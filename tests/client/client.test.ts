@@ -1,9 +1,17 @@
 /** The client against a gateway that misbehaves on purpose: what it repeats, holds, orders, asks and gives up. */
 
 import { expect, test } from "bun:test";
-import { type Client, ClientError, type ConnectOptions, connect } from "../../lib/client/index.ts";
+import { askedMs, backoffMs } from "../../lib/client/backoff.ts";
+import { type Client, ClientError, type ConnectOptions, connect, type Entry, fold } from "../../lib/client/index.ts";
 import { eventually } from "../support/eventually.ts";
-import { type Connection, type Frame, type ScriptedGateway, startScriptedGateway, synced } from "./scripted-gateway.ts";
+import {
+  type Connection,
+  type Frame,
+  messageOf,
+  type ScriptedGateway,
+  startScriptedGateway,
+  synced,
+} from "./scripted-gateway.ts";
 
 const START = { conversation: "c1", epoch: "e1", seq: 0 };
 
@@ -237,4 +245,108 @@ test("a gateway that falls silent is left for another address", async () => {
   silent[Symbol.dispose]();
   await eventually(() => expect(lively.connections.length).toBe(1));
   expect(await it.client.send("c1", "x")).toMatchObject({ seq: 1 });
+});
+
+test("an expired token is renewed, and what was under way goes on", async () => {
+  const oblige = obliging();
+  let isFirst = true;
+  using gateway = startScriptedGateway((frame, connection) => {
+    if (frame.method !== "message.send" || !isFirst) return oblige(frame, connection);
+    isFirst = false;
+    connection.socket.close(4502, "the token has expired");
+    return true;
+  });
+  let asked = 0;
+  const getToken = async () => {
+    asked += 1;
+    return "good";
+  };
+  using it = await follow(gateway, { getToken });
+  expect(await it.client.send("c1", "x")).toMatchObject({ seq: 1 });
+  expect(asked).toBe(2);
+});
+
+test("two tokens refused in a row end it, however long the server was away before", async () => {
+  using gateway = startScriptedGateway();
+  const answers = ["none", "none", "stale", "good", "stale", "stale"];
+  const getToken = () => {
+    const token = answers.shift()!;
+    if (token === "none") throw new Error("the mint is away");
+    return token;
+  };
+  const client = connect({ url: gateway.url, getToken });
+  await client.ready();
+  const ended = Promise.withResolvers<ClientError>();
+  client.on("ended", ({ error }) => ended.resolve(error));
+  gateway.connections.at(-1)!.socket.close(4000, "draining");
+  expect((await ended.promise).code).toBe("UNAUTHENTICATED");
+  expect(answers).toEqual([]);
+});
+
+test("what only a newer server knows is passed over: notifications, and kinds of entries, which keep their place", async () => {
+  const poll = { kind: "poll", seq: 2, id: "id-2", by: "bob", at: 1, target: 1, question: "tea?" };
+  using gateway = startScriptedGateway((frame, connection) => {
+    if (frame.method !== "sync") return undefined;
+    const { entries, ...rest } = synced("resumed", [1]);
+    connection.answer(frame, { conversations: [{ ...rest, entries: [...entries, poll] }] });
+    return true;
+  });
+  using it = await follow(gateway);
+  const [connection] = gateway.connections;
+  connection!.notify("poll.closed", { conversation: "c1", seq: 3 });
+  connection!.message(3);
+  await eventually(() => expect(it.texts).toEqual(["text 1", "text 3"]));
+  expect(fold(messageOf(1), poll as unknown as Entry)).toEqual(messageOf(1));
+  expect(gateway.connections).toHaveLength(1);
+});
+
+test("something between that does not speak JSON-RPC is left and tried again", async () => {
+  using gateway = startScriptedGateway(obliging());
+  using it = await follow(gateway);
+  const offline: string[] = [];
+  it.client.on("offline", ({ reason }) => offline.push(reason));
+  for (const text of ["<html>", "null"]) {
+    const before = gateway.of("sync").length;
+    gateway.connections.at(-1)!.socket.send(text);
+    await eventually(() => expect(gateway.of("sync").length).toBe(before + 1));
+  }
+  expect(offline).toHaveLength(2);
+});
+
+test("waits double up to their limit, half of them by chance, and what a server asks for is never cut short", () => {
+  const many = <T>(make: () => T) => Array.from({ length: 200 }, make);
+  for (const attempt of [0, 3, 10, 5_000]) {
+    const whole = Math.min(10_000, 250 * 2 ** attempt);
+    const waits = many(() => backoffMs(attempt, 250, 10_000));
+    expect(Math.min(...waits)).toBeGreaterThanOrEqual(whole / 2);
+    expect(Math.max(...waits)).toBeLessThanOrEqual(whole);
+    expect(new Set(waits).size).toBeGreaterThan(100);
+  }
+  const asked = many(() => askedMs(1_000));
+  expect(Math.min(...asked)).toBeGreaterThanOrEqual(1_000);
+  expect(Math.max(...asked)).toBeLessThanOrEqual(1_250);
+});
+
+test("history that was overtaken by entries has them in it", async () => {
+  const reaction = (seq: number, emoji: string) => ({
+    conversation: "c1",
+    seq,
+    entry: { kind: "reaction", seq, id: `id-${seq}`, by: "bob", at: 1, target: 1, emoji, on: true },
+  });
+  const reactions = [{ emoji: "ok", count: 1, users: ["bob"] }];
+  using gateway = startScriptedGateway((frame, connection) => {
+    if (frame.method === "sync") connection.answer(frame, { conversations: [synced("resumed", [])] });
+    if (frame.method === "message.history") {
+      // The answer was made between the two.
+      connection.notify("message.reaction", reaction(2, "ok"));
+      connection.notify("message.reaction", reaction(3, "yes"));
+      connection.answer(frame, { epoch: "e1", head: 2, messages: [{ ...messageOf(1), reactions }], more: false });
+    }
+    return true;
+  });
+  using it = await follow(gateway);
+  gateway.connections[0]!.message(1);
+  const { messages } = await it.client.history("c1");
+  expect(messages[0]!.reactions).toEqual([...reactions, { emoji: "yes", count: 1, users: ["bob"] }]);
+  expect(it.client.cursors()[0]!.seq).toBe(3);
 });

@@ -1,6 +1,14 @@
 import { describe, expect, test } from "bun:test";
 import { systemClock } from "../../lib/clock.ts";
-import { attach, createBlocks, createDevices, createPresence, detach, imUsers } from "../../lib/im/index.ts";
+import {
+  attach,
+  createBlocks,
+  createDevices,
+  createPresence,
+  createPushDevices,
+  detach,
+  imUsers,
+} from "../../lib/im/index.ts";
 import { eventually } from "../support/eventually.ts";
 import { openTestStore, type TestStore } from "../support/redis.ts";
 
@@ -18,7 +26,7 @@ async function setup(store: TestStore) {
     keys,
     blocks,
     presence,
-    devices: createDevices(redis, keys),
+    devices: createDevices(redis, keys, createPushDevices(redis, keys, systemClock)),
     attach: (user: string, connection: string, node = "g1", device = "") =>
       attach(redis, keys, systemClock, { user, connection, gateway: node, number: 7, device }),
     detach: (user: string, connection: string) => detach(redis, keys, user, connection),

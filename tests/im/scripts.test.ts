@@ -5,8 +5,11 @@
 
 import { describe, expect, test } from "bun:test";
 import { systemClock } from "../../lib/clock.ts";
+import { publishBroadcast } from "../../lib/im/broadcast-runner.ts";
 import {
   attach,
+  createBroadcasts,
+  createBursts,
   createNotifier,
   createPresence,
   createRouteCache,
@@ -18,6 +21,7 @@ import {
   read,
   typing,
 } from "../../lib/im/index.ts";
+import { BURSTS } from "../../lib/redis/index.ts";
 import { type Chat, makeChat } from "../support/im.ts";
 import { digestOf } from "../support/queue.ts";
 import { openTestStore, type TestStore } from "../support/redis.ts";
@@ -29,9 +33,17 @@ interface Stage {
   readonly conversation: string;
   /** Of ann and bob. */
   readonly direct: string;
+  /** Ann's phone's push. */
+  readonly registration: string;
+  /** Ann's open one. */
+  readonly burst: string;
 }
 
 const ROUTE = { user: "ann", connection: "c1", gateway: "g1", number: 1, device: "phone" };
+
+/** Nothing is due within a test. */
+const WAIT_MS = 600_000;
+const burstsOf = ({ redis, keys }: Chat) => createBursts(redis, keys, systemClock);
 
 /** A group of ann (owner), bob and cid with a message of ann's at 1, to which bob reacted, and one of bob's at 3. */
 async function setStage(): Promise<Stage> {
@@ -50,7 +62,11 @@ async function setStage(): Promise<Stage> {
     chat.keys,
     createRouteCache(chat.redis, chat.keys, () => undefined),
   );
-  return { store, chat, notifier, conversation, direct: direct.id };
+  const address = { kind: "webhook", url: "https://push.example.com/" } as const;
+  const { id: registration } = await chat.pushDevices.register("ann", "phone", address);
+  await burstsOf(chat).join({ user: "ann", conversation, seq: 3 }, WAIT_MS);
+  const burst = (await chat.redis.hget(chat.keys.own(0, BURSTS), `ann/${conversation}`))!.split(" ")[0]!;
+  return { store, chat, notifier, conversation, direct: direct.id, registration, burst };
 }
 
 const key = {
@@ -68,7 +84,19 @@ const key = {
   userIndex: ({ chat }: Stage) => chat.keys.users(0),
   winback: ({ chat }: Stage) => chat.keys.winback(0),
   eveOnline: ({ chat }: Stage) => chat.keys.presence("eve"),
-  push: ({ chat }: Stage) => chat.keys.topic("im.push", 0),
+  pushTopic: ({ chat }: Stage) => chat.keys.topic("im.push", 0),
+  openBroadcasts: ({ chat }: Stage) => chat.keys.openBroadcasts(),
+  broadcasts: ({ chat }: Stage) => chat.keys.broadcasts(),
+  newBroadcast: ({ chat }: Stage) => chat.keys.broadcast("new"),
+  marks: ({ chat }: Stage) => chat.keys.broadcastMarks(0, "new"),
+  counts: ({ chat }: Stage) => chat.keys.own(0, "broadcast.new"),
+  commands: ({ chat }: Stage) => chat.keys.topic("im.commands", 0),
+  push: ({ chat }: Stage) => chat.keys.push("ann"),
+  bursts: ({ chat }: Stage) => chat.keys.own(0, BURSTS),
+  delayed: ({ chat }: Stage) => chat.keys.delayed(0),
+  delayedDue: ({ chat }: Stage) => chat.keys.delayedDue(0),
+  delayedEnded: ({ chat }: Stage) => chat.keys.delayedEnded(0),
+  relay: ({ chat }: Stage) => chat.keys.topic("im.relay", 0),
   newConv: ({ chat }: Stage) => chat.keys.conversation("new"),
   newMembers: ({ chat }: Stage) => chat.keys.members("new"),
   log: ({ chat, conversation }: Stage) => chat.keys.log(conversation),
@@ -132,11 +160,22 @@ const SCRIPTS: Record<string, Row> = {
     },
   },
   winback: {
-    keys: ["userIndex", "winback", "eveOnline", "users", "push"],
+    keys: ["userIndex", "winback", "eveOnline", "users", "pushTopic"],
     async run({ chat }) {
       const push = { title: "Tea", text: "is ready" };
       await createWinback(chat.redis, chat.keys, systemClock, { idleMs: 1_000, periodMs: 1_000_000, push }).sweep(0);
     },
+  },
+  "broadcast-create": {
+    keys: ["openBroadcasts", "broadcasts", "newBroadcast"],
+    async run({ chat }) {
+      const wanted = { id: "new", by: "skein", audience: { all: true }, type: "text", body: {}, perSecond: 1 } as const;
+      await createBroadcasts(chat.redis, chat.keys, systemClock).create(wanted);
+    },
+  },
+  "broadcast-publish": {
+    keys: ["marks", "counts", "commands"],
+    run: ({ chat }) => publishBroadcast(chat, "new", { by: "skein", type: "text", body: "{}" }, ["eve", "ann"]),
   },
   "amend: edit": {
     keys: ["conv", "members", "log", "events", "folds", "reactors"],
@@ -153,6 +192,22 @@ const SCRIPTS: Record<string, Row> = {
   "amend: unreact": {
     keys: ["conv", "members", "log", "events", "folds", "reactors"],
     run: ({ chat, conversation }) => chat.amendments.react("bob", { conversation, seq: 1 }, "👍", false),
+  },
+  "push: join, the first": {
+    keys: ["push", "bursts", "delayed", "delayedDue", "delayedEnded", "relay"],
+    run: ({ chat, direct }) => burstsOf(chat).join({ user: "ann", conversation: direct, seq: 1 }, WAIT_MS),
+  },
+  "push: join, a later": {
+    keys: ["push", "bursts", "delayed", "delayedDue", "delayedEnded", "relay"],
+    run: ({ chat, conversation }) => burstsOf(chat).join({ user: "ann", conversation, seq: 4 }, WAIT_MS),
+  },
+  "push: close": {
+    keys: ["bursts"],
+    run: ({ chat, conversation, burst }) => burstsOf(chat).close("ann", conversation, burst),
+  },
+  "push: drop": {
+    keys: ["push"],
+    run: ({ chat, registration }) => chat.pushDevices.drop("ann", "phone", registration),
   },
   page: {
     keys: ["log", "folds"],

@@ -275,7 +275,7 @@ test("a waiting receive ends with its time, its caller or its process; what it w
   expect(await last).toEqual([]);
 });
 
-test("waiting costs Redis little: a hundred waiting clients look once a second together", async () => {
+test.serial("waiting costs Redis little: a hundred waiting clients look once a second together", async () => {
   await using t = await openTestQueue("mq-pull");
   await using client = openPuller(t, pullGroup());
   const callsOf = async () => {

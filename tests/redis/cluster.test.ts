@@ -10,6 +10,8 @@ import * as v from "valibot";
 import { systemClock } from "../../lib/clock.ts";
 import {
   attach,
+  createBroadcasts,
+  createBursts,
   createTrim,
   createWinback,
   delivered,
@@ -17,6 +19,7 @@ import {
   history,
   read,
   receipts,
+  runBroadcasts,
   sync,
   typing,
 } from "../../lib/im/index.ts";
@@ -95,6 +98,7 @@ test("no script and no read of the chat, the queue and the registry crosses slot
   await chat.blocks.add("bob", "ann");
   await roundOfPresence();
   await roundOfWinback();
+  await roundOfBroadcasts();
 
   const options = { redis, keys, clock: systemClock, log: silentLog, metrics, member: "t.logic" };
   await roundOfAside(queue);
@@ -119,6 +123,8 @@ test("no script and no read of the chat, the queue and the registry crosses slot
     const { conversation } = await chat.conversations.create("ann", { type: "channel", members: ["bob"] });
     expect(await chat.channels.heardBy("bob", "g1")).toEqual([conversation.id]);
     await chat.presence.watch("ann", ["bob"], "g1");
+    await chat.pushDevices.register("bob", "d", { kind: "webhook", url: "https://push.example.com/" });
+    await createBursts(chat.redis, keys, systemClock).join({ user: "bob", conversation: ids[1]!, seq: 3 }, 60_000);
     await chat.devices.remove("bob", "d");
     await detach(chat.redis, keys, "bob", "k1");
     await chat.redis.zadd(keys.leaving(keys.partitionOf("bob")), 1, "bob");
@@ -131,6 +137,22 @@ test("no script and no read of the chat, the queue and the registry crosses slot
     const winback = createWinback(chat.redis, keys, systemClock, { idleMs: 0, periodMs: 1_000, push: undefined });
     const counts = await Promise.all(Array.from({ length: keys.partitions }, (_, p) => winback.sweep(p)));
     expect(counts.some((count) => count > 0)).toBe(true);
+  }
+
+  /** To everybody, to a list, to a conversation: published on all masters. */
+  async function roundOfBroadcasts(): Promise<void> {
+    const broadcasts = createBroadcasts(chat.redis, keys, systemClock);
+    const wanted = { by: "skein", type: "text", body: { text: "hello" }, perSecond: 1_000 };
+    const list = Array.from({ length: 12 }, (_, i) => `listed-${i}`);
+    for (const audience of [{ all: true } as const, { users: list }, { conversation: first }]) {
+      const { broadcast } = await broadcasts.create({ ...wanted, audience });
+      await eventually(async () => {
+        await runBroadcasts({ redis: chat.redis, keys, clock: systemClock, log: silentLog });
+        expect((await broadcasts.get(broadcast.id)).total).toBeGreaterThan(1);
+      });
+      await broadcasts.order(broadcast.id, "pause");
+      expect(await broadcasts.order(broadcast.id, "cancel")).toMatchObject({ state: "cancelled" });
+    }
   }
 
   async function roundOfQueue(mode: "ordered" | "concurrent"): Promise<void> {

@@ -67,6 +67,7 @@ export async function openTestChat(
     jwtSecret: undefined,
     serviceKey: undefined,
     internalSecret: undefined,
+    vapidKey: undefined,
   });
   const configOf = (env: Record<string, string> = {}): Config =>
     readConfig({

@@ -190,6 +190,15 @@ const ROWS: readonly Row[] = [
   },
   { method: methods.listDevices, what: "one's own", params: () => ({}), outcomes: ANYBODY },
   { method: methods.removeDevice, what: "one's own", params: () => ({ device: "phone" }), outcomes: ANYBODY },
+  {
+    method: methods.registerPush,
+    what: "one's own device",
+    // A name of the internet: nobody is called.
+    params: () => ({ device: "phone", kind: "webhook", url: "https://push.example.com/hook" }),
+    outcomes: ANYBODY,
+  },
+  { method: methods.removePush, what: "one's own device", params: () => ({ device: "phone" }), outcomes: ANYBODY },
+  { method: methods.pushKey, what: "to subscribe with", params: () => ({}), outcomes: ANYBODY },
   { method: methods.listBlocks, what: "one's own", params: () => ({}), outcomes: ANYBODY },
   { method: methods.addBlock, what: "another", params: () => ({ user: "somebody" }), outcomes: ANYBODY },
   { method: methods.removeBlock, what: "another", params: () => ({ user: "somebody" }), outcomes: ANYBODY },

@@ -13,6 +13,8 @@ test("at replicated:1 without a replica every change ends as unknown, though it 
     chat,
     searchArchive: async () => [],
     erasures: createErasures({ redis: chat.redis, keys: chat.keys, secret: new Uint8Array(32) }),
+    registerPush: async () => ({}),
+    pushPublicKey: "",
     status: async () => ({ ackLevel: "replicated:1", redis: "single" }),
   });
   const gateway = { caller: "gateway" } as const;

@@ -3,6 +3,7 @@
 import { createOutbound } from "../../lib/http/outbound.ts";
 import { createService } from "../../lib/service.ts";
 import type { Worker } from "../context.ts";
+import { createBroadcastRunner } from "./broadcast.ts";
 import { createHttpChecks } from "./checks.ts";
 import { createWebhooks } from "./webhooks.ts";
 import { createWinbackKeeper } from "./winback.ts";
@@ -19,6 +20,7 @@ export const worker: Worker = {
       ),
       createHttpChecks({ queue, outbound, secrets, clock }),
       createWebhooks({ queue, outbound, clock, log, metrics }),
+      createBroadcastRunner({ redis: redis.commands, keys, clock, log }),
       ...(config.winback.days > 0 ? [createWinbackKeeper({ ...config.winback, redis, keys, clock, log })] : []),
     ];
   },

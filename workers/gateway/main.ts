@@ -2,7 +2,7 @@
 
 import { createAuthenticator, createLimiter } from "../../lib/http/index.ts";
 import { newId } from "../../lib/id.ts";
-import { createErasures, ERASURES_PURPOSE, LIMITS, logicContract } from "../../lib/im/index.ts";
+import { createBroadcasts, createErasures, ERASURES_PURPOSE, LIMITS, logicContract } from "../../lib/im/index.ts";
 import { toAppError } from "../../lib/redis/index.ts";
 import { checkSecretOf, deriveSecret } from "../../lib/secrets.ts";
 import { createService } from "../../lib/service.ts";
@@ -48,8 +48,9 @@ export const worker: Worker = {
     const deliveries = createDeliveries({ node, redis, keys, sessions, clock, log, metrics });
     const allChecks = createChecks({ checks, logic, rpc, deliveries, sessions });
     const tails = createTails(queue, log);
+    const broadcasts = createBroadcasts(redis.commands, keys, clock);
     const serviceRoutes = createServiceRoutes({
-      ...{ queue, logic, clock, serviceKeys, tails, allowPrivate: config.outboundPrivate },
+      ...{ queue, logic, clock, serviceKeys, broadcasts, tails, allowPrivate: config.outboundPrivate },
       checkSecretOf: (producerGroup) => checkSecretOf(secrets, producerGroup),
     });
     const app = createRoutes({ logic, auth, limiters, serviceRoutes, origins, checks: allChecks, clock, log, metrics });

@@ -32,12 +32,15 @@ import {
   PresenceParams,
   PresenceReply,
   type PresenceState,
+  PushKeyReply,
   ReactionParams,
   ReactParams,
   ReadParams,
   ReadReply,
   RecallParams,
   ReceiptsReply,
+  RegisterPushParams,
+  RegisterPushReply,
   SearchParams,
   SearchReply,
   SendParams,
@@ -151,6 +154,11 @@ const deliver = define(
 );
 const receipts = define(ConversationParams, ReceiptsReply, (logic, by, params) => logic.receipts({ by, params }));
 const listDevices = define(NoParams, ListDevicesReply, (logic, by, params) => logic.listDevices({ by, params }));
+const registerPush = define(RegisterPushParams, RegisterPushReply, (logic, by, params) =>
+  logic.registerPush({ by, params }),
+);
+const removePush = define(DeviceParams, Nothing, (logic, by, params) => logic.removePush({ by, params }));
+const pushKey = define(NoParams, PushKeyReply, (logic, by, params) => logic.pushKey({ by, params }));
 const removeDevice = define(DeviceParams, Nothing, (logic, by, params) => logic.removeDevice({ by, params }));
 
 // Of sockets alone: what they say or hear ends with them.
@@ -207,6 +215,9 @@ export const methods = {
   removeBlock,
   listDevices,
   removeDevice,
+  registerPush,
+  removePush,
+  pushKey,
 } as const;
 
 /** By the names of protocol.md. A Map, so that no name of a client reaches a prototype. */

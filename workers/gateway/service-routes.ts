@@ -1,6 +1,8 @@
 /** The table of routes for services, and how they come into the app. */
 
 import type { App, Authenticator } from "../../lib/http/index.ts";
+import type { Broadcasts } from "../../lib/im/index.ts";
+import { broadcastRoutes } from "./service-broadcasts.ts";
 import { deadLetterRoutes } from "./service-dead-letters.ts";
 import { delayedRoutes } from "./service-delayed.ts";
 import { deliveryRoutes } from "./service-deliveries.ts";
@@ -17,11 +19,12 @@ import { type UserRouteParts, userRoutes } from "./service-users.ts";
 
 export interface ServiceParts extends GroupParts, TransactionParts, UserRouteParts {
   readonly serviceKeys: ServiceKeyStore;
+  readonly broadcasts: Broadcasts;
   readonly tails: Tails;
 }
 
 export function createServiceRoutes(parts: ServiceParts): readonly ServiceRoute[] {
-  const { queue, serviceKeys, tails } = parts;
+  const { queue, serviceKeys, broadcasts, tails } = parts;
   return [
     ...topicRoutes(queue),
     ...publishRoutes(queue),
@@ -32,6 +35,7 @@ export function createServiceRoutes(parts: ServiceParts): readonly ServiceRoute[
     ...transactionRoutes(parts),
     ...tails.routes,
     ...traceRoutes(queue),
+    ...broadcastRoutes(broadcasts),
     ...serviceKeyRoutes(serviceKeys),
     ...userRoutes(parts),
   ];

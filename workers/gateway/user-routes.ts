@@ -86,6 +86,9 @@ export const USER_ROUTES: readonly UserRoute[] = [
 
   route("get", "/v1/me/devices", "One's devices, online or not", methods.listDevices),
   route("delete", "/v1/me/devices/:device", "Forget a device, close its connections", methods.removeDevice, noContent),
+  route("put", "/v1/me/push/:device", "Push to a device", methods.registerPush),
+  route("delete", "/v1/me/push/:device", "Push to a device no longer", methods.removePush, noContent),
+  route("get", "/v1/push/vapid-key", "The key that browsers subscribe to push with", methods.pushKey),
   route("get", "/v1/me/blocks", "Users whose direct messages are not taken", methods.listBlocks),
   route("put", "/v1/me/blocks/:user", "Block a user", methods.addBlock),
   route("delete", "/v1/me/blocks/:user", "Unblock a user", methods.removeBlock, noContent),

@@ -1,7 +1,15 @@
 /** What lower layers and peers ask of logic through `im.commands`, for they may not call it. */
 
-import { type Chat, createTrim, imCommands, type SendCommand, type SendResult, send } from "../../lib/im/index.ts";
-import type { Queue } from "../../lib/mq/index.ts";
+import {
+  broadcastCounts,
+  type Chat,
+  createTrim,
+  imCommands,
+  type SendCommand,
+  type SendResult,
+  send,
+} from "../../lib/im/index.ts";
+import type { DeliveryContext, Queue } from "../../lib/mq/index.ts";
 import { toAppError } from "../../lib/redis/index.ts";
 import type { Service } from "../../lib/service.ts";
 
@@ -10,12 +18,12 @@ export function createCommands(chat: Chat, queue: Queue): Service {
   return queue.consume(imCommands, {
     group: "logic",
     mode: "ordered",
-    async handle({ data }) {
+    async handle({ data }, context) {
       switch (data.type) {
         case "archived":
           return trim(data.conversation, data.epoch, data.through);
         case "send":
-          await execute(chat, data);
+          return report(data.cause, await execute(chat, data), context);
       }
     },
   });
@@ -33,6 +41,14 @@ async function execute(chat: Chat, { by, to, messageType: type, ...content }: Se
     const error = toAppError(thrown);
     if (error.retryable || error.code === "INTERNAL") throw error;
     return { ok: false, error };
+  }
+}
+
+/** Tells what wants to know. Of a broadcast's recipient it is counted by the commit that finishes the command: once. */
+async function report({ kind, id }: SendCommand["cause"], result: SendResult, context: DeliveryContext): Promise<void> {
+  if (kind === "broadcast") {
+    const outcome = result.ok ? "sent" : result.error.code;
+    await context.commit({ writes: [["HINCRBY", broadcastCounts(id), outcome, 1]] });
   }
 }
 

@@ -1,6 +1,7 @@
 /**
  * The `delivery` group: each chat event goes, as a ready frame, to every gateway that holds a connection of a member. One append
- * per gateway and batch. Members without any connection go to `im.push`.
+ * per gateway and batch. Members without any connection go to `im.push`, and those who
+ * have one and push as well: nobody may be looking at it. Who has push is cached with the routes.
  *
  * Delivered at least once, in the order of the conversation: an owner that died after the append and before its checkpoint
  * repeats frames, and the gateway drops by seq what it has written. A frame is a hint: the timeline is the truth.
@@ -73,8 +74,9 @@ export function createDelivery({ redis, keys, queue, metrics }: DeliveryParts): 
         if (isRead(event) && isNewsToHimAlone(event)) addressTo(outgoing, readerOf(event), frame);
         else if (isOfChannel(event)) channels.address(outgoing, event, frame, reaches, audience.routesOf);
         else {
-          const offline = address(outgoing, event, frame, audience.of(event.key));
-          if (offline.length > 0 && event.type === "im.message.created") pushes.push(...toPushes(event, offline));
+          const members = audience.of(event.key);
+          address(outgoing, event, frame, members);
+          if (event.type === "im.message.created") pushes.push(...toPushes(event, members));
         }
       }
       // Who joined or left hears of the conversation itself; who left is no member any more.
@@ -96,20 +98,14 @@ export function createDelivery({ redis, keys, queue, metrics }: DeliveryParts): 
     return isOfChannel(event) || audience.size(event.key) > LIMITS.receiptMembers;
   }
 
-  /** Adds the frame for every connected member; names the members who have no connection. */
-  function address(
-    outgoing: Outgoing,
-    event: Message<unknown>,
-    frame: string,
-    { byGateway, offline }: Audience,
-  ): readonly string[] {
+  /** Adds the frame for every connected member. */
+  function address(outgoing: Outgoing, event: Message<unknown>, frame: string, { byGateway }: Audience): void {
     const place = event.sequence === undefined ? NO_PLACE : `${event.key} ${event.sequence}`;
     const origin = originOf(event, audience.routesOf);
     for (const [gateway, { routes, list }] of byGateway) {
       if (origin?.gateway !== gateway) outgoing.add(gateway, place, list, frame);
       else if (routes > 1) outgoing.add(gateway, place, list, frame, origin.number);
     }
-    return offline;
   }
 
   function addressTo(outgoing: Outgoing, user: string, frame: string): void {
@@ -143,6 +139,8 @@ interface Listed {
 interface Audience {
   readonly byGateway: ReadonlyMap<string, Listed>;
   readonly offline: readonly string[];
+  /** Connected, and with push. */
+  readonly pushable: readonly string[];
 }
 
 /** Members and their routes by conversation, resolved once and dropped when either changes. */
@@ -165,6 +163,7 @@ function createAudience(redis: RedisClient, keys: Keys) {
   function resolve(conversation: string): Audience {
     const byGateway = new Map<string, Listed>();
     const offline: string[] = [];
+    const pushable: string[] = [];
     const { users } = membership.of(conversation);
     for (const user of users) {
       const conversations = named.get(user);
@@ -172,6 +171,7 @@ function createAudience(redis: RedisClient, keys: Keys) {
       else named.set(user, new Set([conversation]));
       const found = routes.of(user);
       if (found.length === 0) offline.push(user);
+      else if (routes.hasPush(user)) pushable.push(user);
       for (const { gateway, number } of found) {
         const listed = byGateway.get(gateway);
         if (listed) {
@@ -180,7 +180,7 @@ function createAudience(redis: RedisClient, keys: Keys) {
         } else byGateway.set(gateway, { routes: 1, list: number });
       }
     }
-    const audience = { byGateway, offline };
+    const audience = { byGateway, offline, pushable };
     resolved.set(conversation, audience);
     return audience;
   }
@@ -269,17 +269,17 @@ function conversationFrame(event: Message<unknown>): string {
   return notification("conversation", `{"conversation":${JSON.stringify(view)}${seq}}`);
 }
 
-function toPushes(event: Message<unknown>, users: readonly string[]): PublishInput<unknown>[] {
-  const pushes: PublishInput<unknown>[] = [];
-  const message = JSON.parse(event.raw) as { id: string };
-  for (let i = 0; i < users.length; i += USERS_PER_PUSH) {
-    const data = {
-      conversation: event.key,
-      seq: event.sequence ?? 0,
-      id: message.id,
-      users: users.slice(i, i + USERS_PER_PUSH),
-    };
-    pushes.push({ type: "im.push.requested", key: event.key, data });
-  }
-  return pushes;
+/** Whom the pusher should look at: not who sent it. */
+function toPushes(event: Message<unknown>, { offline, pushable }: Audience): PublishInput<unknown>[] {
+  if (offline.length === 0 && pushable.length === 0) return [];
+  const { id, from } = JSON.parse(event.raw) as { id: string; from: string };
+  const place = { conversation: event.key, seq: event.sequence ?? 0, id };
+  const naming = (type: string, named: readonly string[], more: object): PublishInput<unknown>[] => {
+    const users = named.filter((user) => user !== from);
+    return Array.from({ length: Math.ceil(users.length / USERS_PER_PUSH) }, (_, i) => {
+      const some = users.slice(i * USERS_PER_PUSH, (i + 1) * USERS_PER_PUSH);
+      return { type, key: event.key, data: { ...place, users: some, ...more } };
+    });
+  };
+  return [...naming("im.push.requested", offline, {}), ...naming("im.push.unseen", pushable, { online: true })];
 }

@@ -1,7 +1,7 @@
 /** Runs the erasures of users that are under way: a pass of each that is due, about once a second. */
 
 import type { ArchiveContract } from "../../lib/archive/index.ts";
-import { type Chat, imUsers, runErasures } from "../../lib/im/index.ts";
+import { type Chat, createBroadcasts, imUsers, runErasures } from "../../lib/im/index.ts";
 import type { Queue } from "../../lib/mq/index.ts";
 import type { Log } from "../../lib/observability/index.ts";
 import type { Client } from "../../lib/rpc/index.ts";
@@ -24,6 +24,7 @@ export function createEraser({ chat, queue, archive, log }: EraserParts): Servic
   const parts = {
     ...chat,
     expunge: queue.expunge,
+    broadcasts: createBroadcasts(chat.redis, chat.keys, chat.clock),
     archive: {
       find: (input: Parameters<typeof archive.find>[0]) => archive.find(input, within),
       rewrite: (input: Parameters<typeof archive.rewrite>[0]) => archive.rewrite(input, within),

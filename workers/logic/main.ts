@@ -4,7 +4,7 @@ import { archiveContract } from "../../lib/archive/index.ts";
 import { AppError } from "../../lib/errors.ts";
 import { createChat, createErasures, ERASURES_PURPOSE, imEvents, logicContract } from "../../lib/im/index.ts";
 import { ackLevelInForce } from "../../lib/redis/index.ts";
-import { deriveSecret } from "../../lib/secrets.ts";
+import { deriveSecret, vapidPublicKey } from "../../lib/secrets.ts";
 import type { Worker } from "../context.ts";
 import { createCommands } from "./commands.ts";
 import { createDelivery } from "./delivery.ts";
@@ -13,6 +13,7 @@ import { createHook } from "./hook.ts";
 import { createInboxConsumer } from "./inbox.ts";
 import { createMethods } from "./methods.ts";
 import { createPresenceKeeper } from "./presence-keeper.ts";
+import { registerPush } from "./push-registration.ts";
 
 export const worker: Worker = {
   role: "logic",
@@ -43,6 +44,8 @@ export const worker: Worker = {
       chat,
       searchArchive: async (search) => (await archive.search(search)).found,
       erasures,
+      registerPush: (user, params) => registerPush({ ...chat, secrets, config }, user, params),
+      pushPublicKey: vapidPublicKey(secrets.vapidKey),
       status: async () => ({ ackLevel: await ackLevelInForce(redis, config), redis: redis.topology }),
     });
     const parts = { redis: redis.commands, keys, clock, queue, metrics };

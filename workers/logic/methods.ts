@@ -13,6 +13,8 @@ import {
   type LogicContract,
   listConversations,
   notification,
+  type RegisterPushParams,
+  type RegisterPushReply,
   read,
   receipts,
   type SearchArchive,
@@ -30,10 +32,20 @@ interface MethodParts {
   readonly chat: Chat;
   readonly searchArchive: SearchArchive;
   readonly erasures: Erasures;
+  readonly registerPush: (user: string, params: RegisterPushParams) => Promise<RegisterPushReply>;
+  /** What browsers subscribe with. */
+  readonly pushPublicKey: string;
   readonly status: () => Promise<{ ackLevel: string; redis: string }>;
 }
 
-export function createMethods({ chat, searchArchive, erasures, status }: MethodParts): LogicHandlers {
+export function createMethods({
+  chat,
+  searchArchive,
+  registerPush,
+  pushPublicKey,
+  erasures,
+  status,
+}: MethodParts): LogicHandlers {
   return guarded(chat, {
     ...{
       ...ofRoutes(chat, erasures),
@@ -43,6 +55,8 @@ export function createMethods({ chat, searchArchive, erasures, status }: MethodP
       ...ofOneself(chat),
     },
     search: ({ by, params }) => search({ ...chat, searchArchive }, by, params),
+    registerPush: ({ by, params }) => registerPush(by, params),
+    pushKey: async () => ({ publicKey: pushPublicKey }),
     status,
   });
 }
@@ -149,7 +163,7 @@ function ofMessages(chat: Chat) {
 }
 
 /** What is the user's own. */
-function ofOneself({ mutes, blocks, devices, presence, notifier }: Chat) {
+function ofOneself({ mutes, blocks, devices, pushDevices, presence, notifier }: Chat) {
   return {
     async muteConversation({ by, params: { conversation, until }, connection }) {
       const mutedUntil = await mutes.set(by, conversation, until);
@@ -173,6 +187,10 @@ function ofOneself({ mutes, blocks, devices, presence, notifier }: Chat) {
       await devices.remove(by, params.device);
       return NOTHING;
     },
+    async removePush({ by, params }) {
+      await pushDevices.remove(by, params.device);
+      return NOTHING;
+    },
   } satisfies Partial<LogicHandlers>;
 }
 
@@ -192,7 +210,7 @@ function each<T, R>(inputs: readonly T[], act: (input: T) => Promise<R>): Promis
 const PASSING: readonly (keyof LogicHandlers)[] = [
   ...(["send", "attach", "detach", "typing", "watchPresence", "renewWatches", "delivered", "status"] as const),
   ...(["history", "search", "sync", "receipts", "getConversation", "listConversations", "getErasure"] as const),
-  ...(["listDevices", "listBlocks"] as const),
+  ...(["listDevices", "listBlocks", "pushKey"] as const),
 ];
 
 /**

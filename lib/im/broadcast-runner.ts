@@ -1,0 +1,253 @@
+/**
+ * What runs broadcasts: walks the audience step by step, at the rate that is asked for, and publishes one command per recipient for logic.
+ * Any number of processes may; a lease makes it one at a time (lib/mq/errand.ts).
+ *
+ * A step publishes, then notes how far it came. One that dies in between is done again by the next runner, with no effect: a recipient's
+ * mark is committed with his command, in his partition (im-broadcast-publish.lua). So the walk may meet a user twice, too, and of all
+ * users it does when he is seen meanwhile (users.ts); it must only miss nobody.
+ *
+ * Rate and window keep the chat fast: no more commands are out than logic sends in a second at that rate; when it is slower, the broadcast is.
+ */
+
+import type { Clock } from "../clock.ts";
+import { newId } from "../id.ts";
+import { claimErrand, type ErrandState, noteErrand, runErrands, spendRate } from "../mq/index.ts";
+import type { Log } from "../observability/index.ts";
+import { defineScript, type Keys, type RedisClient } from "../redis/index.ts";
+import publishLua from "../redis/lua/im-broadcast-publish.lua" with { type: "text" };
+import append from "../redis/lua/mq-append.lua" with { type: "text" };
+import {
+  BROADCAST_LIFE_MS,
+  BROADCASTER,
+  broadcastCounts,
+  broadcastPlace,
+  countsOf,
+  forgetAudience,
+  type ShownAudience,
+} from "./broadcasts.ts";
+import { imCommands, type SendCommand } from "./topics.ts";
+import { createUserIndex, type SeenUser } from "./users.ts";
+
+/** Recipients between two notes of the record: some 2 ms of Redis, in scripts of one partition each. */
+const CHUNK_MAX = 500;
+/** Looks of one step: empty partitions, mostly. */
+const LOOKS_MAX = 200;
+/** A step takes some 50 ms; one that died is taken over after this. */
+const LEASE_MS = 5_000;
+/** A runner that comes late makes up for no more than this of its rate. */
+const BURST_MS = 1_000;
+/** Commands that are out, at least: a slow broadcast must not wait for each. */
+const WINDOW_MIN = 100;
+/** Members of a conversation per look, until its list is complete. */
+const GATHER_COUNT = 500;
+/** What was published and not counted for so long is not waited for any more: it lies among the dead letters. */
+const ANSWERS_WITHIN_MS = 30 * 60_000;
+
+export interface RunnerParts {
+  readonly redis: RedisClient;
+  readonly keys: Keys;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+const publishCommands = defineScript({
+  name: "imBroadcastPublish",
+  lua: [append, publishLua],
+  keys: ["marks", "counts", "commands"],
+  args: ["commandStart", "commandEnd", "lifeMs"],
+  hasRest: true,
+  decode: (reply) => reply as number,
+});
+
+/**
+ * One step of every broadcast that runs: what its rate allows since its last one. To be called some ten times a second, by whichever
+ * processes. Throws the first Redis error after it has tried all; again goes on from where each stood.
+ */
+export async function runBroadcasts(parts: RunnerParts): Promise<void> {
+  await runErrands(
+    parts.redis,
+    parts.keys.openBroadcasts(),
+    (id) => new Step(parts, id).run(),
+    (broadcast, error) => parts.log.debug({ broadcast, error }, "a broadcast's step failed, the next one goes on"),
+  );
+}
+
+/** As the hash keeps it. */
+interface BroadcastRecord {
+  readonly by: string;
+  readonly type: string;
+  /** JSON. */
+  readonly body: string;
+  readonly audience: ShownAudience;
+  readonly list: string;
+  readonly perSecond: number;
+  isGathered: boolean;
+  startedMs: number;
+  spentMs: number;
+  /** Of all users: the partition that is walked. */
+  partition: number;
+  /** Of all users `<ms seen> <user>` in it, of a list the user, that it has come to; "" at the beginning. */
+  position: string;
+  /** 0 until the end is reached. */
+  walkedMs: number;
+}
+
+class Step {
+  readonly #parts: RunnerParts;
+  readonly #id: string;
+  readonly #runner: string;
+  #record!: BroadcastRecord;
+
+  constructor(parts: RunnerParts, id: string) {
+    this.#parts = parts;
+    this.#id = id;
+    this.#runner = newId(parts.clock.now());
+  }
+
+  async run(): Promise<void> {
+    const { redis, keys } = this.#parts;
+    const claim = await claimErrand(redis, keys.broadcast(this.#id), this.#runner, LEASE_MS);
+    if (claim === "held" || claim === "ended") return;
+    this.#record = toRecord(claim.fields);
+    this.#record.startedMs ||= claim.nowMs;
+    if (!this.#record.isGathered && !(await this.#gather())) return;
+    const out = await this.#countOut();
+    if (this.#record.walkedMs === 0) await this.#walk(claim.nowMs, out);
+    else if (out === 0 || claim.nowMs > this.#record.walkedMs + ANSWERS_WITHIN_MS) return this.#end();
+    await this.#note("running", 0);
+  }
+
+  /** Commands that were published and not answered yet. */
+  async #countOut(): Promise<number> {
+    const { total = 0, ...answers } = await countsOf(this.#parts.redis, this.#parts.keys, this.#id);
+    return total - Object.values(answers).reduce((sum, count) => sum + count, 0);
+  }
+
+  async #walk(nowMs: number, out: number): Promise<void> {
+    const record = this.#record;
+    const { count, spentMs } = spendRate(record, nowMs, BURST_MS);
+    record.spentMs = spentMs;
+    let left = Math.min(count, Math.max(WINDOW_MIN, record.perSecond) - out);
+    for (let looks = 0; left > 0 && looks < LOOKS_MAX; looks++) {
+      const { users, isEnd } = await this.#next(Math.min(left, CHUNK_MAX));
+      left -= await publishBroadcast(this.#parts, this.#id, this.#record, users);
+      if (isEnd) record.walkedMs = nowMs;
+      if (isEnd || !(await this.#note("running"))) return;
+    }
+  }
+
+  /** The next users, and whether they are the last. The record's position is behind them then. */
+  async #next(wanted: number): Promise<{ users: readonly string[]; isEnd: boolean }> {
+    const { redis, keys } = this.#parts;
+    const record = this.#record;
+    if (!("all" in record.audience)) {
+      const from = record.position === "" ? "-" : `(${record.position}`;
+      const users = await redis.zrangebylex(keys.broadcastList(record.list), from, "+", "LIMIT", 0, wanted);
+      record.position = users.at(-1) ?? record.position;
+      return { users, isEnd: users.length < wanted };
+    }
+    const page = await createUserIndex(redis, keys).page(record.partition, toPlace(record.position), wanted);
+    const last = page.at(-1);
+    if (last) record.position = `${last.seenMs} ${last.user}`;
+    const isEndOfPartition = page.length < wanted;
+    if (isEndOfPartition) [record.partition, record.position] = [record.partition + 1, ""];
+    return { users: page.map(({ user }) => user), isEnd: isEndOfPartition && record.partition >= keys.partitions };
+  }
+
+  /**
+   * Lists the members of the conversation: those who are members from the first look to the last are all in it. Not from where another
+   * runner stood: a cursor of HSCAN is of no use once Redis was restarted. Resolves to whether it may go on.
+   */
+  async #gather(): Promise<boolean> {
+    const { redis, keys } = this.#parts;
+    const { audience, list } = this.#record;
+    const members = "conversation" in audience ? keys.members(audience.conversation) : "";
+    let cursor = "0";
+    do {
+      const [next, rows] = await redis.hscan(members, cursor, "COUNT", GATHER_COUNT);
+      const users = rows.filter((field, i) => i % 2 === 0 && field !== "#");
+      if (users.length > 0) {
+        await redis.zadd(keys.broadcastList(list), ...users.flatMap((user) => ["0", user]));
+        await redis.pexpire(keys.broadcastList(list), BROADCAST_LIFE_MS);
+      }
+      if (!(await this.#note("running"))) return false;
+      cursor = next;
+    } while (cursor !== "0");
+    this.#record.isGathered = true;
+    return true;
+  }
+
+  async #end(): Promise<void> {
+    await forgetAudience(this.#parts.redis, this.#parts.keys, this.#id);
+    await this.#note("done");
+  }
+
+  /** Whether it is still this runner's, and to go on. */
+  async #note(state: ErrandState, leaseMs = LEASE_MS): Promise<boolean> {
+    const { isGathered, startedMs, spentMs, partition, position, walkedMs } = this.#record;
+    const fields = [
+      ...["gathered", isGathered ? 1 : 0, "started", startedMs, "spent", spentMs],
+      ...["partition", partition, "position", position, "walked", walkedMs],
+    ];
+    const { redis, keys } = this.#parts;
+    const note = { runner: this.#runner, state, fields, leaseMs, keepMs: BROADCAST_LIFE_MS };
+    return (await noteErrand(redis, broadcastPlace(keys, this.#id), note)) === "ok";
+  }
+}
+
+/** Publishes the command for each of these users, once. Resolves to how many of them had none yet. */
+export async function publishBroadcast(
+  { redis, keys, clock }: Pick<RunnerParts, "redis" | "keys" | "clock">,
+  id: string,
+  { by, type: messageType, body }: Pick<BroadcastRecord, "by" | "type" | "body">,
+  users: readonly string[],
+): Promise<number> {
+  const byPartition = new Map<number, string[]>();
+  for (const user of users) {
+    if (user === by || user === BROADCASTER) continue;
+    const partition = keys.partitionOf(user);
+    const args = byPartition.get(partition) ?? [];
+    byPartition.set(partition, args);
+    args.push(user, newId(clock.now()));
+  }
+  const rest: Omit<SendCommand, "to" | "body"> = {
+    ...{ type: "send", by, clientId: broadcastCounts(id), messageType },
+    cause: { kind: "broadcast", id },
+  };
+  const published = Array.from(byPartition, ([partition, restArgs]) =>
+    publishCommands(redis, {
+      marks: keys.broadcastMarks(partition, id),
+      counts: keys.own(partition, broadcastCounts(id)),
+      commands: keys.topic(imCommands.name, partition),
+      // User ids are of an alphabet that needs no escaping in JSON.
+      commandStart: `${JSON.stringify(rest).slice(0, -1)},"to":{"user":"`,
+      commandEnd: `"},"body":${body}}`,
+      lifeMs: BROADCAST_LIFE_MS,
+      restArgs,
+    }),
+  );
+  return (await Promise.all(published)).reduce((sum, fresh) => sum + fresh, 0);
+}
+
+function toPlace(position: string): SeenUser | undefined {
+  if (position === "") return undefined;
+  const [seenMs, user] = position.split(" ");
+  return { seenMs: Number(seenMs), user: user! };
+}
+
+function toRecord(of: Readonly<Record<string, string>>): BroadcastRecord {
+  return {
+    by: of.by!,
+    type: of.type!,
+    body: of.body!,
+    audience: JSON.parse(of.audience!) as ShownAudience,
+    list: of.list!,
+    perSecond: Number(of.per_second),
+    isGathered: of.gathered === "1",
+    startedMs: Number(of.started ?? 0),
+    spentMs: Number(of.spent),
+    partition: Number(of.partition),
+    position: of.position!,
+    walkedMs: Number(of.walked ?? 0),
+  };
+}
