@@ -32,6 +32,9 @@ export interface Connections {
   close(): Promise<void>;
 }
 
+/** `$1` as rows. Twice a cast, for Bun makes JSON of a parameter that is JSON to the server. */
+export const rowsOf = (columns: string) => `json_to_recordset($1::text::json) AS given(${columns})`;
+
 /** Connects when first used. `answerWithinMs` is for tests. */
 export function openConnections(url: string, answerWithinMs = ANSWER_WITHIN_MS): Connections {
   const connect = () =>

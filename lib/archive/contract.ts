@@ -27,6 +27,39 @@ const SEARCHED_CHARACTERS_MAX = 256;
 const FoundSchema = v.strictObject({ conversation: v.string(), seq: Position, at: Position });
 export type Found = v.InferOutput<typeof FoundSchema>;
 
+/** Entries looked at in one call, and rewritten in one: some ms of the archive's time. */
+export const LOOKED_AT_MAX = 1_000;
+export const REWRITTEN_MAX = 1_000;
+
+const TimelineFields = { conversation: v.string(), epoch: v.string(), seq: Position };
+/** Between two entries, in the order in which the archive looks through all timelines. */
+const PlaceSchema = v.strictObject({ timeline: Position, seq: Position });
+const FoundRecordSchema = v.strictObject({
+  ...TimelineFields,
+  kind: ArchivedEntrySchema.entries.kind,
+  record: v.string(),
+});
+const FoundPartSchema = v.strictObject({ ...TimelineFields, part: v.string(), text: v.string() });
+/** All entries that hold a text, a page at a time. */
+const FindOutput = v.strictObject({
+  records: v.array(FoundRecordSchema),
+  parts: v.array(FoundPartSchema),
+  /** Where the next page begins; left out: this was the last. */
+  next: v.optional(PlaceSchema),
+});
+export type FindPage = v.InferOutput<typeof FindOutput>;
+
+const RewriteSchema = v.strictObject({
+  ...TimelineFields,
+  /** In place of the one that there is. */
+  record: v.optional(v.string()),
+  /** In place of those that there are; null removes one. As of the entry as of which they were. */
+  parts: v.optional(v.record(v.string(), v.nullable(v.string()))),
+  /** Search finds it no more. */
+  unsearchable: v.optional(v.literal(true)),
+});
+export type Rewrite = v.InferOutput<typeof RewriteSchema>;
+
 export const archiveContract = {
   service: "archive",
   methods: {
@@ -63,6 +96,25 @@ export const archiveContract = {
       output: v.strictObject({ found: v.array(FoundSchema) }),
       idempotent: true,
     },
+    /** Entries of all timelines whose record holds the text, and parts that hold it or are called `part`, from `from` on. */
+    find: {
+      input: v.strictObject({
+        text: v.pipe(v.string(), v.minLength(1)),
+        part: v.string(),
+        from: v.optional(PlaceSchema),
+        count: v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(LOOKED_AT_MAX)),
+      }),
+      output: FindOutput,
+      idempotent: true,
+    },
+    /** Changes what is archived: for erasure alone. Entries that there are not are passed over. */
+    rewrite: {
+      input: v.strictObject({ entries: v.pipe(v.array(RewriteSchema), v.maxLength(REWRITTEN_MAX)) }),
+      output: v.strictObject({}),
+      idempotent: true,
+    },
+    /** A step of taking off the disk what was rewritten, as far as that is the store's to do. `more`: call again. */
+    scrub: { input: v.strictObject({}), output: v.strictObject({ more: v.boolean() }), idempotent: true },
   },
 } as const;
 

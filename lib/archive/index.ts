@@ -9,10 +9,21 @@
  *   contract.ts   what archive answers by RPC        store.ts   what a store promises
  *   sqlite.ts     the embedded store                 postgres.ts  a server's     connections.ts  the way to it
  *   rows.ts       what both stores do alike          sqlite-words.ts  the embedded store's search
+ *   sqlite-rewrite.ts, postgres-rewrite.ts           what erasure changes
  */
 
-export { type ArchiveContract, type ArchivedEntry, archiveContract, type Found } from "./contract.ts";
 export {
+  type ArchiveContract,
+  type ArchivedEntry,
+  archiveContract,
+  type FindPage,
+  type Found,
+  LOOKED_AT_MAX,
+  REWRITTEN_MAX,
+  type Rewrite,
+} from "./contract.ts";
+export {
+  type ArchiveFind,
   type ArchiveRange,
   type ArchiveSearch,
   type ArchiveStore,

@@ -14,8 +14,9 @@
 import type { SQL } from "bun";
 import { AppError } from "../errors.ts";
 import { wordsOf } from "../words.ts";
-import { type Connections, openConnections } from "./connections.ts";
+import { type Connections, openConnections, rowsOf } from "./connections.ts";
 import { type ArchivedEntry, type Found, SEARCHED_WORDS_MAX } from "./contract.ts";
+import { createRewriting } from "./postgres-rewrite.ts";
 import { advance, joinParts, type PartRow, type TimelineRow, toState } from "./rows.ts";
 import type { ArchiveRange, ArchiveStore, NewEntry, WriteResult } from "./store.ts";
 
@@ -72,9 +73,6 @@ CREATE VIEW parts AS
 // BIGINT comes as text, DOUBLE PRECISION as a number that holds every safe integer.
 const TIMELINE_COLUMNS = `number::float8, conversation, epoch, last_seq::float8 AS "lastSeq",
   newest_seq::float8 AS "newestSeq", announced_seq::float8 AS "announcedSeq", last_at::float8 AS "lastAt"`;
-
-/** `$1` as rows. Twice a cast, for Bun makes JSON of a parameter that is JSON to the server. */
-const rowsOf = (columns: string) => `json_to_recordset($1::text::json) AS given(${columns})`;
 
 const CREATE_TIMELINES = `INSERT INTO timelines (conversation, epoch)
   SELECT conversation, epoch FROM ${rowsOf("conversation text, epoch text")}
@@ -179,6 +177,8 @@ export async function openPostgresArchive(url: string): Promise<ArchiveStore> {
       const found: Found[] = await connections.run(async (sql) => [...(await sql.unsafe(SEARCH, values))]);
       return found;
     },
+
+    ...createRewriting(connections),
 
     async unannounced({ idleSinceMs, from, count }) {
       const to = from + count;

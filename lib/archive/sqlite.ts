@@ -5,6 +5,7 @@
  *   timeline_entries   timeline (its number)  seq  kind  id  ordinal  record  committed_at
  *   timeline_parts     timeline  seq  part  as_of (the entry that set it)  text: what later entries made of an entry
  *   timeline_words     FTS5 by (timeline << 32 | 2^32 - 1 - seq): the words by which an entry is found, nothing else of it
+ *   timeline_entries_timed   an index of one entry in 16 by its time, for searches
  *   entries, parts     views of them, by conversation and epoch: what people and checkers read
  *
  * CPU per row, commits of 1000 rows of 200 bytes that lie evenly over so many conversations, 2 shared cores:
@@ -24,14 +25,15 @@ import { dirname } from "node:path";
 import { AppError } from "../errors.ts";
 import type { ArchivedEntry } from "./contract.ts";
 import { advance, joinParts, type PartRow, type TimelineRow, toState } from "./rows.ts";
-import { createSearch, createWordsWriter, WORDS_SCHEMA } from "./sqlite-words.ts";
+import { createRewriting } from "./sqlite-rewrite.ts";
+import { createSearch, createWordsWriter, SEARCH_SCHEMA, WORDS_SCHEMA } from "./sqlite-words.ts";
 import type { ArchiveRange, ArchiveStore, NewEntry, WriteResult } from "./store.ts";
 
 /** A reader of another process (a checker, a backup) holds a lock for moments. Longer is answered with an error and retried. */
 const BUSY_TIMEOUT_MS = 1_000;
 /** Index leaves of several thousand active conversations. SQLite's 2 MB made a commit read pages back that it had just written. */
 const CACHE_KIB = 16 * 1024;
-const SCHEMA_VERSION = 3;
+const SCHEMA_VERSION = 4;
 
 const SCHEMA = `
 CREATE TABLE timelines (
@@ -98,12 +100,16 @@ export function openSqliteArchive(path: string): ArchiveStore {
   createSchema(database, path);
   const write = createWriter(database);
   const search = createSearch(database);
+  const rewriting = createRewriting(database, path);
   const note = database.prepare(
     "UPDATE timelines SET announced_seq = max(announced_seq, ?) WHERE conversation = ? AND epoch = ?",
   );
 
   return {
-    write: async (entries) => write.immediate(entries),
+    async write(entries) {
+      await rewriting.hasLock();
+      return write.immediate(entries);
+    },
 
     async history(range) {
       const { conversation, epoch, after = 0, before = Number.MAX_SAFE_INTEGER, limit } = range;
@@ -114,6 +120,8 @@ export function openSqliteArchive(path: string): ArchiveStore {
     },
 
     search: async (given) => search(given),
+
+    ...rewriting.store,
 
     async unannounced({ idleSinceMs, from, count }) {
       const to = from + count;
@@ -127,14 +135,16 @@ export function openSqliteArchive(path: string): ArchiveStore {
       return { timelines: timelines.map(toState), next: more ? to : 0 };
     },
 
-    noteAnnounced: async (timelines) =>
-      database
-        .transaction(() => {
-          for (const { conversation, epoch, lastSeq } of timelines) note.run(lastSeq, conversation, epoch);
-        })
-        .immediate(),
+    async noteAnnounced(timelines) {
+      await rewriting.hasLock();
+      const noteAll = database.transaction(() => {
+        for (const { conversation, epoch, lastSeq } of timelines) note.run(lastSeq, conversation, epoch);
+      });
+      noteAll.immediate();
+    },
 
     async close() {
+      await rewriting.hasLock();
       database.close();
     },
   };
@@ -145,7 +155,8 @@ function createSchema(database: Database, path: string): void {
     const { user_version: version } = database.query<{ user_version: number }, []>("PRAGMA user_version").get()!;
     if (version === 0) database.run(SCHEMA);
     if (version < 2) database.run(PARTS_SCHEMA);
-    if (version < 3) database.run(`${WORDS_SCHEMA} PRAGMA user_version = ${SCHEMA_VERSION};`);
+    if (version < 3) database.run(WORDS_SCHEMA);
+    if (version < 4) database.run(`${SEARCH_SCHEMA} PRAGMA user_version = ${SCHEMA_VERSION};`);
     else if (version !== SCHEMA_VERSION) {
       throw new AppError("INVALID", `${path} is an archive of schema ${version}; this version reads ${SCHEMA_VERSION}`);
     }

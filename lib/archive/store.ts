@@ -5,7 +5,7 @@
 
 import type * as v from "valibot";
 import { AppError } from "../errors.ts";
-import type { ArchivedEntry, archiveContract, Found } from "./contract.ts";
+import type { ArchivedEntry, archiveContract, FindPage, Found, Rewrite } from "./contract.ts";
 
 /** What an entry makes of an earlier one (an edit of its message): named parts, opaque to the archive; null removes one. */
 export interface Fold {
@@ -49,6 +49,8 @@ export type ArchiveRange = v.InferInput<typeof archiveContract.methods.history.i
 
 export type ArchiveSearch = v.InferInput<typeof archiveContract.methods.search.input>;
 
+export type ArchiveFind = v.InferInput<typeof archiveContract.methods.find.input>;
+
 export interface ArchiveStore {
   /**
    * All or nothing, on disk when it resolves. Entries that are there already are left as they are. A part is what the entry with
@@ -59,6 +61,12 @@ export interface ArchiveStore {
   history(range: ArchiveRange): Promise<ArchivedEntry[]>;
   /** As the contract has it; more than SEARCHED_WORDS_MAX words are cut off. Entries of before the index was kept are not found. */
   search(search: ArchiveSearch): Promise<Found[]>;
+  /** As the contract has it. Cost: every row up to the page's end. */
+  find(find: ArchiveFind): Promise<FindPage>;
+  /** All or nothing, on disk when it resolves. */
+  rewrite(entries: readonly Rewrite[]): Promise<void>;
+  /** As the contract has it, in steps of at most some 100 ms. */
+  scrub(): Promise<{ readonly more: boolean }>;
   /**
    * Timelines that hold more than was announced and have been idle since `idleSinceMs`. Looks at `count` timelines from `from`
    * on; `next` is where to go on, 0 after the last.

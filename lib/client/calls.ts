@@ -2,12 +2,16 @@
 
 import type { Client, Content, SendOptions } from "./client.ts";
 import type { ClientError } from "./error.ts";
+import type { Events } from "./events.ts";
+import { fold } from "./fold.ts";
 import type { Method, Methods, SendInput } from "./methods.ts";
+import type { Entry } from "./model.ts";
 import type { Outbox } from "./outbox.ts";
 import type { Passing } from "./passing.ts";
 import type { Timelines } from "./timeline.ts";
 
 export interface CallParts {
+  readonly events: Events;
   request<M extends Method>(method: M, params: Methods[M][0]): Promise<Methods[M][1]>;
   readonly outbox: Outbox;
   readonly passing: Passing;
@@ -16,7 +20,7 @@ export interface CallParts {
   user(): string;
 }
 
-export function createCalls({ request, outbox, passing, timelines, user }: CallParts) {
+export function createCalls({ events, request, outbox, passing, timelines, user }: CallParts) {
   return {
     send(conversation, content, options) {
       passing.sent(conversation);
@@ -33,7 +37,18 @@ export function createCalls({ request, outbox, passing, timelines, user }: CallP
     async hide(conversation: string, seq: number) {
       await request("message.recall", { conversation, seq, for: "me" });
     },
-    history: (conversation, range = {}) => request("message.history", { conversation, ...range }),
+    async history(conversation, range = {}) {
+      const heard: Entry[] = [];
+      const stop = events.on("entry", (told) => void (told.conversation === conversation && heard.push(told.entry)));
+      try {
+        const reply = await request("message.history", { conversation, ...range });
+        // The answer may be older than entries that overtook it.
+        const later = heard.filter(({ seq }) => seq > reply.head);
+        return { ...reply, messages: reply.messages.map((message) => later.reduce(fold, message)) };
+      } finally {
+        stop();
+      }
+    },
     read: (conversation, seq) => request("read", { conversation, seq }),
     typing: (conversation, on = true) => passing.type(conversation, on),
     watch: passing.watch,

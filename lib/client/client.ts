@@ -53,6 +53,7 @@ export interface Client {
   react(conversation: string, seq: number, emoji: string, on?: boolean): Promise<Message>;
   /** Deletes a message for the user alone, on all devices. */
   hide(conversation: string, seq: number): Promise<void>;
+  /** Messages as they are now: no entry that was handed on before it resolves is missing in them. */
   history(conversation: string, range?: Omit<HistoryParams, "conversation">): Promise<HistoryReply>;
   read(conversation: string, seq: number): Promise<ReadReply>;
   /** To be called as often as the user types; false when he stopped. Sending ends it. */

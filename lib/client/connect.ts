@@ -46,6 +46,7 @@ export function connect(options: ConnectOptions): Client {
   const timelines = createTimelines((cursors) => request("sync", { cursors }), {
     onEntry: handOn,
     onHidden: (notice) => events.emit("hidden", notice),
+    onRead: (notice) => events.emit("read", { ...notice, user }),
     onResync: (notice) => events.emit("resync", notice),
   });
   const outbox = createOutbox({
@@ -104,7 +105,8 @@ export function connect(options: ConnectOptions): Client {
   }
 
   function end(error: ClientError): void {
-    last ??= snapshot();
+    // Without a session there is nothing yet that the parts will let go of, and what was kept may not be loaded.
+    if (user !== "") last ??= snapshot();
     keeper?.flush();
     outbox.end(error);
     requests.end(error);
@@ -134,7 +136,7 @@ export function connect(options: ConnectOptions): Client {
   return {
     on: events.on,
     ready: () => session.promise,
-    ...createCalls({ request, outbox, passing, timelines, user: () => user }),
+    ...createCalls({ events, request, outbox, passing, timelines, user: () => user }),
     close() {
       socket.close();
       end(new ClientError("CLOSED", "the client was closed"));

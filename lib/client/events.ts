@@ -26,6 +26,7 @@ export interface ClientEvents {
   reminder: { reminder: Reminder };
   /** A message that was put off has been sent, or was refused. */
   scheduled: { scheduled: Scheduled };
+  /** Of the user himself also after an absence: he may have read on another device. */
   read: ReadNotice;
   delivered: ReadNotice;
   /** Begins and ends, each once; ends by itself when nothing is heard of it. */

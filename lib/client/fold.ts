@@ -8,7 +8,10 @@ import type { Entry, Message, Reaction } from "./model.ts";
 /** Users whom the server names with a kind of reaction. */
 const REACTION_USERS_MAX = 10;
 
-/** The message as it is after the entry; unchanged when the entry is not about it. Entries must come by seq, each once. */
+/**
+ * The message as it is after the entry; unchanged when the entry is not about it. Entries must come by seq. A message that has some of
+ * them in it already (of `history`) ends right too, unless one reaction has more users than the server names.
+ */
 export function fold(message: Message, entry: Entry): Message {
   if (!("target" in entry) || entry.target !== message.seq || message.recalledAt !== undefined) return message;
   const { editedAt, reactions = [], ...bare } = message;
@@ -41,7 +44,7 @@ type ReactionEntry = Extract<Entry, { kind: "reaction" }>;
 function added(reactions: readonly Reaction[], { emoji, by }: ReactionEntry): readonly Reaction[] {
   if (!reactions.some((one) => one.emoji === emoji)) return [...reactions, { emoji, count: 1, users: [by] }];
   return reactions.map((one) => {
-    if (one.emoji !== emoji) return one;
+    if (one.emoji !== emoji || one.users.includes(by)) return one;
     const users = one.users.length < REACTION_USERS_MAX ? [...one.users, by] : one.users;
     return { emoji, count: one.count + 1, users };
   });
@@ -50,7 +53,12 @@ function added(reactions: readonly Reaction[], { emoji, by }: ReactionEntry): re
 function taken(reactions: readonly Reaction[], { emoji, by }: ReactionEntry): readonly Reaction[] {
   return reactions
     .map((one) =>
-      one.emoji === emoji ? { emoji, count: one.count - 1, users: one.users.filter((user) => user !== by) } : one,
+      one.emoji === emoji && isAmong(one, by)
+        ? { emoji, count: one.count - 1, users: one.users.filter((user) => user !== by) }
+        : one,
     )
     .filter(({ count }) => count > 0);
 }
+
+/** Named, or one of those that are only counted. */
+const isAmong = ({ count, users }: Reaction, by: string) => users.includes(by) || count > users.length;

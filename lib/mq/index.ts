@@ -38,6 +38,7 @@ import { createDelayed, type Delayed } from "./delayed.ts";
 import { DELAY_MS_DEFAULT, DELAY_MS_MAX } from "./delaying.ts";
 import { describeTopic, type TopicDescription } from "./describe.ts";
 import type { PublishRules } from "./effect.ts";
+import { type Expunged, expunge, type Name } from "./expunge.ts";
 import { Firing } from "./firing.ts";
 import type { HalfTimes } from "./half.ts";
 import { createOrderedConsumer } from "./ordered.ts";
@@ -78,6 +79,7 @@ export { DELAY_MS_DEFAULT, issuesOfDueTime, PENDING_MAX, tooManyWait } from "./d
 export type { GroupDescription, TopicDescription } from "./describe.ts";
 export type { EffectInput, NextMessage } from "./effect.ts";
 export { claimErrand, type ErrandPlace, type ErrandState, noteErrand, runErrands, spendRate } from "./errand.ts";
+export type { Expunged, Name } from "./expunge.ts";
 export type { Half, HalfDetails, HalfMessage, HalfState, HalfTimes } from "./half.ts";
 export type { HalfExpiry } from "./half-expiry.ts";
 export type { HalfListOptions, HalfPage } from "./half-list.ts";
@@ -161,6 +163,8 @@ export interface Queue {
   trim(topic: AnyTopic): Promise<number>;
   /** Trims one partition of what is finished, before its time: for scripts outside the queue that append to a topic and found it full. */
   makeRoom(topic: AnyTopic, partition: number): Promise<void>;
+  /** Deletes what names somebody, as far as every group has finished it, and counts what waits. Cost: all of the topic is looked through. */
+  expunge(topic: AnyTopic, name: Name): Promise<Expunged>;
   /** Where the groups stand. Cost: a few commands per partition and group. */
   describe(topic: AnyTopic): Promise<TopicDescription>;
   /** Consume without being a member: for services outside. */
@@ -251,6 +255,7 @@ export function openQueue({
     consume,
     trim: (topic) => trimTopic(context, topic),
     makeRoom: (topic, partition) => makeRoom(context, topic, partition),
+    expunge: (topic, name) => expunge(context, topic, name),
     describe: (topic) => describeTopic(context, topic),
     control: createControl(context),
     deadLetters,

@@ -20,6 +20,7 @@ import delayLua from "../redis/lua/mq-delay.lua" with { type: "text" };
 import effectLua from "../redis/lua/mq-effect.lua" with { type: "text" };
 import acquireLua from "../redis/lua/mq-lease-acquire.lua" with { type: "text" };
 import commitLua from "../redis/lua/mq-lease-commit.lua" with { type: "text" };
+import progressLua from "../redis/lua/mq-progress.lua" with { type: "text" };
 import sideLua from "../redis/lua/mq-side.lua" with { type: "text" };
 import writesLua from "../redis/lua/mq-writes.lua" with { type: "text" };
 import { LOSSES_MAX } from "./attempts.ts";
@@ -74,7 +75,7 @@ type CommitReply =
 
 const commitScript = defineScript({
   name: "mqLeaseCommit",
-  lua: [appendLua, dedupeLua, delayLua, writesLua, effectLua, buryLua, sideLua, changesLua, commitLua],
+  lua: [appendLua, dedupeLua, delayLua, writesLua, effectLua, progressLua, buryLua, sideLua, changesLua, commitLua],
   keys: ["lease", "dead", "attempts", "aside", "asideDue", "side", "sideOrder"],
   args: [
     ...(["member", "token", "number", "leaseMs", "checkpoint", "floor", "open", "read"] as const),

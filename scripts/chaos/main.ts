@@ -4,6 +4,7 @@
  */
 
 import { defineCommand, runMain } from "citty";
+import { runBroadcastCampaign } from "./broadcast-campaign.ts";
 import { type CampaignName, runCampaign } from "./campaign.ts";
 import { runDelayedCampaign } from "./delayed-campaign.ts";
 import { runHalfCampaign } from "./half-campaign.ts";
@@ -90,6 +91,30 @@ const mq = defineCommand({
   },
 });
 
+const broadcast = defineCommand({
+  meta: { name: "broadcast", description: "kill -9 of extlogics while a message goes to everybody and people chat" },
+  args: {
+    users: { type: "string", default: "100000", description: "Users to send to" },
+    "per-second": { type: "string", default: "3000", description: "The broadcast's rate" },
+    kills: { type: "string", default: "3", description: "Extlogics to kill" },
+    seed: { type: "string", description: "Repeats the choices of an earlier run (default: random)" },
+    json: { type: "boolean", default: false, description: "Print the result as JSON" },
+    keep: { type: "boolean", default: false, description: "Keep the data dir" },
+  },
+  async run({ args }) {
+    const result = await runBroadcastCampaign({
+      users: wholeNumber("users", args.users, 1, 1_000_000),
+      perSecond: wholeNumber("per-second", args["per-second"], 1, 5_000),
+      kills: wholeNumber("kills", args.kills, 0, 100),
+      seed: seedOf(args.seed),
+      keep: args.keep,
+      print: args.json ? (line) => console.error(line) : (line) => console.log(line),
+    });
+    if (args.json) console.log(JSON.stringify(result, null, 2));
+    process.exitCode = result.isClean ? 0 : 1;
+  },
+});
+
 function seedOf(text: string | undefined): number {
   return text === undefined ? Math.floor(Math.random() * SEED_LIMIT) : wholeNumber("seed", text, 0, SEED_LIMIT - 1);
 }
@@ -121,6 +146,7 @@ await runMain(
         runHalfCampaign,
       ),
       mq,
+      broadcast,
     },
   }),
 );

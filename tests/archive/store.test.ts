@@ -9,6 +9,7 @@ import {
   openArchive,
 } from "../../lib/archive/index.ts";
 import { type ArchiveDatabase, entries, entry, sqliteDatabase } from "../support/archive.ts";
+import { eventually } from "../support/eventually.ts";
 import { startTestPostgres } from "../support/postgres.ts";
 
 const postgres = await startTestPostgres();
@@ -278,26 +279,33 @@ describe.each(databases)("%s", (_name, database) => {
       await using world = await setup();
       const conversations = Array.from({ length: 6 }, (_, i) => `c${i}`);
       const at = (seq: number, c: number) => 1_000 + Math.floor((seq * (c + 1)) / 3);
+      // A hole in each timeline, at another place.
+      const seqOf = (i: number, c: number) => (i < 40 * c ? i + 1 : i + 1 + 100 * c);
       await world.store.write(
         conversations.flatMap((conversation, c) =>
           Array.from({ length: 300 }, (_, i) => {
             const text = i % 50 === 7 ? "often seldom" : "often";
-            return said(i + 1, text, { conversation, committedAt: at(i + 1, c) });
+            return said(seqOf(i, c), text, { conversation, committedAt: at(seqOf(i, c), c) });
           }),
         ),
       );
       const ordered = conversations
         .slice(1)
         .flatMap((conversation, c) =>
-          Array.from({ length: 300 }, (_, i) => ({ conversation, seq: i + 1, at: at(i + 1, c + 1) })),
+          Array.from({ length: 300 }, (_, i) => {
+            const seq = seqOf(i, c + 1);
+            return { conversation, seq, at: at(seq, c + 1), text: i % 50 === 7 ? "seldom" : "" };
+          }),
         )
         .sort((a, b) => b.at - a.at || b.conversation.localeCompare(a.conversation) || b.seq - a.seq);
+      const hits = ordered.map(({ conversation, seq, at }) => ({ conversation, seq, at }));
+      const seldom = hits.filter((_, i) => ordered[i]!.text === "seldom");
       const timelines = conversations.slice(1).map((conversation) => ({ conversation, epoch: "e1" }));
       for (const [text, expected] of [
-        ["often", ordered],
-        ["seldom", ordered.filter(({ seq }) => seq % 50 === 8)],
+        ["often", hits],
+        ["seldom", seldom],
       ] as const) {
-        for (const from of [0, 1, 13]) {
+        for (const from of [0, 1, 13, expected.length - 20]) {
           const before = from === 0 ? {} : { before: expected[from - 1]! };
           const found = await world.store.search({ timelines, text, limit: 10, ...before });
           expect(found).toEqual(expected.slice(from, from + 10));
@@ -386,6 +394,82 @@ describe.each(databases)("%s", (_name, database) => {
       } while (from > 0);
       expect(seen).toHaveLength(25);
       expect(pages).toBe(3);
+    });
+  });
+
+  describe("erasure", () => {
+    const said = (seq: number, record: string, more: Partial<NewEntry> = {}) =>
+      entry(seq, { record, text: record, ...more });
+    const fold = (seq: number, target: number, parts: Record<string, string | null>) =>
+      entry(seq, { kind: "reaction", record: "{}", fold: { target, parts } });
+    async function findAll(store: ArchiveStore, text: string, count: number) {
+      const records: string[] = [];
+      const parts: string[] = [];
+      let from: { timeline: number; seq: number } | undefined;
+      do {
+        const page = await store.find({ text, part: `by ${text}`, count, ...(from ? { from } : {}) });
+        records.push(...page.records.map(({ conversation, epoch, seq }) => `${conversation}/${epoch}/${seq}`));
+        parts.push(...page.parts.map(({ conversation, seq, part }) => `${conversation}/${seq} ${part}`));
+        from = page.next;
+      } while (from);
+      return { records: records.sort(), parts: parts.sort() };
+    }
+
+    test("finds every record and part that holds a text, whatever the size of the page", async () => {
+      await using world = await setup();
+      const { store } = world;
+      await store.write([
+        said(1, "of ann"),
+        said(2, "of bob"),
+        said(3, "ann again"),
+        said(1, "ANN of old", { epoch: "e0" }),
+        said(7, "ann", { conversation: "c2" }),
+        fold(4, 2, { reactions: "ann and bob", "by ann": "x", "by bob": "y" }),
+        fold(5, 9, { content: "of an entry to come, by ann" }),
+        fold(6, 1, { reactions: null }),
+      ]);
+      for (const count of [1, 2, 3, 8, 100]) {
+        expect(await findAll(store, "ann", count)).toEqual({
+          records: ["c1/e1/1", "c1/e1/3", "c2/e1/7"],
+          parts: ["c1/2 by ann", "c1/2 reactions", "c1/9 content"],
+        });
+      }
+      expect(await findAll(store, "nobody", 3)).toEqual({ records: [], parts: [] });
+    });
+
+    test("rewrites records, parts and words, and leaves the rest; again changes nothing", async () => {
+      await using world = await setup();
+      const { store } = world;
+      const rewrite = () =>
+        store.rewrite([
+          { ...c1, seq: 1, record: "{}", parts: { content: "gone", reactions: null }, unsearchable: true },
+          { ...c1, seq: 2, parts: { reactions: "bob", "by ann": null } },
+          { ...c1, seq: 8, record: "of no entry" },
+          { ...c1, conversation: "unknown", seq: 1, record: "{}" },
+        ]);
+      const c1 = { conversation: "c1", epoch: "e1" };
+      await store.write([
+        said(1, "canary one"),
+        said(2, "canary two"),
+        fold(3, 1, { reactions: "ann" }),
+        fold(4, 2, { reactions: "ann, bob", "by ann": "x" }),
+      ]);
+      for (let i = 0; i < 2; i++) {
+        await rewrite();
+        const range = { ...c1, limit: 9, newest: false, messagesOnly: true };
+        const page = await store.history({ ...range, parts: ["content", "reactions", "by ann"] });
+        expect(page.map(({ record, parts }) => [record, parts])).toEqual([
+          ["{}", { content: "gone" }],
+          ["canary two", { reactions: "bob" }],
+        ]);
+        const found = await store.search({ timelines: [c1], text: "canary", limit: 9 });
+        expect(found.map(({ seq }) => seq)).toEqual([2]);
+      }
+      // What is read again of the queue is there already, and a later change counts as ever.
+      await store.write([said(1, "canary one"), fold(5, 1, { content: "later" })]);
+      const [first] = await store.history({ ...c1, limit: 1, newest: false, messagesOnly: true, parts: ["content"] });
+      expect(first).toMatchObject({ record: "{}", parts: { content: "later" } });
+      await eventually(async () => expect(await store.scrub()).toEqual({ more: false }));
     });
   });
 

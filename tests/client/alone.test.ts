@@ -22,10 +22,13 @@ test("its copy compiles with a browser's types alone", async () => {
   cpSync(join(ROOT, "lib/client"), join(folder.path, "chat"), { recursive: true });
   const options = ["--lib", "ESNext,DOM", "--types", "", "--module", "Preserve", "--target", "ESNext", "--strict"];
   const tsc = join(ROOT, "node_modules/.bin/tsc");
-  const compiler = Bun.spawn([tsc, "--noEmit", "--allowImportingTsExtensions", ...options, "chat/index.ts"], {
-    cwd: folder.path,
-    stdout: "pipe",
-  });
+  const compiler = Bun.spawn(
+    [process.execPath, "--bun", tsc, "--noEmit", "--allowImportingTsExtensions", ...options, "chat/index.ts"],
+    {
+      cwd: folder.path,
+      stdout: "pipe",
+    },
+  );
   expect(await new Response(compiler.stdout).text()).toBe("");
   expect(await compiler.exited).toBe(0);
 });

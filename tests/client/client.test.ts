@@ -283,6 +283,21 @@ test("two tokens refused in a row end it, however long the server was away befor
   expect(answers).toEqual([]);
 });
 
+test("what the user read elsewhere while this device was away is told after it has caught up", async () => {
+  using gateway = startScriptedGateway((frame, connection) => {
+    if (frame.method !== "sync") return undefined;
+    connection.answer(frame, { conversations: [synced("resumed", [1, 2], { read: 2 })] });
+    return true;
+  });
+  const client = connect({ url: gateway.url, token: "good", cursors: [START] });
+  using _ = closing(client);
+  const told: unknown[] = [];
+  client.on("message", ({ message }) => told.push(message.seq));
+  client.on("read", (notice) => told.push(notice));
+  const { user } = await client.ready();
+  await eventually(() => expect(told).toEqual([1, 2, { conversation: "c1", user, seq: 2 }]));
+});
+
 test("what only a newer server knows is passed over: notifications, and kinds of entries, which keep their place", async () => {
   const poll = { kind: "poll", seq: 2, id: "id-2", by: "bob", at: 1, target: 1, question: "tea?" };
   using gateway = startScriptedGateway((frame, connection) => {
@@ -325,4 +340,28 @@ test("waits double up to their limit, half of them by chance, and what a server 
   const asked = many(() => askedMs(1_000));
   expect(Math.min(...asked)).toBeGreaterThanOrEqual(1_000);
   expect(Math.max(...asked)).toBeLessThanOrEqual(1_250);
+});
+
+test("history that was overtaken by entries has them in it", async () => {
+  const reaction = (seq: number, emoji: string) => ({
+    conversation: "c1",
+    seq,
+    entry: { kind: "reaction", seq, id: `id-${seq}`, by: "bob", at: 1, target: 1, emoji, on: true },
+  });
+  const reactions = [{ emoji: "ok", count: 1, users: ["bob"] }];
+  using gateway = startScriptedGateway((frame, connection) => {
+    if (frame.method === "sync") connection.answer(frame, { conversations: [synced("resumed", [])] });
+    if (frame.method === "message.history") {
+      // The answer was made between the two.
+      connection.notify("message.reaction", reaction(2, "ok"));
+      connection.notify("message.reaction", reaction(3, "yes"));
+      connection.answer(frame, { epoch: "e1", head: 2, messages: [{ ...messageOf(1), reactions }], more: false });
+    }
+    return true;
+  });
+  using it = await follow(gateway);
+  gateway.connections[0]!.message(1);
+  const { messages } = await it.client.history("c1");
+  expect(messages[0]!.reactions).toEqual([...reactions, { emoji: "yes", count: 1, users: ["bob"] }]);
+  expect(it.client.cursors()[0]!.seq).toBe(3);
 });

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { systemClock } from "../../lib/clock.ts";
-import { attach, createRouteCache, detach } from "../../lib/im/index.ts";
+import { attach, createPushDevices, createRouteCache, detach } from "../../lib/im/index.ts";
 import { openTestStore } from "../support/redis.ts";
 
 const route = (user: string, connection: string, gateway = "g1", number = 35) => ({
@@ -28,6 +28,28 @@ test("a route attached before a refresh is seen after it; a detached one is gone
   await cache.refresh();
   await cache.load(["ann"]);
   expect(cache.of("ann")).toEqual([]);
+});
+
+test("who has a device with push is known after the next refresh, also when the last one was dropped", async () => {
+  await using store = await openTestStore("routes");
+  const { commands } = store.redis;
+  const cache = createRouteCache(commands, store.keys, () => undefined);
+  const devices = createPushDevices(commands, store.keys, systemClock);
+  const hasPush = async () => {
+    await cache.refresh();
+    await cache.load(["ann"]);
+    return cache.hasPush("ann");
+  };
+  expect(await hasPush()).toBe(false);
+  const address = { kind: "webhook", url: "https://push.example.com/" } as const;
+  const first = await devices.register("ann", "phone", address);
+  expect(await hasPush()).toBe(true);
+  const second = await devices.register("ann", "phone", address);
+  // A late answer to the first one takes nothing from the second.
+  expect(await devices.drop("ann", "phone", first.id)).toBe(false);
+  expect(await hasPush()).toBe(true);
+  expect(await devices.drop("ann", "phone", second.id)).toBe(true);
+  expect(await hasPush()).toBe(false);
 });
 
 test("a change of one user leaves the others cached, and names whom it touched", async () => {

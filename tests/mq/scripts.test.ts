@@ -427,6 +427,10 @@ const SCRIPTS: Record<string, { keys: readonly (keyof typeof key)[]; run: (stage
     keys: ["stream", "groups", "orderedLease", "lease"],
     run: ({ t }) => t.queue.trim({ name: "t", retentionMs: 1, lengthMax: 1, backlogMax: 10, dedupMs: 1 }),
   },
+  expunge: {
+    keys: ["stream", "groups", "orderedLease"],
+    run: ({ t }) => t.queue.expunge(t.topic, { key: "nobody", texts: ['"n":1'] }),
+  },
 };
 
 describe("a wrong type at a key changes nothing", () => {

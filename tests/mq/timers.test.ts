@@ -118,7 +118,7 @@ test("a timer that comes too early fires nothing, and comes again", async () => 
   await expectAllOnce(t, new Map([[1, now + 1_500]]));
 });
 
-test("with BullMQ's keys gone everything still comes, and the chores go on", async () => {
+test.concurrent("with BullMQ's keys gone everything still comes, and the chores go on", async () => {
   await using t = await openTestQueue("mq-timers");
   let runs = 0;
   const chore: Chore = { name: "count", everyMs: 1_000, run: async () => (runs += 1) };
@@ -133,7 +133,7 @@ test("with BullMQ's keys gone everything still comes, and the chores go on", asy
   await eventually(() => expect(runs).toBeGreaterThan(before + 1), 15_000);
 });
 
-test.each([HOUR_MS, -HOUR_MS])(
+test.concurrent.each([HOUR_MS, -HOUR_MS])(
   "a process whose clock is wrong by %d ms goes without BullMQ, alone or beside others",
   async (skewMs) => {
     await using t = await openTestQueue("mq-timers");
@@ -150,6 +150,20 @@ test.each([HOUR_MS, -HOUR_MS])(
     expect(late.at).toBeGreaterThan(all.get(1)!);
   },
 );
+
+test.concurrent("a restart of Redis costs a moment: what was due meanwhile comes after it, once", async () => {
+  const server = await startTestRedis({ appendfsync: "always" });
+  try {
+    await using t = await openTestQueue("mq-timers", { url: server.url });
+    await t.run(t.queue.createTimers());
+    const due = await publishDue(t, 200, 300, 2_000);
+    server.kill("SIGKILL");
+    await server.restart();
+    await expectAllOnce(t, due, 15_000);
+  } finally {
+    await server.stop();
+  }
+});
 
 test("a message published by a process with a fast clock is not early", async () => {
   await using t = await openTestQueue("mq-timers", { partitions: 1 });
@@ -199,20 +213,6 @@ test("forwards of a transaction reach their partition once, those with a due tim
   expect(entries.find(({ n }) => n === 3)!.at).toBeGreaterThanOrEqual(due);
   const lengths = ["a", "b", "c"].map((key) => redis.commands.xlen(keys.topic("t", keys.partitionOf(key))));
   expect((await Promise.all(lengths)).every((length) => length > 0)).toBe(true);
-});
-
-test("a restart of Redis costs a moment: what was due meanwhile comes after it, once", async () => {
-  const server = await startTestRedis({ appendfsync: "always" });
-  try {
-    await using t = await openTestQueue("mq-timers", { url: server.url });
-    await t.run(t.queue.createTimers());
-    const due = await publishDue(t, 200, 300, 2_000);
-    server.kill("SIGKILL");
-    await server.restart();
-    await expectAllOnce(t, due, 15_000);
-  } finally {
-    await server.stop();
-  }
 });
 
 test("stopping is soft while Redis answers, and bounded while it is away", async () => {

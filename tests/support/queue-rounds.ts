@@ -83,6 +83,7 @@ export async function roundOfRedrive(queue: Queue): Promise<void> {
       expect(seen).toHaveLength(KEYS.length);
     }, 10_000);
     expect((await queue.trace(first!.messageId)).deliveries.map(({ state }) => state)).toContain("finished");
+    expect((await queue.expunge(topic, { key: KEYS[0], texts: [] })).entries).toBeGreaterThan(0);
   });
 }
 

@@ -154,7 +154,7 @@ describe("typing", () => {
     expect([await typing(bob), await typing(eve)]).toEqual(["MUTED", "NOT_MEMBER"]);
   });
 
-  test("is limited: a client that never stops is told to wait", async () => {
+  test.serial("is limited: a client that never stops is told to wait", async () => {
     await using store = await openTestStore("gw-typing");
     await using chat = await openTestChat(store);
     const conversation = await chat.group("ada", "bob");

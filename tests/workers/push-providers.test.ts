@@ -2,19 +2,25 @@
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { generateKeyPairSync } from "node:crypto";
-import { createServer, type ServerHttp2Stream } from "node:http2";
-import type { AddressInfo } from "node:net";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { importSPKI, jwtVerify } from "jose";
 import webPush from "web-push";
 import { systemClock } from "../../lib/clock.ts";
 import { createOutbound } from "../../lib/http/outbound.ts";
+import type { PushDevices, RegisterPushParams } from "../../lib/im/index.ts";
+import { registerPush } from "../../workers/logic/push-registration.ts";
 import { type Apns, createApns } from "../../workers/pusher/apns.ts";
 import { createFcm } from "../../workers/pusher/fcm.ts";
 import type { Notification, PushOutcome } from "../../workers/pusher/provider.ts";
+import { createProviders } from "../../workers/pusher/providers.ts";
 import { createWebPush } from "../../workers/pusher/web-push.ts";
 import { createPushWebhook } from "../../workers/pusher/webhook.ts";
+import { type AppleAnswer, openApple } from "../support/apple.ts";
 import { makeBrowser } from "../support/browser.ts";
 import { createFakeClock } from "../support/fake-clock.ts";
+import { temporaryFolder } from "../support/folder.ts";
+import { refusal } from "../support/refusal.ts";
 
 const never = new AbortController().signal;
 const outbound = createOutbound({ allowPrivate: true });
@@ -147,35 +153,18 @@ describe("APNs", () => {
   const { privateKey, publicKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
   const pem = { type: "pkcs8", format: "pem" } as const;
 
-  /** An HTTP/2 server that answers in turn, as Apple's does. */
-  async function apple(...answers: readonly [status: number, reason?: string, headers?: Record<string, string>][]) {
-    const seen: { headers: Record<string, unknown>; body: string }[] = [];
-    const server = createServer();
-    server.on("stream", (stream: ServerHttp2Stream, headers) => {
-      let body = "";
-      stream.setEncoding("utf8");
-      stream.on("data", (chunk: string) => {
-        body += chunk;
-      });
-      stream.on("end", () => {
-        seen.push({ headers, body });
-        const [status, reason, more] = answers[Math.min(seen.length, answers.length) - 1]!;
-        stream.respond({ ":status": status, "apns-id": "1", ...more });
-        stream.end(reason === undefined ? "" : JSON.stringify({ reason }));
-      });
-    });
-    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  async function apple(...answers: readonly AppleAnswer[]) {
+    const server = await openApple(...answers);
     const clock = createFakeClock(Date.now());
     const apns: Apns = createApns({
-      origin: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-      ...{ teamId: "TEAM", keyId: "KEY", topic: "com.example.chat", clock },
+      ...{ origin: server.origin, teamId: "TEAM", keyId: "KEY", topic: "com.example.chat", clock },
       privateKey: privateKey.export(pem).toString(),
     });
     closers.push(() => {
       apns.close();
       server.close();
     });
-    return { apns, seen, clock };
+    return { apns, seen: server.seen, clock };
   }
 
   test("a notification carries a token that Apple can check, the topic, the collapse id and the alert", async () => {
@@ -227,14 +216,18 @@ describe("APNs", () => {
     ]).toEqual([...[true, false, true, false]]);
   });
 
-  test("a server that is away is for later, and the next notification finds it again", async () => {
+  test("a server that is away is for later, and after a while of it left alone", async () => {
     const apns = createApns({
       ...{ origin: "http://127.0.0.1:9", teamId: "T", keyId: "K", topic: "t", clock: systemClock },
       privateKey: privateKey.export(pem).toString(),
     });
-    for (let i = 0; i < 2; i++) {
+    for (let i = 0; i < 5; i++) {
       expect(await apns.send({ token: "a" }, notification, never)).toEqual({ kind: "later", afterMs: undefined });
     }
+    expect(await apns.send({ token: "a" }, notification, never)).toEqual({
+      kind: "later",
+      afterMs: expect.any(Number) as number,
+    });
     apns.close();
   });
 });
@@ -302,5 +295,46 @@ describe("FCM", () => {
     expect(refused.messages.seen).toHaveLength(0);
     const away = google([answer(503, { "retry-after": "2" })], answer(200));
     expect(await away.fcm.send(address, notification, never)).toEqual({ kind: "later", afterMs: 2_000 });
+  });
+});
+
+describe("an installation", () => {
+  const config = {
+    outboundPrivate: false,
+    pushContact: "mailto:ops@example.com",
+    apns: undefined,
+    fcmAccountFile: undefined,
+  };
+  const secrets = { internalSecret: "of this test", vapidKey: webPush.generateVAPIDKeys().privateKey };
+
+  test("takes addresses of the public internet alone, and of browsers those of their push services", async () => {
+    const pushDevices = { register: async () => ({ id: "r1" }) } as unknown as PushDevices;
+    const registered = (params: object) =>
+      registerPush({ pushDevices, secrets, config }, "ann", { device: "d", ...params } as RegisterPushParams);
+    const browser = (endpoint: string) => ({ kind: "webpush", ...makeBrowser(endpoint) });
+    expect(await registered(browser("https://fcm.googleapis.com/fcm/send/abc"))).toEqual({});
+    const { secret } = await registered({ kind: "webhook", url: "https://push.example.com/hook" });
+    expect(secret).toStartWith("whsec_");
+    for (const [params, path] of [
+      [browser("https://push.example.com/p"), "subscription.endpoint"],
+      [browser("http://fcm.googleapis.com/p"), "subscription.endpoint"],
+      [{ kind: "webhook", url: "http://push.example.com/" }, "url"],
+      [{ kind: "webhook", url: "https://127.0.0.1/" }, "url"],
+      [{ kind: "webhook", url: "https://push.example.com:6379/" }, "url"],
+      [{ kind: "apns", token: "abc" }, "kind"],
+      [{ kind: "fcm", token: "abc" }, "kind"],
+    ] as const) {
+      expect((await refusal(registered(params))).issues).toMatchObject([{ path }]);
+    }
+  });
+
+  test("does not start with a key file that is none, and says which setting names it", () => {
+    using folder = temporaryFolder("push");
+    const parts = { secrets, clock: systemClock, outbound };
+    const path = join(folder.path, "account.json");
+    const created = () => createProviders({ ...parts, config: { ...config, fcmAccountFile: path } });
+    expect(created).toThrow(`SKEIN_FCM_ACCOUNT_FILE: ${path} cannot be read (ENOENT)`);
+    writeFileSync(path, "{}");
+    expect(created).toThrow(`SKEIN_FCM_ACCOUNT_FILE: ${path} is no service account's file`);
   });
 });

@@ -4,15 +4,20 @@
  */
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { generateKeyPairSync } from "node:crypto";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { systemClock } from "../../lib/clock.ts";
-import { createBursts, imPush } from "../../lib/im/index.ts";
+import { createBursts, imPush, imTopics } from "../../lib/im/index.ts";
 import { openQueue, type Queue } from "../../lib/mq/index.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import { BURSTS } from "../../lib/redis/index.ts";
 import type { RunningServices } from "../../lib/service.ts";
 import { worker as pusher } from "../../workers/pusher/main.ts";
+import { openApple } from "../support/apple.ts";
 import { openTestChat, type TestChat } from "../support/chat.ts";
 import { eventually } from "../support/eventually.ts";
+import { temporaryFolder } from "../support/folder.ts";
 import { openPushService, type PushService } from "../support/push-service.ts";
 import { openReceiver } from "../support/receiver.ts";
 import { openTestStore, type TestStore } from "../support/redis.ts";
@@ -22,19 +27,30 @@ let chat: TestChat;
 let service: PushService;
 let queue: Queue;
 let running: RunningServices;
+let apple: Awaited<ReturnType<typeof openApple>>;
+const folder = temporaryFolder("pusher");
 
 beforeAll(async () => {
   store = await openTestStore("pusher");
-  chat = await openTestChat(store, { env: { SKEIN_OUTBOUND_PRIVATE: "1" } });
+  apple = await openApple([200]);
+  const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+  writeFileSync(join(folder.path, "apns.p8"), privateKey.export({ type: "pkcs8", format: "pem" }));
+  const env = {
+    ...{ SKEIN_OUTBOUND_PRIVATE: "1", SKEIN_APNS_ORIGIN: apple.origin, SKEIN_APNS_TOPIC: "com.example.chat" },
+    ...{ SKEIN_APNS_KEY_FILE: join(folder.path, "apns.p8"), SKEIN_APNS_KEY_ID: "KEY", SKEIN_APNS_TEAM_ID: "TEAM" },
+  };
+  chat = await openTestChat(store, { env });
   running = await chat.startRole(pusher, "pusher");
   service = openPushService();
-  queue = openQueue({ ...store, clock: systemClock, log: silentLog, member: "test.push" });
+  queue = openQueue({ ...store, clock: systemClock, log: silentLog, member: "test.push", topics: imTopics });
 });
 
 afterAll(async () => {
   await service[Symbol.asyncDispose]();
   await chat[Symbol.asyncDispose]();
   await store[Symbol.asyncDispose]();
+  apple.close();
+  folder[Symbol.dispose]();
 });
 
 let count = 0;
@@ -60,6 +76,7 @@ async function say(user: string, conversation: string, text: string): Promise<nu
   return ((await answered.json()) as { seq: number }).seq;
 }
 
+/** Of the user's partition, by `<user>/<conversation>`, and those that end by their id. */
 function burstsOf(user: string) {
   const { key } = queue.own(user, BURSTS);
   return store.redis.commands.hgetall(key);
@@ -90,7 +107,7 @@ async function end(user: string, conversation: string, seq: number): Promise<voi
 async function quiet(): Promise<void> {
   await eventually(async () => {
     const { groups } = await queue.describe(imPush);
-    expect(groups.map(({ lag }) => lag)).toEqual([0]);
+    expect(groups.map(({ lag }) => lag)).toEqual([0, 0]);
   });
 }
 
@@ -98,9 +115,9 @@ async function quiet(): Promise<void> {
 async function expireLeases(user: string): Promise<void> {
   const { commands } = store.redis;
   const stream = store.keys.topic("im.push", store.keys.partitionOf(user));
-  const held = (await commands.xpending(stream, "pusher", "-", "+", 10)) as [id: string, member: string][];
+  const held = (await commands.xpending(stream, "devices", "-", "+", 10)) as [id: string, member: string][];
   for (const [id, member] of held) {
-    await commands.call("XCLAIM", stream, "pusher", member, 0, id, "IDLE", 60_000, "JUSTID");
+    await commands.call("XCLAIM", stream, "devices", member, 0, id, "IDLE", 60_000, "JUSTID");
   }
 }
 
@@ -184,11 +201,11 @@ describe("a burst", () => {
     await burst(bob, conversation, later);
     service.answer(bob, new Promise(() => undefined));
     await queue.delayed.sendNow(id);
-    await eventually(() => expect(textsOf(bob)).toEqual([`${ann}: lost?`]));
+    await eventually(() => expect(textsOf(bob)).toEqual([`${ann}: and then`]));
     await running.stop({ shutdownMs: 1 });
     await expireLeases(bob);
     running = await chat.startRole(pusher, "pusher2");
-    await eventually(() => expect(textsOf(bob)).toEqual([`${ann}: lost?`, `${ann}: lost?`]));
+    await eventually(() => expect(textsOf(bob)).toHaveLength(2));
     expect(new Set(service.of(bob).map(({ said }) => said.id)).size).toBe(1);
     await end(bob, conversation, later);
     await eventually(() => expect(textsOf(bob)).toHaveLength(3));
@@ -233,13 +250,17 @@ describe("a device's answer", () => {
     const seq = await say(ann, conversation, "hello");
     await end(bob, conversation, seq);
     await eventually(async () => {
-      const { letters } = await queue.deadLetters.list("im.push", "pusher", {});
+      const { letters } = await queue.deadLetters.list("im.push", "devices");
       expect(letters).toMatchObject([
         { key: bob, reason: "bury", lastError: "Bury: webpush: the push service answered 400", attemptCount: 1 },
       ]);
       // What was said lies in no letter.
       expect(JSON.parse(letters[0]!.data)).toEqual({ user: bob, device: "phone", conversation, seq });
     });
+    // The trace of the chat's message tells of its pushes.
+    const { deliveries } = await queue.trace(service.of(bob)[0]!.said.id);
+    expect(deliveries).toContainEqual(expect.objectContaining({ topic: "im.push", state: "dead_letter" }));
+    expect(deliveries).toContainEqual(expect.objectContaining({ topic: "im.events", group: "delivery" }));
   });
 });
 
@@ -278,6 +299,18 @@ describe("a registration", () => {
     expect(JSON.parse(receiver.calls[0]!.body)).toMatchObject({ type: "im.push", user: bob, device: "tv", seq: 1 });
   });
 
+  test("of a phone is pushed to by Apple", async () => {
+    const { users, conversation } = await group("ann", "bob");
+    const [ann, bob] = users;
+    await chat.http(bob, "DELETE", "/v1/me/push/phone");
+    expect((await put(bob, "iphone", { kind: "apns", token: "abc", topic: "com.example.other" })).status).toBe(200);
+    await end(bob, conversation, await say(ann, conversation, "hello"));
+    await eventually(() => expect(apple.seen).toHaveLength(1));
+    const { headers, body } = apple.seen[0]!;
+    expect(headers).toMatchObject({ ":path": "/3/device/abc", "apns-topic": "com.example.other" });
+    expect(JSON.parse(body).aps).toMatchObject({ alert: { title: ann, body: `${ann}: hello` }, badge: 1 });
+  });
+
   test("ends with its device, by itself, and is taken of no kind that is not set up", async () => {
     const { users, conversation } = await group("ann", "bob");
     const [ann, bob] = users;
@@ -290,10 +323,8 @@ describe("a registration", () => {
     await say(ann, conversation, "hello");
     await client.next("message");
     await quiet();
-    expect([await burstsOf(bob), service.of(bob)]).toEqual([{}, []]);
-    for (const kind of ["apns", "fcm"]) {
-      expect(await codeOf(await put(bob, "phone", { kind, token: "abc" }))).toEqual(["INVALID", "kind"]);
-    }
+    expect([(await burstsOf(bob))[`${bob}/${conversation}`], service.of(bob)]).toEqual([undefined, []]);
+    expect(await codeOf(await put(bob, "phone", { kind: "fcm", token: "abc" }))).toEqual(["INVALID", "kind"]);
   });
 
   test("has an address that fits its kind, and a user at most 20 of them", async () => {
@@ -325,5 +356,24 @@ describe("a registration", () => {
     await end(users[1], conversation, await say(users[0], conversation, "hello"));
     await eventually(() => expect(service.of(users[1])).toHaveLength(1));
     expect(service.of(users[1])[0]!.headers.get("authorization")).toEndWith(`, k=${publicKey}`);
+  });
+
+  test("of a webhook that is slow on purpose takes no more than its places: others are called meanwhile", async () => {
+    const held = Promise.withResolvers<Response>();
+    await using slow = openReceiver({ secrets: [], answer: async () => (await held.promise).clone() as Response });
+    await using quick = openReceiver({ secrets: [] });
+    for (let i = 1; i <= 18; i++) await put("mallory", `d${i}`, { kind: "webhook", url: slow.url });
+    await put("zoe", "hook", { kind: "webhook", url: quick.url });
+    const notice = { title: "Hello", text: "all of you" };
+    const publish = (id: string, user: string) =>
+      queue.publish(imPush, { type: "im.push.notice", data: { id, users: [user], ...notice } });
+    await publish("n-slow", "mallory");
+    await eventually(() => expect(slow.calls).toHaveLength(16));
+    await publish("n-quick", "zoe");
+    await eventually(() => expect(quick.calls).toHaveLength(1));
+    expect(slow.calls).toHaveLength(16);
+    held.resolve(new Response(null, { status: 410 }));
+    for (let i = 1; i <= 18; i++) await chat.http("mallory", "DELETE", `/v1/me/push/d${i}`);
+    await eventually(async () => expect(await devicesOf("mallory")).toEqual([]));
   });
 });

@@ -8,6 +8,7 @@ import { systemClock } from "../../lib/clock.ts";
 import { createBroadcasts } from "../../lib/im/index.ts";
 import { openQueue } from "../../lib/mq/index.ts";
 import { silentLog } from "../../lib/observability/index.ts";
+import type { Logic } from "../../workers/gateway/methods.ts";
 import { createServiceKeyStore } from "../../workers/gateway/service-key-store.ts";
 import type { ServiceRoute } from "../../workers/gateway/service-route.ts";
 import { createServiceRoutes } from "../../workers/gateway/service-routes.ts";
@@ -30,6 +31,8 @@ const table: readonly ServiceRoute[] = createServiceRoutes({
   queue,
   tails: createTails(queue, silentLog),
   serviceKeys: createServiceKeyStore({ commands: redis.commands, keys, clock: systemClock, serviceKey: "sk_root_x" }),
+  logic: {} as Logic,
+  clock: systemClock,
   broadcasts: createBroadcasts(redis.commands, keys, systemClock),
   allowPrivate: false,
   checkSecretOf: () => "",
@@ -105,6 +108,6 @@ test("every route under /v1 is a user's, or in the table", async () => {
   const ofServices = table.map(({ verb, path }) => `${verb} ${path.replaceAll(/:(\w+)/g, "{$1}")}`);
   for (const route of ofServices) expect(described).toContain(route);
   const others = described.filter((route) => !ofServices.includes(route));
-  const users = /^\w+ \/v1\/(conversations|sync|reminders|scheduled|me|search|users|tokens)(\/|$)/;
+  const users = /^\w+ \/v1\/(conversations|sync|reminders|scheduled|me|search|push|users|tokens)(\/|$)/;
   expect(others.filter((route) => !users.test(route))).toEqual([]);
 });

@@ -1,6 +1,6 @@
 /** Webhooks end to end: HTTP declares and publishes, extlogic posts, a receiver answers. */
 
-import { afterAll, beforeAll, beforeEach, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect, test } from "bun:test";
 import { startSkein } from "../../scripts/harness.ts";
 import { worker as extlogic } from "../../workers/extlogic/main.ts";
 import { eventually } from "../support/eventually.ts";
@@ -12,34 +12,37 @@ const SECRET = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const SOON_MS = 10_000;
 
 let services: TestServices;
-let topic: string;
 let count = 0;
 beforeAll(async () => {
   services = await openTestServices("webhooks", { env: { SKEIN_OUTBOUND_PRIVATE: "1" } });
   await services.chat.startRole(extlogic, "extlogic");
 });
 afterAll(() => services[Symbol.asyncDispose]());
-beforeEach(() => {
-  count += 1;
-  topic = `hooked.${count}`;
-});
 
-async function declare(group: string, settings: object) {
-  const { status, body } = await services.call("PUT", `/v1/topics/${topic}/groups/${group}`, {
-    start: "first",
-    ...settings,
-  });
-  if (status >= 300) throw new Error(`${status} ${JSON.stringify(body)}`);
-  return body;
+/** A topic of the test's own, and what services do with it. */
+function openHooked() {
+  count += 1;
+  const topic = `hooked.${count}`;
+  const path = `/v1/topics/${topic}`;
+  return {
+    topic,
+    path,
+    async declare(group: string, settings: object) {
+      const { status, body } = await services.call("PUT", `${path}/groups/${group}`, { start: "first", ...settings });
+      if (status >= 300) throw new Error(`${status} ${JSON.stringify(body)}`);
+      return body;
+    },
+    async publish(...messages: object[]): Promise<string[]> {
+      const { body } = await services.call("POST", `${path}/messages`, { messages });
+      return body.results.map(({ id }: { id: string }) => id);
+    },
+    deadLetters: async (group: string) =>
+      (await services.call("GET", `${path}/groups/${group}/dead-letters`)).body.deadLetters,
+  };
 }
-async function publish(...messages: object[]): Promise<string[]> {
-  const { body } = await services.call("POST", `/v1/topics/${topic}/messages`, { messages });
-  return body.results.map(({ id }: { id: string }) => id);
-}
-const deadLetters = async (group: string) =>
-  (await services.call("GET", `/v1/topics/${topic}/groups/${group}/dead-letters`)).body.deadLetters;
 
 test("each message is posted once as a signed CloudEvent, in the order of its key", async () => {
+  const { topic, declare, publish } = openHooked();
   await using receiver = openReceiver({ secrets: [SECRET] });
   const declared = await declare("g", { mode: "ordered", webhook: { url: receiver.url, secret: SECRET } });
   expect(declared.webhook).toEqual({ url: receiver.url });
@@ -56,6 +59,7 @@ test("each message is posted once as a signed CloudEvent, in the order of its ke
 });
 
 test("a failure is tried again under the same id by the group's ladder, then it is a dead letter", async () => {
+  const { declare, publish, deadLetters } = openHooked();
   await using receiver = openReceiver({ secrets: [SECRET], answer: () => new Response(null, { status: 500 }) });
   const webhook = { url: receiver.url, secret: SECRET };
   await declare("g", { mode: "concurrent", webhook, maxAttempts: 3, backoff: [50] });
@@ -70,6 +74,7 @@ test("a failure is tried again under the same id by the group's ladder, then it 
 });
 
 test("a redirect is a failure and is not followed", async () => {
+  const { declare, publish, deadLetters } = openHooked();
   await using target = openReceiver({ secrets: [SECRET] });
   await using receiver = openReceiver({ secrets: [SECRET], answer: () => Response.redirect(target.url, 307) });
   await declare("g", { mode: "concurrent", webhook: { url: receiver.url, secret: SECRET }, maxAttempts: 1 });
@@ -79,6 +84,7 @@ test("a redirect is a failure and is not followed", async () => {
 });
 
 test("a receiver that asks for time is given it, and no attempt is counted", async () => {
+  const { declare, publish, deadLetters } = openHooked();
   await using receiver = openReceiver({
     secrets: [SECRET],
     answer: (_, calls) =>
@@ -93,6 +99,7 @@ test("a receiver that asks for time is given it, and no attempt is counted", asy
 });
 
 test("410 pauses the group with its reason; resumed, it goes on where it was", async () => {
+  const { path, declare, publish, deadLetters } = openHooked();
   let isGone = true;
   await using receiver = openReceiver({
     secrets: [SECRET],
@@ -101,7 +108,7 @@ test("410 pauses the group with its reason; resumed, it goes on where it was", a
   await declare("g", { mode: "ordered", webhook: { url: receiver.url, secret: SECRET }, maxAttempts: 1 });
   await publish({ data: 1, key: "k" }, { data: 2, key: "k" });
   await eventually(async () => {
-    const { body } = await services.call("GET", `/v1/topics/${topic}`);
+    const { body } = await services.call("GET", path);
     expect(body.groups[0].paused).toEqual({ at: expect.any(Number), reason: "the webhook answered 410 Gone" });
   }, SOON_MS);
   const calls = receiver.calls.length;
@@ -109,7 +116,7 @@ test("410 pauses the group with its reason; resumed, it goes on where it was", a
   await Bun.sleep(2_000);
   expect(receiver.calls.length).toBe(calls);
   isGone = false;
-  expect((await services.call("POST", `/v1/topics/${topic}/groups/g/resume`)).body).toEqual({ result: "ok" });
+  expect((await services.call("POST", `${path}/groups/g/resume`)).body).toEqual({ result: "ok" });
   await eventually(() => {
     const answered = receiver.calls.slice(calls).map(({ event }) => event.data);
     expect(answered.sort()).toEqual([1, 2, 3]);
@@ -118,6 +125,7 @@ test("410 pauses the group with its reason; resumed, it goes on where it was", a
 });
 
 test("both secrets sign while one replaces the other, and the change takes effect while messages flow", async () => {
+  const { declare, publish } = openHooked();
   const old = "the-plain-old-secret";
   await using receiver = openReceiver({ secrets: [old, SECRET] });
   const declareWith = (secret: string | string[]) =>
@@ -139,6 +147,7 @@ test("both secrets sign while one replaces the other, and the change takes effec
 });
 
 test("only messages with the group's tags are posted", async () => {
+  const { declare, publish } = openHooked();
   await using receiver = openReceiver({ secrets: [SECRET] });
   await declare("g", { mode: "ordered", tags: ["vip"], webhook: { url: receiver.url, secret: SECRET } });
   await publish(
@@ -151,6 +160,7 @@ test("only messages with the group's tags are posted", async () => {
 });
 
 test("a webhook that is taken away gets no more, and the group goes on from its place when it is back", async () => {
+  const { topic, declare, publish } = openHooked();
   await using receiver = openReceiver({ secrets: [SECRET] });
   const webhook = { url: receiver.url, secret: SECRET };
   await declare("g", { mode: "ordered", webhook });
@@ -167,6 +177,7 @@ test("a webhook that is taken away gets no more, and the group goes on from its 
 });
 
 test("a receiver that is away costs a few attempts and no dead letters; when it is back everything comes", async () => {
+  const { declare, publish, deadLetters } = openHooked();
   const first = openReceiver({ secrets: [SECRET] });
   const { port, url } = first;
   await first[Symbol.asyncDispose]();
@@ -179,6 +190,7 @@ test("a receiver that is away costs a few attempts and no dead letters; when it 
 });
 
 test("one hanging receiver does not hold up the others", async () => {
+  const { declare, publish } = openHooked();
   await using hanging = openReceiver({ secrets: [SECRET], answer: () => new Promise<never>(() => undefined) });
   await using quick = openReceiver({ secrets: [SECRET] });
   await declare("slow", { mode: "concurrent", webhook: { url: hanging.url, secret: SECRET } });
@@ -192,15 +204,17 @@ test.each<[string, object, string]>([
   ["a mail address", { url: "mailto:a@b", secret: SECRET }, "webhook.url"],
   ["a user name", { url: "https://user@example.com/", secret: SECRET }, "webhook.url"],
   ["no secret", { url: "https://example.com/" }, "webhook.secret"],
-])("a webhook with %s is refused by name", async (_, webhook, path) => {
-  const { status, body } = await services.call("PUT", `/v1/topics/${topic}/groups/g`, { mode: "ordered", webhook });
-  expect([status, body.issues?.[0]?.path]).toEqual([400, path]);
+])("a webhook with %s is refused by name", async (_, webhook, field) => {
+  const { path } = openHooked();
+  const { status, body } = await services.call("PUT", `${path}/groups/g`, { mode: "ordered", webhook });
+  expect([status, body.issues?.[0]?.path]).toEqual([400, field]);
 });
 
 test("without the operator's setting a webhook must be public", async () => {
+  const { path } = openHooked();
   const strict = await services.chat.startGateway({ env: { SKEIN_OUTBOUND_PRIVATE: "0" } });
   const put = async (url: string) =>
-    fetch(`${strict.url}/v1/topics/${topic}/groups/g`, {
+    fetch(`${strict.url}${path}/groups/g`, {
       method: "PUT",
       headers: { authorization: `Bearer ${services.chat.serviceKey}`, "content-type": "application/json" },
       body: JSON.stringify({ mode: "ordered", webhook: { url, secret: SECRET } }),

@@ -7,5 +7,11 @@ export function createMethods(store: ArchiveStore): Handlers<ArchiveContract> {
   return {
     history: async (range) => ({ entries: await store.history(range) }),
     search: async (search) => ({ found: await store.search(search) }),
+    find: (find) => store.find(find),
+    async rewrite({ entries }) {
+      await store.rewrite(entries);
+      return {};
+    },
+    scrub: () => store.scrub(),
   };
 }

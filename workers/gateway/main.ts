@@ -2,8 +2,9 @@
 
 import { createAuthenticator, createLimiter } from "../../lib/http/index.ts";
 import { newId } from "../../lib/id.ts";
-import { createBroadcasts, LIMITS, logicContract } from "../../lib/im/index.ts";
-import { checkSecretOf } from "../../lib/secrets.ts";
+import { createBroadcasts, createErasures, ERASURES_PURPOSE, LIMITS, logicContract } from "../../lib/im/index.ts";
+import { toAppError } from "../../lib/redis/index.ts";
+import { checkSecretOf, deriveSecret } from "../../lib/secrets.ts";
 import { createService } from "../../lib/service.ts";
 import type { Worker } from "../context.ts";
 import { createChecks } from "./checks.ts";
@@ -21,7 +22,7 @@ const SIGNALS_BURST = 100;
 
 export const worker: Worker = {
   role: "gateway",
-  async build({ config, secrets, clock, log, metrics, redis, keys, instance, queue, rpc, checks }) {
+  async build({ config, secrets, clock, log, metrics, snapshots, redis, keys, instance, queue, rpc, checks }) {
     const { jwksUrl, host, port, origins, sendRate, sendBurst } = config;
     // Of one process life: the routes and the stream of the life before must not be taken for ours.
     const node = `${instance}-${newId(clock.now()).slice(-10)}`;
@@ -32,7 +33,12 @@ export const worker: Worker = {
       clock,
       serviceKey: secrets.serviceKey,
     });
-    const auth = await createAuthenticator({ ...secrets, jwksUrl, clock, findServiceKey: serviceKeys.find });
+    const erasures = createErasures({ redis: redis.commands, keys, secret: deriveSecret(secrets, ERASURES_PURPOSE) });
+    const isErased = (user: string) =>
+      erasures.has(user).catch((error: unknown) => {
+        throw toAppError(error);
+      });
+    const auth = await createAuthenticator({ ...secrets, jwksUrl, clock, findServiceKey: serviceKeys.find, isErased });
     const limiters = {
       entry: createLimiter(sendRate, sendBurst),
       signal: createLimiter(SIGNALS_PER_SECOND, SIGNALS_BURST),
@@ -44,10 +50,20 @@ export const worker: Worker = {
     const tails = createTails(queue, log);
     const broadcasts = createBroadcasts(redis.commands, keys, clock);
     const serviceRoutes = createServiceRoutes({
-      ...{ queue, serviceKeys, broadcasts, tails, allowPrivate: config.outboundPrivate },
+      ...{ queue, logic, clock, serviceKeys, broadcasts, tails, allowPrivate: config.outboundPrivate },
       checkSecretOf: (producerGroup) => checkSecretOf(secrets, producerGroup),
     });
-    const app = createRoutes({ logic, auth, limiters, serviceRoutes, origins, checks: allChecks, clock, log, metrics });
+    const app = createRoutes({
+      logic,
+      auth,
+      limiters,
+      serviceRoutes,
+      origins,
+      checks: allChecks,
+      snapshots,
+      clock,
+      log,
+    });
     const server = createServer({ host, port, origins, app, auth, sessions, log });
     // Whoever waits for messages is let go before the server waits for its answers.
     const pulls = createService(

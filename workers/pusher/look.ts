@@ -1,9 +1,10 @@
 /**
- * What a user should be told of a conversation now, if anything: the newest message up to a seq that he has not read, as it is by now.
- * Asked when a burst is over and before each try of a push, so a message that was read, edited or recalled meanwhile is told as it is.
+ * What a user should be told of a conversation now, if a seq of it is to be told at all: its newest unread message, as it is by
+ * now. Asked when a burst is over and before each try of a push, so a message that was read, edited or recalled meanwhile is
+ * told as it is, and a push that comes late, after an hour's Retry-After, takes no newer one's place on the screen.
  *
- * Nothing is told to who has read it, has muted the conversation, or is no member; and of no message that is recalled, his own,
- * deleted by him for himself, or from somebody whom he has blocked.
+ * Nothing is told to who has read up to the seq, has muted the conversation, or is no member; and of no message that is
+ * recalled, his own, deleted by him for himself, or from somebody whom he has blocked.
  */
 
 import type { Clock } from "../../lib/clock.ts";
@@ -21,7 +22,7 @@ import {
 import type { Keys, RedisClient } from "../../lib/redis/index.ts";
 import type { Notification } from "./provider.ts";
 
-/** Of a burst the newest that may be told is looked for among so many: beyond it the user is told nothing, and still has a badge. */
+/** The newest that may be told is looked for among so many: of a flood by somebody blocked nothing is told. */
 const MESSAGES_LOOKED_AT = 20;
 /** A line on a lock screen. With 6 bytes for a character that JSON escapes, the texts fit the 3 993 bytes of Web Push. */
 const TEXT_CHARACTERS_MAX = 250;
@@ -68,7 +69,7 @@ export function createLook({ readArchive, ...parts }: LookParts): Look {
     ]);
     if (!state || mutedUntil !== undefined || state.read >= seq) return undefined;
     const entries = await timeline.read({
-      ...{ conversation, epoch: state.epoch, after: state.read, before: seq + 1, limit: MESSAGES_LOOKED_AT },
+      ...{ conversation, epoch: state.epoch, after: state.read, before: state.head + 1, limit: MESSAGES_LOOKED_AT },
       ...{ newest: true, messagesOnly: true, parts: FOLDED_PARTS },
     });
     const message = await newest(

@@ -1,6 +1,6 @@
 #!lua
--- Fragment: what the holder of a partition left behind, applied by the commit that records it as finished. Needs mq-bury.lua and
--- mq-side.lua before it.
+-- Fragment: what the holder of a partition left behind, applied by the commit that records it as finished. Needs mq-progress.lua,
+-- mq-bury.lua and mq-side.lua before it.
 --
 -- ARGV from `at` on, per change its kind and values; a record is state, failed, losses, first failure ms, wait ms, history:
 --   bury  values of mq_bury                  an entry is finished, by its move to dead letters     of entries that the stored
@@ -13,19 +13,6 @@
 --   note  entry, attempts record             what an unfinished entry has cost so far; '' forgets it
 -- `place`: the keys `dead` and `attempts`, the side `queue`, and who holds the partition: `member`, `token`, `now_ms`; `dead_max`;
 -- `is_finished`, as mq_progress gives it of the progress that is stored.
-
--- Tells of an entry whether a progress holds it as finished.
-local function mq_progress(checkpoint, open)
-  local is_open = {}
-  for entry in string.gmatch(open, '%S+') do is_open[entry] = true end
-  local last_ms, last_count = string.match(checkpoint, '^(%d+)-(%d+)$')
-  last_ms, last_count = tonumber(last_ms), tonumber(last_count)
-  return function(entry)
-    local ms, count = string.match(entry, '^(%d+)-(%d+)$')
-    ms, count = tonumber(ms), tonumber(count)
-    return (ms < last_ms or (ms == last_ms and count <= last_count)) and not is_open[entry]
-  end
-end
 
 -- Looks at the keys: nothing below fails for a type.
 local function mq_changes_check(place)

@@ -1,0 +1,207 @@
+/**
+ * The campaign on broadcasts: a message to everybody, at a rate, while people chat and extlogic's processes are killed with -9 at random.
+ * At the end every direct conversation with the broadcaster is read: each user must have the message once, and the broadcast must say so.
+ * What it costs the chat is measured beside it: latencies before and meanwhile.
+ */
+
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { systemClock } from "../../lib/clock.ts";
+import { directConversationId } from "../../lib/id.ts";
+import { BROADCASTER, type Broadcast, createBroadcasts, createUserIndex } from "../../lib/im/index.ts";
+import { silentLog } from "../../lib/observability/index.ts";
+import { createKeys, type Keys, openRedis, type RedisClient } from "../../lib/redis/index.ts";
+import { createSkeinLoad } from "../bench/skein-load.ts";
+import { type PrivateSkein, startSkein } from "../harness.ts";
+import { inParallel } from "../load/api.ts";
+import { type LoadResult, startLoadProcess } from "../load/index.ts";
+import { strike } from "./faults.ts";
+import { createRandom, type Random } from "./random.ts";
+
+export interface BroadcastCampaignOptions {
+  readonly users: number;
+  readonly perSecond: number;
+  readonly kills: number;
+  readonly seed: number;
+  /** Keeps the data dir, and says where. */
+  readonly keep: boolean;
+  /** Pairs of people who chat meanwhile. */
+  readonly pairs?: number;
+  readonly idleMs?: number;
+  readonly print: (line: string) => void;
+}
+
+/** What was found that must not be; all 0 in health. */
+export interface BroadcastVerdict {
+  /** Users who got no message. */
+  readonly missing: number;
+  /** Messages beyond a user's first. */
+  readonly doubled: number;
+  /** Messages that nobody sent. */
+  readonly strange: number;
+  /** What the broadcast says of its recipients, beside what it should. */
+  readonly miscounted: number;
+}
+
+export interface BroadcastResult {
+  readonly seed: number;
+  readonly broadcast: Broadcast;
+  readonly kills: number;
+  readonly seconds: number;
+  readonly idle: LoadResult;
+  readonly meanwhile: LoadResult;
+  readonly verdict: BroadcastVerdict;
+  readonly isClean: boolean;
+}
+
+/** Two of extlogic, so that one goes on where the other died. */
+const ROLES = ["gateway", "logic", "archive", "extlogic=2", "scheduler"];
+const PAIRS = 50;
+/** Of all pairs together. */
+const CHAT_PER_SECOND = 200;
+const IDLE_MS = 10_000;
+const WARM_MS = 1_000;
+/** Of the time that the rate asks for, so that the measured time ends before the broadcast. */
+const MEASURED_SHARE = 0.8;
+/** Nothing may stand still for so long. */
+const STALL_MS = 30_000;
+const POLL_MS = 200;
+const SEED_CHUNK = 5_000;
+const LOG_SHOWN = 8_000;
+const UNLIMITED = "1000000";
+/** As startSkein has it, where nobody says otherwise. */
+const PREFIX = "skein";
+const PARTITIONS = 16;
+const TEXT = "to all of you";
+
+/** Throws, with the end of the Skein's log, when it does not get through. */
+export async function runBroadcastCampaign(options: BroadcastCampaignOptions): Promise<BroadcastResult> {
+  const { users: count, perSecond, seed, keep, print, pairs = PAIRS, idleMs = IDLE_MS } = options;
+  const random = createRandom(seed);
+  const dataDir = mkdtempSync(join(tmpdir(), "skein-chaos-broadcast-"));
+  print(`broadcast: ${count} users at ${perSecond}/s, seed ${seed}${keep ? `, in ${dataDir}` : ""}`);
+  const env = { SKEIN_SEND_RATE: UNLIMITED, SKEIN_SEND_BURST: UNLIMITED };
+  const skein = await startSkein({ roles: ROLES, processes: true, dataDir, env });
+  const redis = await openRedis(skein.redisUrl, "judge", silentLog);
+  const keys = createKeys(PREFIX, PARTITIONS);
+  const process = startLoadProcess();
+  try {
+    const chat = createSkeinLoad(
+      { gateways: skein.urls, serviceKey: skein.serviceKey, redis: redis.commands, pids: skein.pids },
+      process,
+    );
+    const lanes = await chat.connectPairs(pairs);
+    const measure = (measureMs: number) => chat.run({ lanes, perSecond: CHAT_PER_SECOND, warmMs: WARM_MS, measureMs });
+    const users = await seedUsers(redis.commands, keys, count);
+    const idle = await measure(idleMs);
+    const broadcasts = createBroadcasts(redis.commands, keys, systemClock);
+    const { broadcast } = await broadcasts.create({
+      ...{ by: BROADCASTER, audience: { all: true }, type: "text", body: { text: TEXT }, perSecond },
+    });
+    const takes = (count / perSecond) * 1_000;
+    const [meanwhile, ended] = await Promise.all([
+      measure(takes * MEASURED_SHARE),
+      strikeUntilEnd(() => broadcasts.get(broadcast.id), { ...options, random, skein, takes }),
+    ]);
+    const verdict = await judge(redis.commands, keys, users, ended);
+    const isClean = Object.values(verdict).every((found) => found === 0);
+    const seconds = (ended.endedAt! - ended.startedAt!) / 1_000;
+    const result = { seed, broadcast: ended, kills: options.kills, seconds, idle, meanwhile, verdict, isClean };
+    printResult(result, print);
+    return result;
+  } catch (error) {
+    print(skein.output().slice(-LOG_SHOWN));
+    throw error;
+  } finally {
+    await process.stop();
+    await redis.close();
+    await skein.stop();
+    if (!keep) rmSync(dataDir, { recursive: true, force: true });
+  }
+}
+
+/** Users of whom nothing is known but that they were there once. Resolves to all that are known then: those who chat as well. */
+async function seedUsers(commands: RedisClient, keys: Keys, count: number): Promise<string[]> {
+  const index = createUserIndex(commands, keys);
+  for (let from = 1; from <= count; from += SEED_CHUNK) {
+    const numbers = Array.from({ length: Math.min(SEED_CHUNK, count - from + 1) }, (_, i) => from + i);
+    await index.note(new Map(numbers.map((n) => [`user-${n}`, n])));
+  }
+  const partitions = Array.from({ length: keys.partitions }, (_, partition) => keys.users(partition));
+  return (await Promise.all(partitions.map((known) => commands.zrange(known, "0", "-1")))).flat();
+}
+
+interface Strikes {
+  readonly kills: number;
+  readonly random: Random;
+  readonly skein: PrivateSkein;
+  /** How long the broadcast takes at its rate, ms. */
+  readonly takes: number;
+}
+
+/** Kills extlogics at moments spread over its time, until it has ended. Throws when it stands still. */
+async function strikeUntilEnd(
+  look: () => Promise<Broadcast>,
+  { kills, random, skein, takes }: Strikes,
+): Promise<Broadcast> {
+  const startedMs = performance.now();
+  const moments = Array.from({ length: kills }, (_, i) => ((i + random.next()) / kills) * takes * MEASURED_SHARE);
+  const processes = () =>
+    Object.entries(skein.pids())
+      .filter(([name]) => name.startsWith("extlogic"))
+      .map(([name, pid]) => ({ name, pid }));
+  let movedMs = startedMs;
+  for (let total = -1; ; ) {
+    if (performance.now() - startedMs > (moments[0] ?? Number.POSITIVE_INFINITY)) {
+      moments.shift();
+      await strike("worker-kill", { random, processes, leaseMs: 0 });
+    }
+    const broadcast = await look();
+    if (broadcast.state === "done") return broadcast;
+    if (broadcast.total !== total) [total, movedMs] = [broadcast.total, performance.now()];
+    if (performance.now() - movedMs > STALL_MS) throw new Error(`it stands still: ${JSON.stringify(broadcast)}`);
+    await Bun.sleep(POLL_MS);
+  }
+}
+
+/** Reads every direct conversation with the broadcaster. */
+async function judge(
+  commands: RedisClient,
+  keys: Keys,
+  users: readonly string[],
+  { total, sent, refused }: Broadcast,
+): Promise<BroadcastVerdict> {
+  const found = await inParallel(users, async (user) => {
+    const conversation = await directConversationId(BROADCASTER, user);
+    const rows = await commands.xrange(keys.log(conversation), "-", "+");
+    return rows.map(([, [, record]]) => JSON.parse(record!) as { from: string; body: { text: string } });
+  });
+  const isOurs = ({ from, body }: { from: string; body: { text: string } }) =>
+    from === BROADCASTER && body.text === TEXT;
+  const ours = found.map((messages) => messages.filter(isOurs).length);
+  return {
+    missing: ours.filter((count) => count === 0).length,
+    doubled: ours.reduce((sum, count) => sum + Math.max(0, count - 1), 0),
+    strange: found.flat().length - ours.reduce((sum, count) => sum + count, 0),
+    miscounted: Math.abs(total - users.length) + Math.abs(sent - users.length) + Object.keys(refused).length,
+  };
+}
+
+function printResult(result: BroadcastResult, print: (line: string) => void): void {
+  const { idle, meanwhile, broadcast, seconds, kills, verdict } = result;
+  const latencies = ({ ackMs, deliveryMs }: LoadResult) =>
+    `ack p50 ${ackMs.p50.toFixed(2)} p99 ${ackMs.p99.toFixed(2)} ms, delivery p50 ${deliveryMs.p50.toFixed(2)} p99 ${deliveryMs.p99.toFixed(2)} ms, of ${ackMs.count}`;
+  const ratio = (of: "ackMs" | "deliveryMs") => (meanwhile[of].p99 / idle[of].p99).toFixed(2);
+  print(`idle:      ${latencies(idle)}`);
+  print(`meanwhile: ${latencies(meanwhile)}`);
+  print(`ratio:     p99 of acks ${ratio("ackMs")}, of deliveries ${ratio("deliveryMs")} (goal: at most 2)`);
+  print(
+    `broadcast: ${broadcast.sent} of ${broadcast.total} sent in ${seconds.toFixed(1)} s, ${kills} extlogics killed`,
+  );
+  print(
+    `verdict:   ${Object.entries(verdict)
+      .map(([kind, found]) => `${kind} ${found}`)
+      .join(", ")}`,
+  );
+}
