@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { systemClock } from "../../lib/clock.ts";
-import { imCommands, imPush, imTopics, imUsers } from "../../lib/im/index.ts";
+import { imPush, imTopics, imUsers } from "../../lib/im/index.ts";
 import { openQueue } from "../../lib/mq/index.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import { openTestChat, type TestChat } from "../support/chat.ts";
@@ -109,21 +109,11 @@ async function live() {
     data: { conversation: group, seq: 1, id: "m", users: ["bob", ANN] },
   });
   await queue.publish(imUsers, { type: "im.user.online", key: ANN, data: { user: ANN, at: 1 } });
-  const command = {
-    type: "send" as const,
-    by: ANN,
-    to: { conversation: group },
-    clientId: "later",
-    messageType: "text",
-    body: { text: CANARY },
-    cause: { kind: "scheduled" as const, id: "s1" },
-  };
-  await queue.publish(imCommands, {
-    type: "im.command.send",
-    key: ANN,
-    data: command,
-    deliverAt: Date.now() + 3_600_000,
-  });
+  // What is put off: his own, and what somebody says of him.
+  const at = Date.now() + 3_600_000;
+  await send(ANN, group, `${CANARY} later`, { deliverAt: at });
+  await send("bob", group, "later", { deliverAt: at, mentions: [ANN] });
+  await as(ANN, "POST", "/v1/reminders", { at, text: `${CANARY} remember`, conversation: group, seq: first });
   await store.redis.commands.xadd(
     store.keys.deadLetters("im.events", 0, "archive"),
     ...(["*", "i", "x", "k", group, "d", JSON.stringify({ from: ANN, body: { text: CANARY } })] as const),
@@ -195,6 +185,8 @@ describe("a user with everything, erased", () => {
     await send("bob", channel, "on we go");
     const synced = await as("bob", "POST", "/v1/sync", { cursors: [] });
     expect(JSON.stringify(synced)).not.toContain(CANARY);
+    const { scheduled } = await as("bob", "GET", "/v1/scheduled");
+    expect(scheduled).toMatchObject([{ state: "waiting", body: { text: "later" }, mentions: [pseudonym] }]);
     void [bob, alone, left];
   });
 });
