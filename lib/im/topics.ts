@@ -101,6 +101,7 @@ export const imPush = defineTopic("im.push", {
  *   im.user.offline    {user, lastSeen}       a while after the last one ended
  *   im.user.winback    {user, lastSeen}       long after that: at most once per period; who never connected was seen when he became
  *                                             a member of something
+ *   im.user.erased     {user, at}             all that names him is being removed; whoever keeps anything of him has to erase, too
  */
 export const imUsers = defineTopic("im.users", {
   schema: v.union([
