@@ -15,8 +15,10 @@ import {
   assertRedisIsSafe,
   claimInstallation,
   createKeys,
+  createMetricSnapshots,
   createRedisCheck,
   type Keys,
+  type MetricSnapshots,
   openRedis,
   type RedisConnections,
 } from "../lib/redis/index.ts";
@@ -37,6 +39,8 @@ export interface WorkerContext {
   readonly clock: Clock;
   readonly log: Log;
   readonly metrics: Metrics;
+  /** The metrics of this process beside those of all others. */
+  readonly snapshots: MetricSnapshots;
   readonly redis: RedisConnections;
   readonly keys: Keys;
   /** Stable across restarts by the supervisor, unique among live ones: `<host>.<supervisor's pid>.<unit>.<role>`. */
@@ -56,6 +60,8 @@ export interface Worker {
 
 export interface UnitContext {
   readonly log: Log;
+  /** What runs in the unit beside its roles, before and after them. */
+  readonly services: readonly Service[];
   forRole(role: Role): WorkerContext;
   close(): Promise<void>;
 }
@@ -70,7 +76,7 @@ export async function openUnitContext(config: Config, instance: string): Promise
   }
   const log = createLog({ role: "unit" }, config.logLevel);
   const secrets = loadSecrets(config);
-  const metrics = createMetrics();
+  const metrics = createMetrics(instance);
   const redis = await openRedis(config.redisUrl, instance, log);
   const keys = createKeys(config.prefix, config.partitions);
   try {
@@ -83,10 +89,12 @@ export async function openUnitContext(config: Config, instance: string): Promise
     throw error;
   }
   const checks = [createRedisCheck(redis, config)];
+  const snapshots = createMetricSnapshots({ redis, keys, unit: instance, metrics, clock: systemClock, log });
   const listen = { directory: socketFolder(config.dataDir), host: config.rpcHost };
   const local: LocalServices = new Map();
   return {
     log,
+    services: [snapshots.service],
     forRole(role) {
       const member = `${instance}.${role}`;
       const roleLog = createLog({ role }, config.logLevel);
@@ -99,6 +107,7 @@ export async function openUnitContext(config: Config, instance: string): Promise
         ...shared,
         config,
         secrets,
+        snapshots,
         instance: member,
         queue: openQueue({
           ...shared,

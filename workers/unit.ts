@@ -48,7 +48,7 @@ async function start(): Promise<void> {
   const workers: Worker[] = [];
   for (const role of roles) workers.push((await WORKERS[role]!()).worker);
   context = await openUnitContext(readConfig(), instance);
-  const services: Service[] = [];
+  const services: Service[] = [...context.services];
   for (const worker of workers) services.push(...(await worker.build(context.forRole(worker.role))));
   const started = await startServices(services);
   running = started;

@@ -58,6 +58,12 @@ export function createArrivals({ timelines, passing, events, user }: ArrivalPart
       case "conversation.muted":
         events.emit("muted", notification.params);
         break;
+      case "reminder":
+        events.emit("reminder", notification.params);
+        break;
+      case "scheduled":
+        events.emit("scheduled", notification.params);
+        break;
       case "read":
       case "delivered":
         events.emit(notification.method, notification.params);

@@ -22,12 +22,13 @@ export interface CallParts {
 
 export function createCalls({ events, request, outbox, passing, timelines, user }: CallParts) {
   return {
-    send(conversation: string, content: Content, { clientId = newId(), replyTo, mentions }: SendOptions = {}) {
-      const { type, body } = typeof content === "string" ? { type: "text", body: { text: content } } : content;
-      const links = { ...(replyTo === undefined ? {} : { replyTo }), ...(mentions === undefined ? {} : { mentions }) };
+    send(conversation, content, options) {
       passing.sent(conversation);
-      return outbox.add({ conversation, clientId, type, body, ...links } as SendInput);
+      return outbox.add(inputOf(conversation, content, options));
     },
+    schedule: (conversation, content, deliverAt, options) =>
+      request("message.send", { ...inputOf(conversation, content, options), deliverAt }),
+    remind: async (params) => (await request("reminder.create", { clientId: newId(), ...params })).reminder,
     unsent: outbox.unsent,
     edit: async (conversation, seq, body) => (await request("message.edit", { conversation, seq, body })).message,
     recall: async (conversation, seq) => (await request("message.recall", { conversation, seq })).message!,
@@ -71,6 +72,16 @@ export function createCalls({ events, request, outbox, passing, timelines, user 
     follow: timelines.follow,
     cursors: timelines.cursors,
   } satisfies Omit<Client, "on" | "ready" | "close">;
+}
+
+function inputOf(
+  conversation: string,
+  content: Content,
+  { clientId = newId(), replyTo, mentions }: SendOptions = {},
+): SendInput {
+  const { type, body } = typeof content === "string" ? { type: "text", body: { text: content } } : content;
+  const links = { ...(replyTo === undefined ? {} : { replyTo }), ...(mentions === undefined ? {} : { mentions }) };
+  return { conversation, clientId, type, body, ...links } as SendInput;
 }
 
 /** 128 random bits. Not crypto.randomUUID: pages that came by plain HTTP do not have it. */

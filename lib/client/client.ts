@@ -9,9 +9,11 @@ import type {
   Method,
   Methods,
   ReadReply,
+  ReminderParams,
+  ScheduledReply,
   SendReply,
 } from "./methods.ts";
-import type { Body, Cursor, Message } from "./model.ts";
+import type { Body, Cursor, Message, Reminder } from "./model.ts";
 import type { SocketOptions } from "./socket.ts";
 import type { Store, Unsent } from "./store.ts";
 import type { Session } from "./wire.ts";
@@ -34,6 +36,15 @@ export interface Client {
   ready(): Promise<Session>;
   /** Commits a message once. Rejects with ClientError: `failed`, or `unknown` (send it again under the same clientId). */
   send(conversation: string, content: Content, options?: SendOptions): Promise<SendReply>;
+  /** Sends it at that time. `scheduled` tells what becomes of it; with a time that has passed it is sent now. */
+  schedule(
+    conversation: string,
+    content: Content,
+    deliverAt: number,
+    options?: SendOptions,
+  ): Promise<SendReply | ScheduledReply>;
+  /** Safe to repeat. `reminder` tells when it is due. */
+  remind(params: ReminderParams): Promise<Reminder>;
   /** One's own messages whose commit is not known, oldest first; with a store also of former lives. */
   unsent(): Unsent[];
   /** Each resolves with the message as it is then. */

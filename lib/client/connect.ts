@@ -46,10 +46,13 @@ export function connect(options: ConnectOptions): Client {
   const timelines = createTimelines((cursors) => request("sync", { cursors }), {
     onEntry: handOn,
     onHidden: (notice) => events.emit("hidden", notice),
+    onRead: (notice) => events.emit("read", { ...notice, user }),
     onResync: (notice) => events.emit("resync", notice),
   });
   const outbox = createOutbox({
-    ask: (input, withinMs) => requests.ask("message.send", input, { timeoutMs: withinMs, lane: input.conversation }),
+    ask: (input, withinMs) =>
+      // Not put off, so the answer is its place.
+      requests.ask("message.send", input, { timeoutMs: withinMs, lane: input.conversation }) as Promise<SendReply>,
     timeoutMs,
     isKept: store !== undefined,
     onSent,

@@ -2,7 +2,7 @@
 
 import type { ClientError } from "./error.ts";
 import type { SendInput, SendReply } from "./methods.ts";
-import type { ConversationView, Entry, Message, PresenceState } from "./model.ts";
+import type { ConversationView, Entry, Message, PresenceState, Reminder, Scheduled } from "./model.ts";
 import type { ResyncNotice } from "./timeline.ts";
 import type { ClosingNotice, HiddenNotice, MutedNotice, ReadNotice, Session, TypingNotice } from "./wire.ts";
 
@@ -22,6 +22,11 @@ export interface ClientEvents {
   /** The user deleted a message for himself on another device, or had done so before it was received here. */
   hidden: HiddenNotice;
   muted: MutedNotice;
+  /** One of the user's is due. After a takeover it may come twice. */
+  reminder: { reminder: Reminder };
+  /** A message that was put off has been sent, or was refused. */
+  scheduled: { scheduled: Scheduled };
+  /** Of the user himself also after an absence: he may have read on another device. */
   read: ReadNotice;
   delivered: ReadNotice;
   /** Begins and ends, each once; ends by itself when nothing is heard of it. */

@@ -13,7 +13,9 @@ import type {
   Join,
   Message,
   PresenceState,
+  Reminder,
   Role,
+  Scheduled,
 } from "./model.ts";
 
 type None = Record<string, never>;
@@ -36,6 +38,43 @@ interface SendLinks extends OfConversation {
 export type SendInput =
   | (SendLinks & { type?: "text" | undefined; body: { text: string } })
   | (SendLinks & { type: string; body: Body });
+
+/** Not now, but at `deliverAt`, and not after `expireAt`. The past is now. */
+interface PutOff {
+  deliverAt?: number | undefined;
+  expireAt?: number | undefined;
+}
+
+/** The message will be sent, or refused: `scheduled` tells. */
+export interface ScheduledReply {
+  scheduled: string;
+  deliverAt: number;
+}
+
+export interface ReminderParams {
+  at: number;
+  text: string;
+  conversation?: string | undefined;
+  seq?: number | undefined;
+  /** Only if the user has not read up to `seq` by then. */
+  unlessRead?: boolean | undefined;
+  /** Names the reminder among the user's: the same one is made once. */
+  clientId?: string | undefined;
+}
+
+interface AgendaPage {
+  limit?: number | undefined;
+  /** `next` of the previous page. */
+  after?: string | undefined;
+}
+
+interface OfId {
+  id: string;
+}
+
+export interface AgendaReply {
+  result: "ok" | "already_fired" | "not_found";
+}
 
 /** Where the message lies now. */
 export interface SendReply extends OfMessage {
@@ -107,7 +146,7 @@ export interface CreateParams {
 /** Name -> what it takes, what it answers. */
 export interface Methods {
   "session.ping": [None, { serverTime: number }];
-  "message.send": [SendInput, SendReply];
+  "message.send": [SendInput & PutOff, SendReply | ScheduledReply];
   "message.edit": [OfMessage & { body: Body }, MessageReply];
   "message.recall": [OfMessage & { for?: "everyone" | "me" | undefined }, Partial<MessageReply>];
   "message.react": [OfMessage & { emoji: string; on?: boolean | undefined }, MessageReply];
@@ -140,5 +179,13 @@ export interface Methods {
   "block.list": [None, { blocks: { user: string; since: number }[] }];
   "block.add": [{ user: string }, { user: string; since: number }];
   "block.remove": [{ user: string }, None];
+  "scheduled.list": [AgendaPage, { scheduled: Scheduled[]; next?: string | undefined }];
+  "scheduled.move": [OfId & { at: number }, AgendaReply];
+  "scheduled.cancel": [OfId, AgendaReply];
+  "reminder.create": [ReminderParams, { reminder: Reminder }];
+  "reminder.list": [AgendaPage, { reminders: Reminder[]; next?: string | undefined }];
+  "reminder.move": [OfId & { at: number }, AgendaReply];
+  "reminder.snooze": [OfId & { at: number }, AgendaReply];
+  "reminder.cancel": [OfId, AgendaReply];
 }
 export type Method = keyof Methods;

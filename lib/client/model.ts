@@ -122,3 +122,37 @@ export interface Device {
   /** How it is woken, when it has push. */
   push?: "webpush" | "webhook" | "apns" | "fcm" | undefined;
 }
+
+/** A text that comes back to its user; with a place in a conversation, or without. */
+export interface Reminder {
+  id: string;
+  state: "waiting" | "fired";
+  at: number;
+  conversation?: string | undefined;
+  seq?: number | undefined;
+  text: string;
+  /** Only if the user has not read up to `seq` by then. */
+  unlessRead?: boolean | undefined;
+  createdAt: number;
+  firedAt?: number | undefined;
+}
+
+/** A message that is sent later, and what became of it. */
+export interface Scheduled {
+  id: string;
+  state: "waiting" | "sent" | "refused";
+  conversation: string;
+  clientId: string;
+  type: string;
+  body: Body;
+  replyTo?: number | undefined;
+  mentions?: string[] | undefined;
+  deliverAt: number;
+  expireAt?: number | undefined;
+  createdAt: number;
+  /** Of one that was sent. */
+  seq?: number | undefined;
+  /** Of one that was refused. */
+  code?: string | undefined;
+  reason?: string | undefined;
+}

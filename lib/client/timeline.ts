@@ -40,6 +40,8 @@ export interface TimelineEvents {
   onResync(notice: ResyncNotice): void;
   /** A message that was caught up on and that the user has deleted for himself; after its entry. */
   onHidden(notice: { conversation: string; seq: number }): void;
+  /** How far the user has read on whatever device; after the entries. */
+  onRead(notice: { conversation: string; seq: number }): void;
 }
 
 interface Place {
@@ -161,6 +163,7 @@ export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>,
         hasMoved = true;
       }
       for (const seq of answer.hidden ?? []) events.onHidden({ conversation, seq });
+      if (answer.read > 0) events.onRead({ conversation, seq: answer.read });
     }
     for (const [conversation, place] of unanswered) {
       // Not a member any more.

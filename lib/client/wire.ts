@@ -1,6 +1,6 @@
 /** What travels between the client and a gateway: JSON-RPC 2.0 in text frames. Types only. */
 
-import type { ConversationView, Entry, Message, PresenceState } from "./model.ts";
+import type { ConversationView, Entry, Message, PresenceState, Reminder, Scheduled } from "./model.ts";
 
 /** What the server tells unasked. One of a newer server that is not here is passed over. */
 export type Notification =
@@ -11,6 +11,8 @@ export type Notification =
   | { method: "member"; params: EntryNotice<"member"> }
   | { method: "message.hidden"; params: HiddenNotice }
   | { method: "conversation.muted"; params: MutedNotice }
+  | { method: "reminder"; params: { reminder: Reminder } }
+  | { method: "scheduled"; params: { scheduled: Scheduled } }
   | { method: "read" | "delivered"; params: ReadNotice }
   | { method: "typing"; params: TypingNotice }
   | { method: "presence"; params: PresenceState }

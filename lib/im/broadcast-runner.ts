@@ -28,12 +28,14 @@ import {
 import { imCommands, type SendCommand } from "./topics.ts";
 import { createUserIndex, type SeenUser } from "./users.ts";
 
-/** Recipients between two notes of the record: some 2 ms of Redis, in scripts of one partition each. */
-const CHUNK_MAX = 500;
+/** Recipients between two notes of the record: some 1 ms of Redis, in scripts of one partition each. */
+const CHUNK_MAX = 250;
 /** Looks of one step: empty partitions, mostly. */
 const LOOKS_MAX = 200;
-/** A step takes some 50 ms; one that died is taken over after this. */
+/** A step takes some ms; one that died is taken over after this. */
 const LEASE_MS = 5_000;
+/** What logic has answered is looked up so often, for it lies in all partitions. */
+const COUNT_MS = 250;
 /** A runner that comes late makes up for no more than this of its rate. */
 const BURST_MS = 1_000;
 /** Commands that are out, at least: a slow broadcast must not wait for each. */
@@ -60,11 +62,11 @@ const publishCommands = defineScript({
 });
 
 /**
- * One step of every broadcast that runs: what its rate allows since its last one. To be called some ten times a second, by whichever
- * processes. Throws the first Redis error after it has tried all; again goes on from where each stood.
+ * One step of every broadcast that runs: what its rate allows since its last one. To be called many times a second, by whichever
+ * processes. Resolves to how many are open. Throws the first Redis error after it has tried all; again goes on from where each stood.
  */
-export async function runBroadcasts(parts: RunnerParts): Promise<void> {
-  await runErrands(
+export async function runBroadcasts(parts: RunnerParts): Promise<number> {
+  return runErrands(
     parts.redis,
     parts.keys.openBroadcasts(),
     (id) => new Step(parts, id).run(),
@@ -84,6 +86,9 @@ interface BroadcastRecord {
   isGathered: boolean;
   startedMs: number;
   spentMs: number;
+  /** Commands that were published and not answered: as of `countedMs`, and what was published since. */
+  out: number;
+  countedMs: number;
   /** Of all users: the partition that is walked. */
   partition: number;
   /** Of all users `<ms seen> <user>` in it, of a list the user, that it has come to; "" at the beginning. */
@@ -111,26 +116,29 @@ class Step {
     this.#record = toRecord(claim.fields);
     this.#record.startedMs ||= claim.nowMs;
     if (!this.#record.isGathered && !(await this.#gather())) return;
-    const out = await this.#countOut();
-    if (this.#record.walkedMs === 0) await this.#walk(claim.nowMs, out);
-    else if (out === 0 || claim.nowMs > this.#record.walkedMs + ANSWERS_WITHIN_MS) return this.#end();
+    if (claim.nowMs >= this.#record.countedMs + COUNT_MS) await this.#countOut(claim.nowMs);
+    const { walkedMs, out, countedMs } = this.#record;
+    if (walkedMs === 0) await this.#walk(claim.nowMs);
+    else if ((out === 0 && countedMs > walkedMs) || claim.nowMs > walkedMs + ANSWERS_WITHIN_MS) return this.#end();
     await this.#note("running", 0);
   }
 
-  /** Commands that were published and not answered yet. */
-  async #countOut(): Promise<number> {
+  async #countOut(nowMs: number): Promise<void> {
     const { total = 0, ...answers } = await countsOf(this.#parts.redis, this.#parts.keys, this.#id);
-    return total - Object.values(answers).reduce((sum, count) => sum + count, 0);
+    this.#record.out = total - Object.values(answers).reduce((sum, count) => sum + count, 0);
+    this.#record.countedMs = nowMs;
   }
 
-  async #walk(nowMs: number, out: number): Promise<void> {
+  async #walk(nowMs: number): Promise<void> {
     const record = this.#record;
     const { count, spentMs } = spendRate(record, nowMs, BURST_MS);
     record.spentMs = spentMs;
-    let left = Math.min(count, Math.max(WINDOW_MIN, record.perSecond) - out);
+    let left = Math.min(count, Math.max(WINDOW_MIN, record.perSecond) - record.out);
     for (let looks = 0; left > 0 && looks < LOOKS_MAX; looks++) {
       const { users, isEnd } = await this.#next(Math.min(left, CHUNK_MAX));
-      left -= await publishBroadcast(this.#parts, this.#id, this.#record, users);
+      const published = await publishBroadcast(this.#parts, this.#id, record, users);
+      record.out += published;
+      left -= published;
       if (isEnd) record.walkedMs = nowMs;
       if (isEnd || !(await this.#note("running"))) return;
     }
@@ -184,10 +192,10 @@ class Step {
 
   /** Whether it is still this runner's, and to go on. */
   async #note(state: ErrandState, leaseMs = LEASE_MS): Promise<boolean> {
-    const { isGathered, startedMs, spentMs, partition, position, walkedMs } = this.#record;
+    const { isGathered, startedMs, spentMs, out, countedMs, partition, position, walkedMs } = this.#record;
     const fields = [
       ...["gathered", isGathered ? 1 : 0, "started", startedMs, "spent", spentMs],
-      ...["partition", partition, "position", position, "walked", walkedMs],
+      ...["out", out, "counted", countedMs, "partition", partition, "position", position, "walked", walkedMs],
     ];
     const { redis, keys } = this.#parts;
     const note = { runner: this.#runner, state, fields, leaseMs, keepMs: BROADCAST_LIFE_MS };
@@ -246,6 +254,8 @@ function toRecord(of: Readonly<Record<string, string>>): BroadcastRecord {
     isGathered: of.gathered === "1",
     startedMs: Number(of.started ?? 0),
     spentMs: Number(of.spent),
+    out: Number(of.out ?? 0),
+    countedMs: Number(of.counted ?? 0),
     partition: Number(of.partition),
     position: of.position!,
     walkedMs: Number(of.walked ?? 0),

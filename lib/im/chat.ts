@@ -15,9 +15,11 @@ import { createMutes } from "./mutes.ts";
 import { createNotifier } from "./notify.ts";
 import { createPresence } from "./presence.ts";
 import { createPushDevices } from "./push-devices.ts";
+import { createReminders } from "./reminders.ts";
 import { createReview, type Judge } from "./review.ts";
 import { createRoom } from "./room.ts";
 import { createRouteCache } from "./routes.ts";
+import { createScheduled } from "./scheduled.ts";
 import { createTimeline, type ReadArchive } from "./timeline.ts";
 
 export interface ChatParts {
@@ -52,6 +54,7 @@ export function createChat(given: ChatParts) {
   const timeline = createTimeline(redis, keys, readArchive);
   const blocks = createBlocks(redis, keys, clock);
   const routes = createRouteCache(redis, keys, () => undefined);
+  const notifier = createNotifier(redis, keys, routes);
   const pushDevices = createPushDevices(redis, keys, clock);
   return {
     ...parts,
@@ -70,6 +73,8 @@ export function createChat(given: ChatParts) {
     presence: createPresence(redis, keys, clock, blocks, isErased),
     pushDevices,
     devices: createDevices(redis, keys, pushDevices),
-    notifier: createNotifier(redis, keys, routes),
+    notifier,
+    reminders: createReminders({ ...parts, conversations, notifier }),
+    scheduled: createScheduled({ ...parts, conversations, notifier }),
   };
 }

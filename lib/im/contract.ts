@@ -5,6 +5,17 @@
  */
 
 import * as v from "valibot";
+import {
+  AgendaParams,
+  AgendaReply,
+  CreateReminderParams,
+  ListAgendaParams,
+  ListRemindersReply,
+  ListScheduledReply,
+  MoveAgendaParams,
+  ReminderReply,
+  SendOrScheduleReply,
+} from "./agenda-requests.ts";
 import { UserIdSchema } from "./protocol.ts";
 import { PushKeyReply, RegisterPushParams, RegisterPushReply } from "./push-requests.ts";
 import {
@@ -147,6 +158,21 @@ export const logicContract = {
     search: { input: asUser(SearchParams), output: SearchReply, idempotent: true },
     sync: { input: asUser(SyncParams), output: SyncReply, idempotent: true },
     read: { input: asUser(ReadParams), output: ReadReply, idempotent: true },
+    /** A send with a `deliverAt`. By its clientId. */
+    schedule: {
+      input: v.strictObject({ by: UserIdSchema, params: SendParams, ...Origin.entries }),
+      output: SendOrScheduleReply,
+      idempotent: true,
+    },
+    listScheduled: { input: asUser(ListAgendaParams), output: ListScheduledReply, idempotent: true },
+    moveScheduled: { input: asUser(MoveAgendaParams), output: AgendaReply, idempotent: true },
+    cancelScheduled: { input: asUser(AgendaParams), output: AgendaReply, idempotent: true },
+    /** By its clientId. */
+    createReminder: { input: asUser(CreateReminderParams), output: ReminderReply, idempotent: true },
+    listReminders: { input: asUser(ListAgendaParams), output: ListRemindersReply, idempotent: true },
+    moveReminder: { input: asUser(MoveAgendaParams), output: AgendaReply, idempotent: true },
+    snoozeReminder: { input: asUser(MoveAgendaParams), output: AgendaReply, idempotent: true },
+    cancelReminder: { input: asUser(AgendaParams), output: AgendaReply, idempotent: true },
     /** What the deployment promises right now; for session.open and /readyz. */
     status: { input: Nothing, output: v.strictObject({ ackLevel: v.string(), redis: v.string() }), idempotent: true },
   },

@@ -116,6 +116,8 @@ export interface ConversationState {
 export interface Conversations {
   /** Creates once per id (direct: per pair). CONFLICT when the id holds other content; `created` false when it holds the same. */
   create(by: string, params: CreateParams): Promise<{ conversation: Conversation; created: boolean }>;
+  /** As create, for who wants to know its id and no more. The members' lists show it a moment later. */
+  begin(by: string, params: CreateParams): Promise<string>;
   get(by: string, conversation: string): Promise<Conversation>;
   change(by: string, conversation: string, settings: Settings): Promise<Conversation>;
   dissolve(by: string, conversation: string): Promise<void>;
@@ -274,43 +276,49 @@ export function createConversations(parts: ConversationParts): Conversations {
     if (typeof result === "string") refuse(result);
   }
 
+  async function begin(by: string, { id, type, members, title = "", join = "invited" }: CreateParams) {
+    const others = members.filter((user) => user !== by);
+    if (type === "direct") {
+      if (others.length !== 1) throw invalid("members", "a direct conversation has exactly one other member");
+      if (title !== "") throw invalid("title", "a direct conversation has no title");
+      if (join !== "invited") throw invalid("join", "nobody joins a direct conversation");
+      if (id !== undefined) throw invalid("id", "a direct conversation has the id of its pair");
+    }
+    await refuseErased("members", [by, ...others]);
+    const conversation = type === "direct" ? await directConversationId(by, others[0]!) : (id ?? newId(clock.now()));
+    // A direct conversation is the same whoever of the two asks.
+    const open = join === "open" ? [join] : [];
+    const content = type === "direct" ? [type] : [type, title, by, ...[...others].sort(), ...open];
+    const { conv, members: membersKey } = keysOf(conversation);
+    const creation = {
+      conv,
+      members: membersKey,
+      ...room.of(conversation),
+      silenced: keys.silenced(conversation),
+      id: conversation,
+      conversationType: type,
+      title: JSON.stringify(title),
+      epoch: newId(clock.now()),
+      digest: await digest(content),
+      creator: by,
+      eventId: newId(clock.now()),
+      join,
+      restArgs: others,
+    };
+    const result = await room.run(conversation, () => createConversation(redis, creation));
+    if (result === "other") throw new AppError("CONFLICT", "id is taken by a conversation with other content");
+    return { conversation, created: result === "created", users: [by, ...others] };
+  }
+
   return {
     get,
     state: read,
-    async create(by, { id, type, members, title = "", join = "invited" }) {
-      const others = members.filter((user) => user !== by);
-      if (type === "direct") {
-        if (others.length !== 1) throw invalid("members", "a direct conversation has exactly one other member");
-        if (title !== "") throw invalid("title", "a direct conversation has no title");
-        if (join !== "invited") throw invalid("join", "nobody joins a direct conversation");
-        if (id !== undefined) throw invalid("id", "a direct conversation has the id of its pair");
-      }
-      await refuseErased("members", [by, ...others]);
-      const conversation = type === "direct" ? await directConversationId(by, others[0]!) : (id ?? newId(clock.now()));
-      // A direct conversation is the same whoever of the two asks.
-      const open = join === "open" ? [join] : [];
-      const content = type === "direct" ? [type] : [type, title, by, ...[...others].sort(), ...open];
-      const { conv, members: membersKey } = keysOf(conversation);
-      const creation = {
-        conv,
-        members: membersKey,
-        ...room.of(conversation),
-        silenced: keys.silenced(conversation),
-        id: conversation,
-        conversationType: type,
-        title: JSON.stringify(title),
-        epoch: newId(clock.now()),
-        digest: await digest(content),
-        creator: by,
-        eventId: newId(clock.now()),
-        join,
-        restArgs: others,
-      };
-      const result = await room.run(conversation, () => createConversation(redis, creation));
-      if (result === "other") throw new AppError("CONFLICT", "id is taken by a conversation with other content");
-      await list([by, ...others], conversation, type, 0);
-      return { conversation: await get(by, conversation), created: result === "created" };
+    async create(by, params) {
+      const { conversation, created, users } = await begin(by, params);
+      await list(users, conversation, params.type, 0);
+      return { conversation: await get(by, conversation), created };
     },
+    begin: async (by, params) => (await begin(by, params)).conversation,
     async change(by, conversation, settings) {
       if (settings.title === undefined && settings.join === undefined) throw invalid("title", "give title or join");
       await changeSettingsOf(by, conversation, "change", settings);

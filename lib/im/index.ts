@@ -7,7 +7,7 @@
  *   protocol.ts          what the chat is made of, and the limits
  *   requests.ts          what users ask and are answered
  *   contract.ts          what logic answers by RPC
- *   topics.ts            im.events, im.push, im.commands, im.users
+ *   topics.ts            im.events, im.push, im.commands, im.users, im.reminders
  *
  *   messages.ts          send
  *   review.ts            who decides on it before
@@ -32,6 +32,10 @@
  *   hidden.ts            deleted for oneself
  *   mutes.ts             no notice for oneself
  *   blocks.ts            whom a user takes no messages from
+ *   agenda.ts            what a user has put off
+ *   reminders.ts         a text that comes back
+ *   scheduled.ts         messages that are sent later
+ *   agenda-requests.ts   what is asked and told of them
  *   devices.ts           a user's devices
  *   push-devices.ts      how devices are woken
  *   bursts.ts            once for many messages
@@ -55,6 +59,7 @@
  * Logic is the only writer of chat state; scripts decide and commit in one step (lib/redis/lua/im-*.lua).
  */
 
+export * from "./agenda-requests.ts";
 export { type Amendments, createAmendments } from "./amend.ts";
 export { type Block, type Blocks, createBlocks } from "./blocks.ts";
 export { type RunnerParts, runBroadcasts } from "./broadcast-runner.ts";
@@ -112,6 +117,7 @@ export {
   imCommands,
   imEvents,
   imPush,
+  imReminders,
   imTopics,
   imUsers,
   type PushDue,

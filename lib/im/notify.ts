@@ -22,7 +22,9 @@ export type NotificationName =
   | "typing"
   | "presence"
   | "conversation"
-  | "conversation.muted";
+  | "conversation.muted"
+  | "reminder"
+  | "scheduled";
 
 /** A notification's frame; `params` is JSON. */
 export function notification(method: NotificationName, params: string): string {
@@ -45,14 +47,17 @@ export async function appendFrames(
 }
 
 export interface Notifier {
-  /** Writes the frame to every connection of these users but one. */
-  toUsers(users: readonly string[], frame: string, except?: string): Promise<void>;
+  /** Writes the frame to every connection of these users but one. Resolves to those of them who have none that it went to. */
+  toUsers(users: readonly string[], frame: string, except?: string): Promise<string[]>;
 }
 
 export function createNotifier(redis: RedisClient, keys: Keys, routes: RouteCache): Notifier {
-  async function send(gateway: string, connections: readonly Route[], frame: string): Promise<void> {
+  /** Resolves to whether the gateway is there. */
+  async function send(gateway: string, connections: readonly Route[], frame: string): Promise<boolean> {
     const numbers = connections.map(({ number }) => number).join(",");
-    if (!(await appendFrames(redis, keys, gateway, [`- 0 ${numbers}`, frame]))) await routes.forgetGateway(gateway);
+    const isThere = await appendFrames(redis, keys, gateway, [`- 0 ${numbers}`, frame]);
+    if (!isThere) await routes.forgetGateway(gateway);
+    return isThere;
   }
 
   return {
@@ -62,16 +67,22 @@ export function createNotifier(redis: RedisClient, keys: Keys, routes: RouteCach
       for (let missing = users; missing.length > 0; missing = users.filter((user) => !routes.has(user))) {
         await routes.load(missing);
       }
-      const byGateway = new Map<string, Route[]>();
+      /** Connections, and whose they are. */
+      const byGateway = new Map<string, Map<Route, string>>();
       for (const user of users) {
         for (const route of routes.of(user)) {
           if (route.connection === except) continue;
-          const list = byGateway.get(route.gateway);
-          if (list) list.push(route);
-          else byGateway.set(route.gateway, [route]);
+          const found = byGateway.get(route.gateway);
+          if (found) found.set(route, user);
+          else byGateway.set(route.gateway, new Map([[route, user]]));
         }
       }
-      await Promise.all([...byGateway].map(([gateway, connections]) => send(gateway, connections, frame)));
+      const reached = new Set<string>();
+      const tell = async (gateway: string, found: ReadonlyMap<Route, string>) => {
+        if (await send(gateway, [...found.keys()], frame)) for (const user of found.values()) reached.add(user);
+      };
+      await Promise.all(Array.from(byGateway, ([gateway, found]) => tell(gateway, found)));
+      return users.filter((user) => !reached.has(user));
     },
   };
 }

@@ -43,6 +43,11 @@ export const LIMITS = {
   batchFrames: 64,
   requestsInFlight: 128,
   deviceBytes: 64,
+  reminderBytes: 1_024,
+  /** Of one user that wait; a scheduled message may be of 16 KB, and lies twice in Redis. */
+  reminders: 1_000,
+  scheduled: 100,
+  agendaDefault: 50,
 } as const;
 
 /** The largest integer that JSON, JavaScript and a stream id carry alike. */
@@ -90,6 +95,7 @@ export const SeqSchema = integer(1, INTEGER_MAX);
 /** A position before the first entry is 0. */
 export const PositionSchema = integer(0, INTEGER_MAX);
 export const TimeSchema = integer(0, 8_640_000_000_000_000);
+export const ReminderTextSchema = bytes(1, LIMITS.reminderBytes);
 export const TitleSchema = bytes(0, LIMITS.titleBytes);
 export const ConversationTypeSchema = v.picklist(
   ["direct", "group", "channel"],
@@ -110,7 +116,7 @@ export const TextBodySchema = v.strictObject({ text: bytes(1, LIMITS.textBytes) 
 export type Body = Readonly<Record<string, unknown>> & { readonly text?: string };
 
 /** Never copied or looked into: a copy would drop keys like "constructor", which are an app's own business. */
-const AnyBodySchema = v.custom<Body>(isObject, "must be an object");
+export const AnyBodySchema = v.custom<Body>(isObject, "must be an object");
 
 export function isTextBody(body: unknown): boolean {
   return isObject(body) && v.is(TextBodySchema, body);

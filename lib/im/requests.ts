@@ -83,6 +83,10 @@ const SendFields = {
   clientId: IdSchema,
   replyTo: v.optional(SeqSchema),
   mentions: v.optional(Users(LIMITS.mentions)),
+  /** It is sent then (scheduled.ts); the past is now. */
+  deliverAt: v.optional(TimeSchema),
+  /** Of a scheduled one: not sent any more after it. */
+  expireAt: v.optional(TimeSchema),
 };
 const SendText = v.strictObject({
   ...SendFields,

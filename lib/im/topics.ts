@@ -140,5 +140,12 @@ export const imCommands = defineTopic("im.commands", {
   schema: v.variant("type", [ArchivedCommand, SendCommand]),
 });
 
+/**
+ * A reminder is due (`im.reminder.due`); the key is its user. What it says lies with him alone (agenda.ts): for who may act for him.
+ */
+export const imReminders = defineTopic("im.reminders", {
+  schema: v.strictObject({ user: UserIdSchema, id: IdSchema }),
+});
+
 /** All of them, for the queue's catalog. */
-export const imTopics: readonly Topic<unknown>[] = [imEvents, imPush, imUsers, imCommands];
+export const imTopics: readonly Topic<unknown>[] = [imEvents, imPush, imUsers, imCommands, imReminders];

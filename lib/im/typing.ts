@@ -35,21 +35,36 @@ export interface TypingParts {
 
 /** Who may not speak may not be seen typing: NOT_MEMBER, MUTED, FORBIDDEN. */
 export async function typing(
-  { redis, keys, notifier }: TypingParts,
+  { notifier, ...parts }: TypingParts,
   user: string,
   conversation: string,
   on: boolean,
 ): Promise<void> {
+  const audience = await audienceOf(parts, user, conversation, LIMITS.receiptMembers);
+  await notifier.toUsers(audience, notification("typing", JSON.stringify({ conversation, user, on })));
+}
+
+/** Whether the user may speak there as of now: NOT_MEMBER, MUTED, FORBIDDEN. What he then says is judged anew. */
+export async function assertMaySpeak(parts: Omit<TypingParts, "notifier">, user: string, conversation: string) {
+  await audienceOf(parts, user, conversation, 0);
+}
+
+async function audienceOf(
+  { redis, keys }: Omit<TypingParts, "notifier">,
+  user: string,
+  conversation: string,
+  sizeMax: number,
+): Promise<string[]> {
   const audience = await findAudience(redis, {
     conv: keys.conversation(conversation),
     members: keys.members(conversation),
     user,
     rights: rightsOf("speak"),
-    sizeMax: LIMITS.receiptMembers,
+    sizeMax,
   });
   if (typeof audience === "string") {
     const [error, detail] = REFUSALS[audience] ?? (["INTERNAL"] as const);
     throw new AppError(error, detail);
   }
-  await notifier.toUsers(audience, notification("typing", JSON.stringify({ conversation, user, on })));
+  return audience;
 }

@@ -54,9 +54,9 @@ interface Standing {
   readonly owner: string | undefined;
 }
 
-/** Describes a topic and sets the gauges of its groups. Throws Redis errors. */
+/** Describes a topic. Throws Redis errors. */
 export async function describeTopic(context: QueueContext, topic: AnyTopic): Promise<TopicDescription> {
-  const { keys, metrics } = context;
+  const { keys } = context;
   const partitions = await Promise.all(
     Array.from({ length: keys.partitions }, async (_, partition) => {
       const stream = keys.topic(topic.name, partition);
@@ -79,7 +79,7 @@ export async function describeTopic(context: QueueContext, topic: AnyTopic): Pro
     const ofPartitions = partitions.map(({ standings }) => standings.find((standing) => standing.group === group));
     const present = ofPartitions.filter((standing) => standing !== undefined);
     const sum = (of: (standing: Standing) => number) => present.reduce((total, standing) => total + of(standing), 0);
-    const description: GroupDescription = {
+    return {
       group,
       mode: present[0]!.mode,
       lag: sum(({ lag }) => lag),
@@ -91,12 +91,6 @@ export async function describeTopic(context: QueueContext, topic: AnyTopic): Pro
       owners: ofPartitions.map((standing) => standing?.owner),
       paused: pausedAt ? { at: Number(pausedAt), reason: reason ?? "" } : undefined,
     };
-    const labels = { topic: topic.name, group };
-    metrics.lag.set(labels, description.lag);
-    metrics.oldestPendingSeconds.set(labels, description.oldestMs / 1_000);
-    metrics.parkedKeys.set(labels, description.parkedKeys);
-    metrics.sideMessages.set(labels, description.sideMessages);
-    return description;
   });
   return {
     topic: topic.name,

@@ -74,7 +74,8 @@ export {
 export type { Control } from "./control.ts";
 export type { DeadLetterPage, DeadLetterQuery, DeadLetters, StoredDeadLetter } from "./dead-letters.ts";
 export type { Delayed, DelayedMessage, DelayedPage, DelayedQuery, DelayedResult } from "./delayed.ts";
-export type { DelayedState } from "./delayed-record.ts";
+export { type DelayedState, shelfKeys } from "./delayed-record.ts";
+export { DELAY_MS_DEFAULT, issuesOfDueTime, PENDING_MAX, tooManyWait } from "./delaying.ts";
 export type { GroupDescription, TopicDescription } from "./describe.ts";
 export type { EffectInput, NextMessage } from "./effect.ts";
 export { claimErrand, type ErrandPlace, type ErrandState, noteErrand, runErrands, spendRate } from "./errand.ts";
@@ -83,7 +84,7 @@ export type { Half, HalfDetails, HalfMessage, HalfState, HalfTimes } from "./hal
 export type { HalfExpiry } from "./half-expiry.ts";
 export type { HalfListOptions, HalfPage } from "./half-list.ts";
 export { Bury, InvalidMessage, Later, type Message } from "./message.ts";
-export type { PublishInput, PublishResult } from "./producer.ts";
+export { headerOf, type PublishInput, type PublishResult, valuesOf } from "./producer.ts";
 export type {
   NackKind,
   NackOptions,

@@ -20,10 +20,6 @@ export interface Metrics {
   readonly buried: Counter<"topic" | "group">;
   readonly deadLettersEvicted: Counter<"topic" | "group">;
   readonly lostByTrim: Counter<"topic" | "group">;
-  readonly lag: Gauge<"topic" | "group">;
-  readonly oldestPendingSeconds: Gauge<"topic" | "group">;
-  readonly parkedKeys: Gauge<"topic" | "group">;
-  readonly sideMessages: Gauge<"topic" | "group">;
   readonly redriven: Counter<"topic" | "group">;
   readonly expired: Counter<"topic" | "group">;
   readonly publishRefused: Counter<"topic">;
@@ -51,9 +47,21 @@ export interface Metrics {
   readonly redisErrors: Counter<"class">;
 }
 
-/** One registry per process: roles that share a process share it. */
-export function createMetrics(): Metrics {
+/** Where groups stand. */
+export interface GroupGauges {
+  readonly registry: Registry;
+  readonly lag: Gauge<"topic" | "group">;
+  readonly oldestPendingSeconds: Gauge<"topic" | "group">;
+  readonly parkedKeys: Gauge<"topic" | "group">;
+  readonly sideMessages: Gauge<"topic" | "group">;
+}
+
+const GROUP = ["topic", "group"] as const;
+
+/** One registry per process: roles that share a process share it. `unit` names the process: a label of all its series. */
+export function createMetrics(unit?: string): Metrics {
   const registry = new Registry();
+  if (unit !== undefined) registry.setDefaultLabels({ unit });
   collectDefaultMetrics({ register: registry, prefix: "skein_" });
   const registers = [registry];
   const counter = <L extends string = never>(name: string, help: string, labelNames: readonly L[] = []) =>
@@ -62,7 +70,6 @@ export function createMetrics(): Metrics {
     new Gauge({ name, help, labelNames: [...labelNames], registers });
   const seconds = <L extends string = never>(name: string, help: string, labelNames: readonly L[] = []) =>
     new Histogram({ name, help, labelNames: [...labelNames], buckets: LATENCY_BUCKETS, registers });
-  const group = ["topic", "group"] as const;
   return {
     registry,
     sends: counter("im_messages_sends_total", "Sends by outcome: ok, duplicate, or an error code.", ["outcome"]),
@@ -77,22 +84,14 @@ export function createMetrics(): Metrics {
       "Time from a commit script's call to its reply, with the fsync.",
     ),
     published: counter("im_mq_published_total", "Messages appended by publish.", ["topic"]),
-    delivered: counter("im_mq_delivered_total", "Deliveries handed to a handler.", group),
-    acked: counter("im_mq_acked_total", "Deliveries finished by their handler.", group),
-    retried: counter("im_mq_retried_total", "Deliveries whose handler failed and that will run again.", group),
-    buried: counter("im_mq_buried_total", "Messages moved to dead letters.", group),
-    deadLettersEvicted: counter("im_mq_dead_letters_evicted_total", "Dead letters dropped by their bound.", group),
-    lostByTrim: counter("im_mq_lost_by_trim_total", "Entries trimmed before the group read them. 0 in health.", group),
-    lag: gauge("im_mq_lag_messages", "Entries that the group has not finished.", group),
-    oldestPendingSeconds: gauge("im_mq_oldest_pending_seconds", "Age of the group's oldest unfinished message.", group),
-    parkedKeys: gauge("im_mq_parked_keys", "Keys that wait for an operator's unpark.", group),
-    sideMessages: gauge(
-      "im_mq_side_messages",
-      "Messages held in the side queue behind a key that cannot go on.",
-      group,
-    ),
-    redriven: counter("im_mq_redriven_total", "Dead letters brought back to their group.", group),
-    expired: counter("im_mq_expired_total", "Messages dropped because their expireAt had passed.", group),
+    delivered: counter("im_mq_delivered_total", "Deliveries handed to a handler.", GROUP),
+    acked: counter("im_mq_acked_total", "Deliveries finished by their handler.", GROUP),
+    retried: counter("im_mq_retried_total", "Deliveries whose handler failed and that will run again.", GROUP),
+    buried: counter("im_mq_buried_total", "Messages moved to dead letters.", GROUP),
+    deadLettersEvicted: counter("im_mq_dead_letters_evicted_total", "Dead letters dropped by their bound.", GROUP),
+    lostByTrim: counter("im_mq_lost_by_trim_total", "Entries trimmed before the group read them. 0 in health.", GROUP),
+    redriven: counter("im_mq_redriven_total", "Dead letters brought back to their group.", GROUP),
+    expired: counter("im_mq_expired_total", "Messages dropped because their expireAt had passed.", GROUP),
     publishRefused: counter("im_mq_publish_refused_total", "Messages refused because the topic was full.", ["topic"]),
     delayedLateness: new Histogram({
       name: "im_mq_delayed_lateness_seconds",
@@ -123,8 +122,8 @@ export function createMetrics(): Metrics {
       "Pushes to devices by provider and outcome: sent, gone, later, refused, expired (our credentials were), quiet (no longer wanted).",
       ["kind", "outcome"],
     ),
-    leasesLost: counter("im_mq_leases_lost_total", "Commits refused because another member holds the lease.", group),
-    takeovers: counter("im_mq_takeovers_total", "Leases taken from a member that let them expire.", group),
+    leasesLost: counter("im_mq_leases_lost_total", "Commits refused because another member holds the lease.", GROUP),
+    takeovers: counter("im_mq_takeovers_total", "Leases taken from a member that let them expire.", GROUP),
     rpcCalls: counter("im_rpc_calls_total", "Calls by outcome: ok or an error code.", ["service", "method", "outcome"]),
     rpcSeconds: seconds("im_rpc_call_seconds", "Time of one call as the caller sees it.", ["service", "method"]),
     connections: gauge("im_gateway_connections", "Open WebSocket connections."),
@@ -140,5 +139,22 @@ export function createMetrics(): Metrics {
     ),
     archiveGaps: counter("im_archive_gaps_total", "Writes to a timeline that lacks entries before them. 0 in health."),
     redisErrors: counter("im_redis_errors_total", "Redis errors by what the caller may conclude.", ["class"]),
+  };
+}
+
+/**
+ * Gauges of the whole installation, made anew each time it is measured: no process keeps a figure that another has measured since,
+ * and of a group that is gone nothing is said.
+ */
+export function createGroupGauges(): GroupGauges {
+  const registry = new Registry();
+  const gauge = (name: string, help: string) =>
+    new Gauge({ name, help, labelNames: [...GROUP], registers: [registry] });
+  return {
+    registry,
+    lag: gauge("im_mq_lag_messages", "Entries that the group has not finished."),
+    oldestPendingSeconds: gauge("im_mq_oldest_pending_seconds", "Age of the group's oldest unfinished message."),
+    parkedKeys: gauge("im_mq_parked_keys", "Keys that wait for an operator's unpark."),
+    sideMessages: gauge("im_mq_side_messages", "Messages held in the side queue behind a key that cannot go on."),
   };
 }

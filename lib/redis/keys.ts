@@ -11,6 +11,10 @@ import { partitionOf } from "../id.ts";
 
 export type Keys = ReturnType<typeof createKeys>;
 
+/** What a user can put off. */
+export const AGENDA_KINDS = ["reminders", "scheduled"] as const;
+export type AgendaKind = (typeof AGENDA_KINDS)[number];
+
 /**
  * Own key (`own` below) of the pusher's, a hash per partition: `<user>/<conversation>` -> `<burst> <newest seq>` of open bursts, and
  * `<burst>` -> `<newest seq>` of those whose end is not committed. A field lives for seconds. Owner: lib/im/bursts.ts.
@@ -153,7 +157,7 @@ export function createKeys(prefix: string, partitions: number) {
     /**
      * hash, a broadcast (lib/im/broadcasts.ts): `state`, `digest` of what it was created with, `by`, `type`, `body` JSON, `audience`
      * JSON, `list` name of the audience's list, `per_second`, `created` ms, `started` ms, `spent` ms up to which its rate is used up,
-     * `gathered` 1 when the list is complete, `partition` and `position` it has come to, `walked` ms when it came to the end, `runner` and
+     * `out` commands that logic has not answered, `counted` ms when they were, `gathered` 1 when the list is complete, `partition` and `position` it has come to, `walked` ms when it came to the end, `runner` and
      * `lease` ms of its holder, `ended` ms.
      */
     broadcast: (id: string) => `${prefix}:{broadcasts}:of:${id}`,
@@ -161,6 +165,16 @@ export function createKeys(prefix: string, partitions: number) {
     broadcastList: (name: string) => `${prefix}:{broadcasts}:list:${name}`,
     /** set of users of the partition for whom the broadcast's command was published. Goes a day after the end. */
     broadcastMarks: (partition: number, id: string) => `${at(partition)}:broadcast:${id}`,
+
+    // What a user has put off, one kind apart from the other (`reminders`, `scheduled`). Expires 48 days after the last change, when
+    // nothing waits any more and what ended is 7 days old.
+
+    /** hash of the items, three fields each (im-agenda.lua draws them): waiting ones, and for 7 days those that ended. */
+    agenda: (id: string, kind: AgendaKind) => `${user(id)}:agenda:${kind}`,
+    /** zset item by due ms: those that are shown to the user. */
+    agendaListed: (id: string, kind: AgendaKind) => `${user(id)}:agenda:${kind}:listed`,
+    /** zset item by the ms when it fired, was refused or cancelled first. */
+    agendaEnded: (id: string, kind: AgendaKind) => `${user(id)}:agenda:${kind}:ended`,
 
     // Topics. Owner: lib/mq.
 
@@ -277,6 +291,13 @@ export function createKeys(prefix: string, partitions: number) {
     serviceKeys: () => `${prefix}:{service-keys}`,
     /** BullMQ's prefix: its keys lie under it, all in one slot (lib/mq/timers.ts). */
     timers: () => `${prefix}:{timers}`,
+
+    // What processes say of themselves. Owner: lib/redis/metric-snapshots.ts.
+
+    /** zset unit, or `groups`, by the ms of its last snapshot, at most 256. Expires 45 s after the last one. */
+    metricSnapshots: () => `${prefix}:{metrics}`,
+    /** string, the process' metrics as gzip of Prometheus text, at most 200 KB. Expires after 45 s; rewritten every 10 s. */
+    metricSnapshot: (unit: string) => `${prefix}:{metrics}:${unit}`,
 
     // Registry and routing; one hash tag each, written by heartbeats.
 

@@ -40,7 +40,7 @@ export const LAYERS: Readonly<Record<Role, LayerEntry>> = {
     layer: 2,
     calls: ["archive"],
     publishes: ["im.events", "im.push", "im.users", "im.reminders", "im.relay"],
-    consumes: { "im.events": ["delivery", "inbox"], "im.commands": ["logic"] },
+    consumes: { "im.events": ["delivery", "inbox"], "im.commands": ["logic"], "im.reminders": ["logic"] },
   },
   extlogic: {
     layer: 2,

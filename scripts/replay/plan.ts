@@ -18,8 +18,20 @@ export type Step =
       readonly dueMs: number;
       readonly user: string;
       readonly text: string;
+      /** Which of the user's devices; the first, if left out. */
+      readonly device?: number;
     }
-  | { readonly kind: "join" | "leave"; readonly line: number; readonly user: string };
+  | { readonly kind: "join" | "leave"; readonly line: number; readonly user: string }
+  /** Of different users, all at once. */
+  | { readonly kind: "acts"; readonly line: number; readonly acts: readonly Act[] };
+
+/** What a member does besides speaking, on which of the own devices; `target` is the line that was said. */
+export type Act = { readonly user: string; readonly device: number } & (
+  | { readonly kind: "edit"; readonly target: number; readonly text: string }
+  | { readonly kind: "recall" | "read"; readonly target: number }
+  | { readonly kind: "react"; readonly target: number; readonly emoji: string; readonly on: boolean }
+  | { readonly kind: "typing" }
+);
 
 export interface Plan {
   /** Members from the start, in the order of their first appearance. */

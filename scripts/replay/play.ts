@@ -4,8 +4,9 @@
  * received nearly all that was said before, as people in a conversation do.
  */
 
-import { ClientError } from "../../lib/client/index.ts";
-import { type Crowd, followFrom } from "./crowd.ts";
+import { type ActCounts, actTogether } from "./acts.ts";
+import type { Crowd } from "./crowd.ts";
+import { insist } from "./insist.ts";
 import type { Plan, Step } from "./plan.ts";
 import type { Stage, StageCounters } from "./stage.ts";
 
@@ -15,8 +16,6 @@ const LINES_UNDER_WAY = 50;
 const USERS_PER_REQUEST = 100;
 /** Nothing arrives at any member for so long: restarts and back-offs are over, what is missing is lost. */
 export const STALL_MS = 60_000;
-/** An unknown outcome is asked again under the same id; each try lasts a minute. */
-const TRIES_MAX = 5;
 
 export interface PlayOptions {
   readonly stage: Stage;
@@ -27,6 +26,7 @@ export interface PlayOptions {
   /** Log time over wall time; 0: as fast as it goes. */
   readonly speed: number;
   readonly counters: StageCounters;
+  readonly acts: ActCounts;
   onSent(): void;
 }
 
@@ -34,10 +34,11 @@ export interface PlayOptions {
 export async function play(options: PlayOptions): Promise<void> {
   const { stage, plan, speed } = options;
   await open(options);
+  const seqs = new Map<number, number>();
   const beganMs = performance.now();
   for (const step of plan.steps) {
     if (step.kind === "send" && speed > 0) await Bun.sleep(beganMs + step.dueMs / speed - performance.now());
-    await act(options, step);
+    await act(options, step, seqs);
   }
   await stage.untilOutstanding(0, STALL_MS);
 }
@@ -48,16 +49,19 @@ async function open({ stage, plan, crowd, owner }: PlayOptions): Promise<void> {
   const { conversation } = await insist(() => crowd.client(owner).create(params));
   stage.epoch = conversation.epoch;
   stage.begin([owner, ...first]);
-  followFrom(crowd, first, { conversation: stage.conversation, epoch: stage.epoch, seq: 0 });
+  crowd.follow([owner, ...first], { conversation: stage.conversation, epoch: stage.epoch, seq: 0 });
   for (let i = first.length; i < plan.initial.length; i += USERS_PER_REQUEST) {
     await takeIn({ stage, crowd, owner }, plan.initial.slice(i, i + USERS_PER_REQUEST));
   }
 }
 
-async function act(options: PlayOptions, step: Step): Promise<void> {
-  const { stage, crowd } = options;
-  if (step.kind === "send") await say(options, step);
-  else if (step.kind === "join") await takeIn(options, [step.user]);
+async function act(options: PlayOptions, step: Step, seqs: Map<number, number>): Promise<void> {
+  const { stage, crowd, acts: counts } = options;
+  if (step.kind === "send") seqs.set(step.line, await say(options, step));
+  else if (step.kind === "acts") {
+    await untilHeard(stage, step.line);
+    await actTogether({ stage, crowd, counts, seqOf: (line) => seqs.get(line)! }, step.acts);
+  } else if (step.kind === "join") await takeIn(options, [step.user]);
   else {
     // Whoever leaves has read what was said: what is still on its way would find no member.
     await stage.untilReceived(step.user, stage.head, STALL_MS);
@@ -66,22 +70,27 @@ async function act(options: PlayOptions, step: Step): Promise<void> {
   }
 }
 
+/** Resolves with the line's seq. */
 async function say(
   { stage, crowd, counters, onSent }: PlayOptions,
   step: Extract<Step, { kind: "send" }>,
-): Promise<void> {
-  const { user, text, line } = step;
-  if (!(await stage.untilOutstanding(LINES_UNDER_WAY * stage.members, STALL_MS))) {
-    throw new Error(`${stage.file}:${line}: ${stage.outstanding} deliveries have not arrived for ${STALL_MS} ms`);
-  }
+): Promise<number> {
+  const { user, device, text, line } = step;
+  await untilHeard(stage, line);
   const startedMs = performance.now();
   stage.starting(startedMs);
   // The same id whatever happens: a line is one message.
   const clientId = `line-${line}`;
-  const { id, seq } = await insist(() => crowd.client(user).send(stage.conversation, text, { clientId }));
+  const { id, seq } = await insist(() => crowd.client(user, device).send(stage.conversation, text, { clientId }));
   counters.ackMs.record(performance.now() - startedMs);
   stage.committed({ seq, id, from: user, text });
   onSent();
+  return seq;
+}
+
+async function untilHeard(stage: Stage, line: number): Promise<void> {
+  if (await stage.untilOutstanding(LINES_UNDER_WAY * stage.audience, STALL_MS)) return;
+  throw new Error(`${stage.file}:${line}: ${stage.outstanding} deliveries have not arrived for ${STALL_MS} ms`);
 }
 
 async function takeIn(
@@ -92,17 +101,5 @@ async function takeIn(
   const params = { conversation: stage.conversation, users: [...users] };
   const { conversation } = await insist(() => crowd.client(owner).request("member.add", params));
   stage.joined(users, conversation.head);
-  followFrom(crowd, users, { conversation: conversation.id, epoch: conversation.epoch, seq: conversation.head });
-}
-
-/** Repeats what ends as unknown; all requests here may be repeated. */
-async function insist<T>(request: () => Promise<T>): Promise<T> {
-  for (let tries = 1; ; tries++) {
-    try {
-      return await request();
-    } catch (error) {
-      const isUnknown = error instanceof ClientError && error.outcome === "unknown";
-      if (!isUnknown || tries >= TRIES_MAX) throw error;
-    }
-  }
+  crowd.follow(users, { conversation: conversation.id, epoch: conversation.epoch, seq: conversation.head });
 }

@@ -6,38 +6,38 @@
 import { Database } from "bun:sqlite";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { connect } from "../../lib/client/index.ts";
-import { type Faults, type Line, noFaults, type Stage } from "./stage.ts";
+import { connect, type Entry, type Message } from "../../lib/client/index.ts";
+import { foldedMessage } from "../../lib/im/index.ts";
+import { type Held, type HeldByStage, linesNow, toLine } from "./agree.ts";
+import { type Check, createCheck, eventuallyClean, type Finding } from "./finding.ts";
+import { canonical, foldAll, isSameEntry } from "./seen.ts";
+import type { Line, Stage } from "./stage.ts";
 
 export const SERVICES = ["orders", "trades", "ads"] as const;
 const PAGE = 200;
 /** Groups read at their own pace: after a replay they are seconds behind, after a kill as long as a lease. */
 const CATCH_UP_MS = 120_000;
-const POLL_MS = 200;
-const EXAMPLES_MAX = 5;
-
-export interface Finding extends Faults {
-  /** What was looked into. */
-  readonly where: string;
-  readonly messages: number;
-  readonly examples: readonly string[];
-}
 
 /** Pages a whole conversation by `message.history` over a connection of its own, and compares. */
-export async function checkHistory(url: string, token: string, stages: readonly Stage[]): Promise<Finding> {
+export async function checkHistory(url: string, token: string, held: HeldByStage): Promise<Finding> {
   const client = connect({ url, token });
   const check = createCheck("history");
   try {
-    for (const stage of stages) {
-      const found: Line[] = [];
+    for (const [stage, fresh] of held) {
+      const found = new Map<number, string>();
+      const lines: Line[] = [];
       for (let after = 0, more = true; more; ) {
         const page = await client.history(stage.conversation, { after, limit: PAGE });
-        for (const { seq, id, from, body } of page.messages) found.push({ seq, id, from, text: body.text ?? "" });
+        for (const message of page.messages) {
+          found.set(message.seq, canonical(message));
+          lines.push(toLine(message));
+        }
         more = page.more && page.messages.length > 0;
         after = page.messages.at(-1)?.seq ?? after;
         if (page.head !== stage.head) check.fault("different", stage, `head is ${page.head}, sent was ${stage.head}`);
       }
-      check.compare(stage, found);
+      check.compare(stage, linesNow(stage), lines);
+      compareMessages(check, stage, "history", found, fresh.messages);
     }
   } finally {
     client.close();
@@ -45,10 +45,13 @@ export async function checkHistory(url: string, token: string, stages: readonly 
   return check.finding();
 }
 
-/** Compares the archive's rows: every seq of the timeline, and every message. Undefined when the file is not there. */
+/**
+ * Compares the archive's rows: every seq of the timeline, every message as it was sent, and as its entries and its parts make it
+ * now. Undefined when the file is not there.
+ */
 export async function checkArchive(
   dataDir: string,
-  stages: readonly Stage[],
+  held: HeldByStage,
   catchUpMs = CATCH_UP_MS,
 ): Promise<Finding | undefined> {
   const path = join(dataDir, "archive.db");
@@ -58,20 +61,52 @@ export async function checkArchive(
     const rows = database.query<ArchiveRow, [string, string]>(
       "SELECT seq, kind, record FROM entries WHERE conversation = ? AND epoch = ? ORDER BY seq",
     );
+    const parts = database.query<PartRow, [string, string]>(
+      "SELECT seq, part, text FROM parts WHERE conversation = ? AND epoch = ? AND text IS NOT NULL",
+    );
     const check = createCheck("archive.db");
-    for (const stage of stages) {
+    for (const [stage, fresh] of held) {
       const entries = rows.all(stage.conversation, stage.epoch);
-      const misplaced = entries.findIndex(({ seq }, i) => seq !== i + 1);
-      if (misplaced >= 0) check.fault("lost", stage, `row ${misplaced + 1} has seq ${entries[misplaced]!.seq}`);
-      if (entries.length !== stage.head) check.fault("lost", stage, `${entries.length} rows of ${stage.head}`);
-      const found = entries.filter(({ kind }) => kind === "message").map(({ record }) => JSON.parse(record));
-      check.compare(
-        stage,
-        found.map(({ seq, id, from, body }) => ({ seq, id, from, text: body.text })),
-      );
+      compareRows(check, stage, entries, fresh);
+      const partsBySeq = Map.groupBy(parts.all(stage.conversation, stage.epoch), ({ seq }) => seq);
+      const folded = entries
+        .filter(({ kind }) => kind === "message")
+        .map(({ seq, record }) => {
+          const own = (partsBySeq.get(seq) ?? []).map(({ part, text }) => [part, text] as const);
+          return [seq, canonical(foldedMessage(record, Object.fromEntries(own)))] as const;
+        });
+      compareMessages(check, stage, "the archive's parts", new Map(folded), fresh.messages);
     }
     return check.finding();
   });
+}
+
+function compareRows(check: Check, stage: Stage, rows: readonly ArchiveRow[], fresh: Held): void {
+  const misplaced = rows.findIndex(({ seq }, i) => seq !== i + 1);
+  if (misplaced >= 0) check.fault("lost", stage, `row ${misplaced + 1} has seq ${rows[misplaced]!.seq}`);
+  if (rows.length !== stage.head) check.fault("lost", stage, `${rows.length} rows of ${stage.head}`);
+  const entries = rows.map(toEntry);
+  for (const entry of entries) {
+    const expected = fresh.entries.get(entry.seq);
+    if (expected && isSameEntry(entry, expected)) continue;
+    const texts = { text: canonical(entry), expected: expected && canonical(expected) };
+    check.agree(stage, entry.seq, { who: "the archive", ...texts });
+  }
+  const sent = entries.flatMap((entry) => (entry.kind === "message" ? [toLine(entry.message)] : []));
+  check.compare(stage, stage.lines, sent);
+  compareMessages(check, stage, "the archive's entries", foldAll(entries), fresh.messages);
+}
+
+function toEntry({ seq, kind, record }: ArchiveRow): Entry {
+  if (kind !== "message") return JSON.parse(record) as Entry;
+  const message = JSON.parse(record) as Message;
+  return { kind: "message", seq, id: message.id, message };
+}
+
+function compareMessages(check: Check, stage: Stage, who: string, found: Messages, expected: Messages): void {
+  for (const seq of new Set([...found.keys(), ...expected.keys()])) {
+    check.agree(stage, seq, { who, text: found.get(seq), expected: expected.get(seq) });
+  }
 }
 
 /**
@@ -109,6 +144,14 @@ export async function checkService(
   });
 }
 
+type Messages = Held["messages"];
+
+interface PartRow {
+  readonly seq: number;
+  readonly part: string;
+  readonly text: string;
+}
+
 interface ArchiveRow {
   readonly seq: number;
   readonly kind: string;
@@ -123,65 +166,10 @@ interface LedgerRow {
 
 const NO_LEDGER: LedgerRow = { last_seq: 0, messages: 0, digest: "" };
 
-export function isClean(faults: Faults): boolean {
-  return faults.lost + faults.doubled + faults.reordered + faults.different + faults.outside === 0;
-}
-
 function digestOf(lines: readonly Line[]): string {
   let digest = "";
   for (const { id, text } of lines) {
     digest = new Bun.CryptoHasher("sha256").update(`${digest}${id}\n${text}`).digest("hex");
   }
   return digest;
-}
-
-/** Looks again until all is there or time is up: then what is wrong is wrong. */
-async function eventuallyClean(withinMs: number, look: () => Finding): Promise<Finding> {
-  const deadline = performance.now() + withinMs;
-  for (;;) {
-    const finding = look();
-    if (isClean(finding) || performance.now() > deadline) return finding;
-    await Bun.sleep(POLL_MS);
-  }
-}
-
-function createCheck(where: string) {
-  const faults = noFaults();
-  const examples: string[] = [];
-  let messages = 0;
-  const fault = (kind: keyof Faults, stage: Stage, example: string, count = 1) => {
-    faults[kind] += count;
-    if (examples.length < EXAMPLES_MAX) examples.push(`${where}: ${stage.file}: ${kind}: ${example}`);
-  };
-  return {
-    fault,
-    count(more: number): void {
-      messages += more;
-    },
-    /** Every line once, at its seq, as it was sent, in order. */
-    compare(stage: Stage, found: readonly Line[]): void {
-      messages += found.length;
-      const sent = new Map(stage.lines.map((line) => [line.id, line]));
-      const seen = new Set<string>();
-      let last = 0;
-      for (const line of found) {
-        const expected = sent.get(line.id);
-        if (seen.has(line.id)) fault("doubled", stage, `${line.id} at ${line.seq}`);
-        else if (!expected) fault("different", stage, `${line.id} at ${line.seq} was never acknowledged`);
-        else if (line.seq !== expected.seq || line.seq <= last) fault("reordered", stage, `${line.id} at ${line.seq}`);
-        else if (line.text !== expected.text || line.from !== expected.from) {
-          fault(
-            "different",
-            stage,
-            `${line.id}: ${JSON.stringify(line.text)}, sent was ${JSON.stringify(expected.text)}`,
-          );
-        }
-        seen.add(line.id);
-        last = Math.max(last, line.seq);
-      }
-      const missing = stage.lines.filter(({ id }) => !seen.has(id));
-      if (missing.length > 0) fault("lost", stage, `${missing[0]!.id} at ${missing[0]!.seq}`, missing.length);
-    },
-    finding: (): Finding => ({ where, messages, ...faults, examples }),
-  };
 }

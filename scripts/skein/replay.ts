@@ -1,6 +1,7 @@
 /**
- * `skein replay <logs…>`: real chat through Skein, and the proof from outside that nothing was lost, doubled or reordered. On a
- * private Skein of its own, every role in a process, unless `--url` names one that runs.
+ * `skein replay <logs…>`: real chat through Skein, with edits, recalls, reactions, reads and typing mixed in, and the proof from outside
+ * that nothing was lost, doubled or reordered and that everybody holds the same conversation in the end. On a private Skein of its own, every role in a process, unless `--url`
+ * names one that runs.
  */
 
 import { existsSync } from "node:fs";
@@ -10,6 +11,7 @@ import { readConfig } from "../../lib/config.ts";
 import { readRun } from "../../lib/data-dir.ts";
 import { loadSecrets } from "../../lib/secrets.ts";
 import { type PrivateSkein, startSkein } from "../harness.ts";
+import { DEVICES } from "../replay/crowd.ts";
 import type { KillOrder, Victim } from "../replay/kills.ts";
 import { createProgress } from "../replay/progress.ts";
 import { renderReport } from "../replay/report.ts";
@@ -37,14 +39,19 @@ export const replay = defineCommand({
     },
     kill: { type: "string", description: `kill -9 these meanwhile (comma): ${TARGETS.join(", ")}` },
     kills: { type: "string", default: "3", description: "How many times each" },
-    seed: { type: "string", description: "Of the moments (default: random, printed)" },
+    mix: { type: "string", default: "0.2", description: "Share of the lines that edits, recalls, reactions, … follow" },
+    devices: { type: "string", default: "2", description: "Of each user, 1 or 2; the second is offline half the time" },
+    seed: { type: "string", description: "Of all that is drawn (default: random, printed)" },
     json: { type: "boolean", default: false, description: "Print the result as JSON" },
     keep: { type: "boolean", default: false, description: "Keep the private Skein's data dir and say where it is" },
   },
   async run({ args }) {
     const files = args._;
     for (const file of files) if (!existsSync(file)) throw new Failure(`there is no file ${file}`);
-    const kills = args.kill === undefined ? undefined : killOrder(args.kill, args.kills, args.seed);
+    const seed = args.seed === undefined ? randomSeed() : numberOf("seed", args.seed, 0, SEED_LIMIT - 1, true);
+    const mix = numberOf("mix", args.mix, 0, 1);
+    const devices = numberOf("devices", args.devices, 1, DEVICES.length, true);
+    const kills = args.kill === undefined ? undefined : killOrder(args.kill, args.kills, seed);
     const speed = args.speed === "max" ? 0 : numberOf("speed", args.speed, Number.MIN_VALUE, 1_000_000);
     const gateways = numberOf("gateways", args.gateways, 1, GATEWAYS_MAX, true);
     if (kills) console.error(`killing ${kills.targets.join(", ")} ${kills.times} times each, seed ${kills.seed}`);
@@ -53,7 +60,7 @@ export const replay = defineCommand({
     const progress = createProgress(process.stderr);
     try {
       const target = skein ? targetOf(skein) : attach(args.url!.split(","));
-      const result = await run(target, { files, speed, kills, progress });
+      const result = await run(target, { files, speed, mix, devices, seed, kills, progress });
       console.log(args.json ? JSON.stringify(result, null, 2) : renderReport(result));
       if (!result.isClean) process.exitCode = 1;
     } finally {
@@ -97,20 +104,18 @@ function victimsOf(pids: Readonly<Record<string, number>>): Victim[] {
   return Object.entries(pids).map(([name, pid]) => ({ role: name.replace(/[-.]?\d+$/, ""), name, pid }));
 }
 
-function killOrder(targets: string, times: string, seed: string | undefined): KillOrder {
+const randomSeed = () => Math.floor(Math.random() * SEED_LIMIT);
+
+function killOrder(targets: string, times: string, seed: number): KillOrder {
   const names = targets.split(",").map((name) => name.trim());
   const unknown = names.find((name) => !TARGETS.includes(name));
   if (unknown !== undefined) throw new Failure(`--kill: "${unknown}" is not one of ${TARGETS.join(", ")}`);
-  return {
-    targets: names,
-    times: numberOf("kills", times, 1, KILLS_MAX, true),
-    seed: seed === undefined ? Math.floor(Math.random() * SEED_LIMIT) : numberOf("seed", seed, 0, SEED_LIMIT - 1, true),
-  };
+  return { targets: names, times: numberOf("kills", times, 1, KILLS_MAX, true), seed };
 }
 
 function numberOf(name: string, text: string, min: number, max: number, isWhole = false): number {
   const value = Number(text);
   if (value >= min && value <= max && (!isWhole || Number.isInteger(value))) return value;
-  const lowest = isWhole ? `a whole number from ${min}` : "above 0";
+  const lowest = isWhole ? `a whole number from ${min}` : min > 0 ? "above 0" : "from 0";
   throw new Failure(`--${name} must be ${lowest} to ${max}, not "${text}"`);
 }

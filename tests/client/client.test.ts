@@ -283,6 +283,21 @@ test("two tokens refused in a row end it, however long the server was away befor
   expect(answers).toEqual([]);
 });
 
+test("what the user read elsewhere while this device was away is told after it has caught up", async () => {
+  using gateway = startScriptedGateway((frame, connection) => {
+    if (frame.method !== "sync") return undefined;
+    connection.answer(frame, { conversations: [synced("resumed", [1, 2], { read: 2 })] });
+    return true;
+  });
+  const client = connect({ url: gateway.url, token: "good", cursors: [START] });
+  using _ = closing(client);
+  const told: unknown[] = [];
+  client.on("message", ({ message }) => told.push(message.seq));
+  client.on("read", (notice) => told.push(notice));
+  const { user } = await client.ready();
+  await eventually(() => expect(told).toEqual([1, 2, { conversation: "c1", user, seq: 2 }]));
+});
+
 test("what only a newer server knows is passed over: notifications, and kinds of entries, which keep their place", async () => {
   const poll = { kind: "poll", seq: 2, id: "id-2", by: "bob", at: 1, target: 1, question: "tea?" };
   using gateway = startScriptedGateway((frame, connection) => {

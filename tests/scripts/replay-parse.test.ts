@@ -92,7 +92,7 @@ test("who is first seen acting is a member from the start; who is told to join c
     ).events,
   );
   expect(plan.initial).toEqual(["ann", "cy"]);
-  expect(plan.steps.map((step) => `${step.kind} ${step.user}`)).toEqual([
+  expect(plan.steps.map((step) => step.kind !== "acts" && `${step.kind} ${step.user}`)).toEqual([
     ...["send ann", "join bob", "send bob", "leave cy", "leave ann", "join dee", "join ann", "send ann", "leave dee"],
   ]);
   expect([...plan.users].sort()).toEqual(["ann", "bob", "cy", "dee"]);

@@ -11,6 +11,7 @@ import { type Config, readConfig } from "../../lib/config.ts";
 import { imTopics } from "../../lib/im/index.ts";
 import { openQueue } from "../../lib/mq/index.ts";
 import { createMetrics, type Log, type Metrics, silentLog } from "../../lib/observability/index.ts";
+import { createMetricSnapshots } from "../../lib/redis/index.ts";
 import { type LocalServices, openRpcNode, type Role } from "../../lib/rpc/index.ts";
 import { deriveSecret, loadSecrets } from "../../lib/secrets.ts";
 import { type RunningServices, startServices } from "../../lib/service.ts";
@@ -88,13 +89,14 @@ export async function openTestChat(
   ): WorkerContext {
     const instance = `test.${name}`;
     const { redis, keys } = store;
-    const metrics = createMetrics();
+    const metrics = createMetrics(instance);
     const shared = { redis, keys, clock, log, metrics };
     return {
       ...shared,
       config: configOf(env),
       secrets,
       instance,
+      snapshots: createMetricSnapshots({ ...shared, unit: instance }),
       queue: openQueue({
         ...{ ...shared, member: instance, topics: imTopics },
         tokenSecret: deriveSecret(secrets, "pull tokens"),

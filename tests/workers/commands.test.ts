@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { directConversationId } from "../../lib/id.ts";
 import { imCommands, type SendCommand } from "../../lib/im/index.ts";
 import { createCommands } from "../../workers/logic/commands.ts";
 import { eventually } from "../support/eventually.ts";
@@ -33,8 +34,8 @@ describe("the command send", () => {
   test("to a user begins the direct conversation of the two; repeated, it is one message", async () => {
     await using world = await setup();
     await world.ask({ to: { user: "ann" } }, { to: { user: "ann" } });
-    const { conversations } = await world.chat.list("ann");
-    expect(conversations).toMatchObject([{ type: "direct", head: 1, unread: 1, lastMessage: { from: "shop" } }]);
+    const state = await world.chat.conversations.state("ann", await directConversationId("shop", "ann"));
+    expect(state).toMatchObject({ type: "direct", head: 1, unread: 1, lastMessage: { from: "shop" } });
   });
 
   test("to a conversation carries all that a live send may", async () => {
@@ -57,8 +58,9 @@ describe("the command send", () => {
       { to: { user: "ann" }, clientId: "c4" },
     );
     expect(await world.chat.rows(foreign)).toEqual([]);
-    const { conversations } = await world.chat.list("shop");
+    const headOf = async (user: string) =>
+      (await world.chat.conversations.state("shop", await directConversationId("shop", user)))?.head;
     // With bob the conversation is there, and empty.
-    expect(conversations.map(({ head }) => head).sort()).toEqual([0, 1]);
+    expect(await Promise.all(["ann", "bob"].map(headOf))).toEqual([1, 0]);
   });
 });

@@ -3,12 +3,19 @@
 import { type RunnerParts, runBroadcasts } from "../../lib/im/index.ts";
 import { createRepeating, type Service } from "../../lib/service.ts";
 
-/** Ten small pieces a second and not a large one: what comes with a live message must not stand behind a second's worth. */
-const STEP_MS = 100;
+/** Many small pieces and not a few large ones: a live message must not stand behind a tenth of a second's worth of commands. */
+const STEP_MS = 20;
+/** While there is nothing to run. */
+const LOOK_MS = 500;
 
 export function createBroadcastRunner(parts: RunnerParts): Service {
+  let lookAtMs = 0;
+  async function act(): Promise<void> {
+    if (performance.now() < lookAtMs) return;
+    if ((await runBroadcasts(parts)) === 0) lookAtMs = performance.now() + LOOK_MS;
+  }
   return createRepeating("broadcasts", {
-    ...{ clock: parts.clock, everyMs: STEP_MS, act: () => runBroadcasts(parts) },
+    ...{ clock: parts.clock, everyMs: STEP_MS, act },
     report: (error) => parts.log.warn({ error }, "a broadcast's step failed; the next one goes on"),
   });
 }

@@ -16,6 +16,8 @@ import {
   PresenceStateSchema,
   ReactionEntrySchema,
   RecallEntrySchema,
+  ReminderReply,
+  ScheduledSchema,
   TimeSchema,
   UserIdSchema,
 } from "../../lib/im/index.ts";
@@ -47,6 +49,8 @@ export const NOTIFICATIONS = {
     seq: v.optional(seq),
     entry: v.optional(EntrySchema),
   }),
+  reminder: ReminderReply,
+  scheduled: v.strictObject({ scheduled: ScheduledSchema }),
   "conversation.muted": v.strictObject({ conversation: v.string(), mutedUntil: v.optional(TimeSchema) }),
 } satisfies Record<NotificationName | SessionNotification, v.GenericSchema>;
 

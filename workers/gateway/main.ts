@@ -22,7 +22,7 @@ const SIGNALS_BURST = 100;
 
 export const worker: Worker = {
   role: "gateway",
-  async build({ config, secrets, clock, log, metrics, redis, keys, instance, queue, rpc, checks }) {
+  async build({ config, secrets, clock, log, metrics, snapshots, redis, keys, instance, queue, rpc, checks }) {
     const { jwksUrl, host, port, origins, sendRate, sendBurst } = config;
     // Of one process life: the routes and the stream of the life before must not be taken for ours.
     const node = `${instance}-${newId(clock.now()).slice(-10)}`;
@@ -53,7 +53,17 @@ export const worker: Worker = {
       ...{ queue, logic, clock, serviceKeys, broadcasts, tails, allowPrivate: config.outboundPrivate },
       checkSecretOf: (producerGroup) => checkSecretOf(secrets, producerGroup),
     });
-    const app = createRoutes({ logic, auth, limiters, serviceRoutes, origins, checks: allChecks, clock, log, metrics });
+    const app = createRoutes({
+      logic,
+      auth,
+      limiters,
+      serviceRoutes,
+      origins,
+      checks: allChecks,
+      snapshots,
+      clock,
+      log,
+    });
     const server = createServer({ host, port, origins, app, auth, sessions, log });
     // Whoever waits for messages is let go before the server waits for its answers.
     const pulls = createService(

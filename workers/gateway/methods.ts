@@ -8,24 +8,31 @@ import type { InputSchema, Limiter } from "../../lib/http/index.ts";
 import type { UserId } from "../../lib/id.ts";
 import {
   AddMembersParams,
+  AgendaParams,
+  AgendaReply,
   BlockParams,
   BlockReply,
   ConversationParams,
   ConversationReply,
   CreateConversationParams,
+  CreateReminderParams,
   DeliveredParams,
   DeliveredReply,
   DeviceParams,
   EditParams,
   HistoryParams,
   HistoryReply,
+  ListAgendaParams,
   ListBlocksReply,
   ListConversationsParams,
   ListConversationsReply,
   ListDevicesReply,
+  ListRemindersReply,
+  ListScheduledReply,
   type LogicContract,
   MemberParams,
   MessageReply,
+  MoveAgendaParams,
   MuteConversationParams,
   MuteConversationReply,
   NoParams,
@@ -41,10 +48,13 @@ import {
   ReceiptsReply,
   RegisterPushParams,
   RegisterPushReply,
+  ReminderReply,
+  type ScheduledReply,
   SearchParams,
   SearchReply,
+  SendOrScheduleReply,
   SendParams,
-  SendReply,
+  type SendReply,
   SyncParams,
   SyncReply,
   TypingParams,
@@ -91,10 +101,12 @@ const originOf = (caller: Caller | undefined) => (caller === undefined ? {} : { 
 
 const send = define(
   SendParams,
-  SendReply,
-  (logic, by, params, caller) => {
+  SendOrScheduleReply,
+  (logic, by, params, caller): Promise<SendReply | ScheduledReply> => {
     caller?.stopTyping(params.conversation);
-    return logic.send({ by, params, ...originOf(caller) });
+    const input = { by, params, ...originOf(caller) };
+    const isPutOff = params.deliverAt !== undefined || params.expireAt !== undefined;
+    return isPutOff ? logic.schedule(input) : logic.send(input);
   },
   "entry",
 );
@@ -161,6 +173,28 @@ const removePush = define(DeviceParams, Nothing, (logic, by, params) => logic.re
 const pushKey = define(NoParams, PushKeyReply, (logic, by, params) => logic.pushKey({ by, params }));
 const removeDevice = define(DeviceParams, Nothing, (logic, by, params) => logic.removeDevice({ by, params }));
 
+const listScheduled = define(ListAgendaParams, ListScheduledReply, (logic, by, params) =>
+  logic.listScheduled({ by, params }),
+);
+const moveScheduled = define(MoveAgendaParams, AgendaReply, (logic, by, params) => logic.moveScheduled({ by, params }));
+const cancelScheduled = define(AgendaParams, AgendaReply, (logic, by, params) => logic.cancelScheduled({ by, params }));
+const createReminder = define(
+  CreateReminderParams,
+  ReminderReply,
+  // Named here, so that a call that is repeated to another logic makes one reminder.
+  (logic, by, params) =>
+    logic.createReminder({ by, params: { ...params, clientId: params.clientId ?? crypto.randomUUID() } }),
+  "entry",
+);
+const listReminders = define(ListAgendaParams, ListRemindersReply, (logic, by, params) =>
+  logic.listReminders({ by, params }),
+);
+const moveReminder = define(MoveAgendaParams, AgendaReply, (logic, by, params) => logic.moveReminder({ by, params }));
+const snoozeReminder = define(MoveAgendaParams, AgendaReply, (logic, by, params) =>
+  logic.snoozeReminder({ by, params }),
+);
+const cancelReminder = define(AgendaParams, AgendaReply, (logic, by, params) => logic.cancelReminder({ by, params }));
+
 // Of sockets alone: what they say or hear ends with them.
 
 const typing = define(
@@ -215,6 +249,14 @@ export const methods = {
   removeBlock,
   listDevices,
   removeDevice,
+  listScheduled,
+  moveScheduled,
+  cancelScheduled,
+  createReminder,
+  listReminders,
+  moveReminder,
+  snoozeReminder,
+  cancelReminder,
   registerPush,
   removePush,
   pushKey,
@@ -249,4 +291,12 @@ export const webSocketMethods: ReadonlyMap<string, Method> = new Map<string, Met
   ["member.add", addMembers as unknown as Method],
   ["member.remove", removeMember as unknown as Method],
   ["member.update", updateMember as unknown as Method],
+  ["scheduled.list", listScheduled as unknown as Method],
+  ["scheduled.move", moveScheduled as unknown as Method],
+  ["scheduled.cancel", cancelScheduled as unknown as Method],
+  ["reminder.create", createReminder as unknown as Method],
+  ["reminder.list", listReminders as unknown as Method],
+  ["reminder.move", moveReminder as unknown as Method],
+  ["reminder.snooze", snoozeReminder as unknown as Method],
+  ["reminder.cancel", cancelReminder as unknown as Method],
 ]);

@@ -18,7 +18,8 @@ import {
 } from "../../lib/http/index.ts";
 import type { UserId } from "../../lib/id.ts";
 import { UserIdSchema } from "../../lib/im/index.ts";
-import { type Check, type Log, type Metrics, readiness } from "../../lib/observability/index.ts";
+import { type Check, EXPOSITION_CONTENT_TYPE, type Log, readiness } from "../../lib/observability/index.ts";
+import type { MetricSnapshots } from "../../lib/redis/index.ts";
 import { describeSocket } from "./async-api.ts";
 import { serveDocs } from "./docs.ts";
 import type { Limiters, Logic } from "./methods.ts";
@@ -56,11 +57,11 @@ export interface RoutesParts {
   readonly checks: readonly Check[];
   readonly clock: Clock;
   readonly log: Log;
-  readonly metrics: Metrics;
+  readonly snapshots: MetricSnapshots;
 }
 
 export function createRoutes(parts: RoutesParts): App {
-  const { logic, auth, limiters, serviceRoutes, origins, checks, clock, log, metrics } = parts;
+  const { logic, auth, limiters, serviceRoutes, origins, checks, clock, log, snapshots } = parts;
   const app = createApp({ log, clock });
   if (origins.length > 0)
     app.use("/v1/*", cors({ origin: [...origins], exposeHeaders: ["x-request-id", "retry-after"] }));
@@ -98,7 +99,7 @@ export function createRoutes(parts: RoutesParts): App {
   });
   app.get("/metrics", async (c) => {
     if (!isLoopback(c.env.address)) requireScope(await auth.authenticate(c.req.raw.headers), "admin");
-    return c.text(await metrics.registry.metrics(), 200, { "content-type": metrics.registry.contentType });
+    return c.text(await snapshots.tell(), 200, { "content-type": EXPOSITION_CONTENT_TYPE });
   });
 
   serveDocs(app);

@@ -68,9 +68,9 @@ export const USER_ROUTES: readonly UserRoute[] = [
   route("delete", member, "Remove a member, or leave", methods.removeMember, noContent),
   route("patch", member, "Change a member's role or mute, or give ownership away", methods.updateMember),
 
-  route("post", `${one}/messages`, "Send a message, once per clientId", methods.send, {
-    statuses: [201, 200],
-    answer: (c, reply) => c.json(reply, reply.duplicate ? 200 : 201),
+  route("post", `${one}/messages`, "Send a message, once per clientId; with deliverAt, then", methods.send, {
+    statuses: [201, 200, 202],
+    answer: (c, reply) => c.json(reply, "scheduled" in reply ? 202 : reply.duplicate ? 200 : 201),
   }),
   route("get", `${one}/messages`, "History, ascending by seq", methods.history),
   route("patch", message, "Edit one's own message", methods.edit),
@@ -83,6 +83,18 @@ export const USER_ROUTES: readonly UserRoute[] = [
   route("get", `${one}/receipts`, "How far the members have come", methods.receipts),
   route("get", "/v1/search", "Search one's own conversations, newest first", methods.search),
   route("post", "/v1/sync", "What was missed since the cursors", methods.sync),
+
+  route("get", "/v1/scheduled", "Messages that are to be sent, the next first", methods.listScheduled),
+  route("patch", "/v1/scheduled/:id", "Send it at another time", methods.moveScheduled),
+  route("delete", "/v1/scheduled/:id", "Cancel it, or forget a refused one", methods.cancelScheduled),
+  route("post", "/v1/reminders", "Be reminded", methods.createReminder, {
+    statuses: [201],
+    answer: (c, reply) => c.json(reply, 201),
+  }),
+  route("get", "/v1/reminders", "Reminders, by due time", methods.listReminders),
+  route("patch", "/v1/reminders/:id", "Be reminded at another time", methods.moveReminder),
+  route("post", "/v1/reminders/:id/snooze", "Be reminded once more", methods.snoozeReminder),
+  route("delete", "/v1/reminders/:id", "Cancel it, or forget one that has fired", methods.cancelReminder),
 
   route("get", "/v1/me/devices", "One's devices, online or not", methods.listDevices),
   route("delete", "/v1/me/devices/:device", "Forget a device, close its connections", methods.removeDevice, noContent),

@@ -9,21 +9,30 @@ import {
   type SendResult,
   send,
 } from "../../lib/im/index.ts";
-import type { DeliveryContext, Queue } from "../../lib/mq/index.ts";
+import { type DeliveryContext, Later, type Queue } from "../../lib/mq/index.ts";
 import { toAppError } from "../../lib/redis/index.ts";
 import type { Service } from "../../lib/service.ts";
+
+/** A send that cannot be done now is tried again after this. */
+const AGAIN_MS = 1_000;
+/**
+ * Commands under way: a message to everybody comes in bursts, and beside so many of them a live send waits for some ms of this process
+ * at most. It is enough for some thousand commands a second.
+ */
+const IN_FLIGHT_MAX = 32;
 
 export function createCommands(chat: Chat, queue: Queue): Service {
   const trim = createTrim(chat.redis, chat.keys);
   return queue.consume(imCommands, {
     group: "logic",
     mode: "ordered",
-    async handle({ data }, context) {
+    inFlightMax: IN_FLIGHT_MAX,
+    async handle({ id, data }, context) {
       switch (data.type) {
         case "archived":
           return trim(data.conversation, data.epoch, data.through);
         case "send":
-          return report(data.cause, await execute(chat, data), context);
+          return fulfil(chat, data, id, context);
       }
     },
   });
@@ -33,27 +42,28 @@ export function createCommands(chat: Chat, queue: Queue): Service {
 async function execute(chat: Chat, { by, to, messageType: type, ...content }: SendCommand): Promise<SendResult> {
   const { clientId, body, replyTo, mentions } = content;
   try {
-    const conversation = "user" in to ? await directConversation(chat, by, to.user) : to.conversation;
+    const conversation =
+      "user" in to ? await chat.conversations.begin(by, { type: "direct", members: [to.user] }) : to.conversation;
     const result = await send(chat, { by, params: { conversation, clientId, type, body, replyTo, mentions } });
     if (!result.ok && result.error.retryable) throw result.error;
     return result;
   } catch (thrown) {
     const error = toAppError(thrown);
-    if (error.retryable || error.code === "INTERNAL") throw error;
+    // However long it takes to pass: an attempt counted is an attempt fewer until the message is given up.
+    if (error.retryable) throw new Later(error.retryAfterMs ?? AGAIN_MS);
+    if (error.code === "INTERNAL") throw error;
     return { ok: false, error };
   }
 }
 
-/** Tells what wants to know. Of a broadcast's recipient it is counted by the commit that finishes the command: once. */
-async function report({ kind, id }: SendCommand["cause"], result: SendResult, context: DeliveryContext): Promise<void> {
-  if (kind === "broadcast") {
-    const outcome = result.ok ? "sent" : result.error.code;
-    await context.commit({ writes: [["HINCRBY", broadcastCounts(id), outcome, 1]] });
-  }
-}
-
-/** Of these two; begun when there is none. */
-async function directConversation({ conversations }: Chat, by: string, user: string): Promise<string> {
-  const { conversation } = await conversations.create(by, { type: "direct", members: [user] });
-  return conversation.id;
+/**
+ * Sends it, and tells what wants to know. Of a broadcast's recipient it is counted by the commit that finishes the command: once. A
+ * scheduled message knows whether it is over by now.
+ */
+async function fulfil(chat: Chat, command: SendCommand, record: string, context: DeliveryContext): Promise<void> {
+  const { kind, id } = command.cause;
+  if (kind === "scheduled") return chat.scheduled.fire(command.by, id, record, () => execute(chat, command));
+  const result = await execute(chat, command);
+  const outcome = result.ok ? "sent" : result.error.code;
+  await context.commit({ writes: [["HINCRBY", broadcastCounts(id), outcome, 1]] });
 }

@@ -14,6 +14,7 @@ import { createInboxConsumer } from "./inbox.ts";
 import { createMethods } from "./methods.ts";
 import { createPresenceKeeper } from "./presence-keeper.ts";
 import { registerPush } from "./push-registration.ts";
+import { createReminderConsumer } from "./reminders.ts";
 
 export const worker: Worker = {
   role: "logic",
@@ -56,6 +57,7 @@ export const worker: Worker = {
       ...createPresenceKeeper({ redis: redis.commands, keys, clock, log }),
       createCommands(chat, queue),
       createEraser({ chat, queue, archive, log }),
+      createReminderConsumer(chat, queue),
       rpc.serve(logicContract, methods),
     ];
   },

@@ -53,6 +53,7 @@ export function createMethods({
       ...ofConversations(chat),
       ...ofMessages(chat),
       ...ofOneself(chat),
+      ...ofAgenda(chat),
     },
     search: ({ by, params }) => search({ ...chat, searchArchive }, by, params),
     registerPush: ({ by, params }) => registerPush(by, params),
@@ -194,6 +195,28 @@ function ofOneself({ mutes, blocks, devices, pushDevices, presence, notifier }: 
   } satisfies Partial<LogicHandlers>;
 }
 
+/** What the user has put off. */
+function ofAgenda(chat: Chat) {
+  const { scheduled, reminders } = chat;
+  return {
+    async schedule(input) {
+      const reply = await scheduled.schedule(input);
+      if (reply) return reply;
+      const sent = await send(chat, input);
+      if (!sent.ok) throw sent.error;
+      return sent.value;
+    },
+    listScheduled: ({ by, params }) => scheduled.list(by, params),
+    moveScheduled: async ({ by, params }) => ({ result: await scheduled.move(by, params.id, params.at) }),
+    cancelScheduled: async ({ by, params }) => ({ result: await scheduled.cancel(by, params.id) }),
+    createReminder: async ({ by, params }) => ({ reminder: await reminders.create(by, params) }),
+    listReminders: ({ by, params }) => reminders.list(by, params),
+    moveReminder: async ({ by, params }) => ({ result: await reminders.move(by, params.id, params.at) }),
+    snoozeReminder: async ({ by, params }) => ({ result: await reminders.snooze(by, params.id, params.at) }),
+    cancelReminder: async ({ by, params }) => ({ result: await reminders.cancel(by, params.id) }),
+  } satisfies Partial<LogicHandlers>;
+}
+
 /** A batch whose items succeed or fail one by one. */
 function each<T, R>(inputs: readonly T[], act: (input: T) => Promise<R>): Promise<Outcome<R>[]> {
   return Promise.all(
@@ -210,7 +233,7 @@ function each<T, R>(inputs: readonly T[], act: (input: T) => Promise<R>): Promis
 const PASSING: readonly (keyof LogicHandlers)[] = [
   ...(["send", "attach", "detach", "typing", "watchPresence", "renewWatches", "delivered", "status"] as const),
   ...(["history", "search", "sync", "receipts", "getConversation", "listConversations", "getErasure"] as const),
-  ...(["listDevices", "listBlocks", "pushKey"] as const),
+  ...(["listDevices", "listBlocks", "pushKey", "listScheduled", "listReminders"] as const),
 ];
 
 /**

@@ -5,7 +5,7 @@ import { choresOf } from "./tasks.ts";
 
 export const worker: Worker = {
   role: "scheduler",
-  async build({ queue }) {
-    return [queue.createTimers({ chores: choresOf(queue) })];
+  async build({ queue, snapshots }) {
+    return [queue.createTimers({ chores: choresOf(queue, snapshots) })];
   },
 };

@@ -20,7 +20,7 @@ for i = 4, #ARGV, 2 do
   local user = ARGV[i]
   if redis.call('SADD', marks, user) == 1 then
     fresh = fresh + 1
-    mq_append(commands, ARGV[i + 1], 'send', user, '', command_start .. user .. command_end, '')
+    mq_append(commands, ARGV[i + 1], 'im.command.send', user, '', command_start .. user .. command_end, '')
   end
 end
 if fresh == 0 then return 0 end

@@ -18,10 +18,5 @@ if not record then return { 'not_found' } end
 if record.state == 'F' then return { 'already_fired' } end
 if record.state ~= 'P' then return { 'not_found' } end
 local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-if at_ms ~= tonumber(record.due) then
-  record.due = string.format('%.0f', math.max(at_ms, now_ms))
-  record.version = string.format('%.0f', tonumber(record.version) + 1)
-  mq_delay_wait(shelf, id, record)
-end
+mq_delay_move(shelf, id, record, at_ms, time[1] * 1000 + math.floor(time[2] / 1000))
 return { 'ok', record.due }

@@ -42,6 +42,14 @@ local function mq_delay_wait(shelf, id, record)
   mq_append(shelf.relay, id .. '.' .. record.version, 'timer', id, '', timer, '')
 end
 
+-- Gives a PENDING record another due time; one in the past is now. The same changes nothing.
+local function mq_delay_move(shelf, id, record, at_ms, now_ms)
+  if at_ms == tonumber(record.due) then return end
+  record.due = string.format('%.0f', math.max(at_ms, now_ms))
+  record.version = string.format('%.0f', tonumber(record.version) + 1)
+  mq_delay_wait(shelf, id, record)
+end
+
 -- The record's last state. What is left of it stays for a true answer until it is swept.
 local function mq_delay_end(shelf, id, record, state, note, now_ms)
   record.state, record.note, record.ended = state, note, string.format('%.0f', now_ms)

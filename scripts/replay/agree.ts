@@ -1,0 +1,158 @@
+/**
+ * Whether everybody holds the same conversation in the end: entries and messages as they are now, byte for byte in canonical JSON. A
+ * fresh client that follows each conversation from its beginning is what all others are compared with: every device of every member
+ * here, history and the archive in verify.ts. The fresh client itself is compared with what was acknowledged.
+ */
+
+import { type Client, connect, type Entry, type Message } from "../../lib/client/index.ts";
+import { type Check, createCheck, eventuallyClean, type Finding } from "./finding.ts";
+import { canonical, foldAll, isSameEntry } from "./seen.ts";
+import { type Line, type Place, placeKey, type Stage } from "./stage.ts";
+
+/** No entry arrives for so long: what is missing is lost. */
+const STALL_MS = 30_000;
+const POLL_MS = 20;
+/** Notifications of reads are on their way for moments. */
+const READS_WITHIN_MS = 20_000;
+
+/** What a client makes of a conversation: its entries, and the canonical JSON of its messages as they are now, by seq. */
+export interface Held {
+  readonly entries: ReadonlyMap<number, Entry>;
+  readonly messages: ReadonlyMap<number, string>;
+}
+export type HeldByStage = ReadonlyMap<Stage, Held>;
+
+/** What a client holds that follows the conversations from their beginning, of more entries than a sync replays only the last. */
+export async function followAnew(
+  url: string,
+  token: string,
+  stages: readonly Stage[],
+): Promise<{ finding: Finding; held: HeldByStage }> {
+  const entries = new Map(stages.map(({ conversation }) => [conversation, new Map<number, Entry>()]));
+  const cursors = stages.map(({ conversation, epoch }) => ({ conversation, epoch, seq: 0 }));
+  const client = connect({ url, token, device: "fresh", cursors });
+  let lastMs = performance.now();
+  client.on("entry", ({ conversation, entry }) => {
+    lastMs = performance.now();
+    entries.get(conversation)?.set(entry.seq, entry);
+  });
+  const isBehind = () => stages.some(({ conversation, head }) => entries.get(conversation)!.size < head);
+  while (isBehind() && performance.now() - lastMs < STALL_MS) await Bun.sleep(POLL_MS);
+  client.close();
+
+  const check = createCheck("fresh client");
+  const held = new Map<Stage, Held>();
+  for (const stage of stages) {
+    const own = entries.get(stage.conversation)!;
+    if (own.size !== stage.head)
+      check.fault("lost", stage, `${own.size} entries of ${stage.head}`, stage.head - own.size);
+    const messages = foldAll([...own.values()].sort((a, b) => a.seq - b.seq));
+    held.set(stage, { entries: own, messages });
+    check.compare(
+      stage,
+      linesNow(stage),
+      [...messages.values()].map((text) => toLine(JSON.parse(text) as Message)),
+    );
+    checkActs(check, stage, messages);
+  }
+  return { finding: check.finding(), held };
+}
+
+export const toLine = ({ seq, id, from, body }: Message): Line => ({ seq, id, from, text: body.text ?? "" });
+
+/** The lines with the texts that they have after all edits and recalls. */
+export function linesNow({ lines, done }: Stage): Line[] {
+  const texts = new Map(lines.map(({ seq, text }) => [seq, text]));
+  for (const { seq, act } of done) {
+    if (act.kind === "edit") texts.set(seq, act.text);
+    if (act.kind === "recall") texts.set(seq, "");
+  }
+  return lines.map((line) => ({ ...line, text: texts.get(line.seq)! }));
+}
+
+/** Of every message: whether it is edited or recalled, and who has which reaction on it, as it was acknowledged. */
+function checkActs(check: Check, stage: Stage, messages: ReadonlyMap<number, string>): void {
+  const acts = Map.groupBy(stage.done, ({ seq }) => seq);
+  for (const [seq, text] of messages) {
+    const { editedAt, recalledAt, reactions = [] } = JSON.parse(text) as Message;
+    const done = (acts.get(seq) ?? []).map(({ act }) => act);
+    const isRecalled = done.some(({ kind }) => kind === "recall");
+    const isEdited = !isRecalled && done.some(({ kind }) => kind === "edit");
+    const users = new Map<string, Set<string>>();
+    for (const act of done) {
+      if (act.kind !== "react") continue;
+      const own = users.get(act.emoji) ?? new Set();
+      users.set(act.emoji, own);
+      if (act.on) own.add(act.user);
+      else own.delete(act.user);
+    }
+    const due = isRecalled ? [] : [...users].filter(([, { size }]) => size > 0);
+    const areReactionsRight =
+      due.length === reactions.length &&
+      reactions.every(
+        ({ emoji, count, users: named }) =>
+          count === users.get(emoji)?.size && named.every((user) => users.get(emoji)!.has(user)),
+      );
+    if ((editedAt !== undefined) === isEdited && (recalledAt !== undefined) === isRecalled && areReactionsRight)
+      continue;
+    check.fault("different", stage, `${stage.conversation} ${seq}: ${text} after ${JSON.stringify(done)}`);
+  }
+}
+
+/** Every device of every member, from where it was taken in. */
+export function checkDevices(held: HeldByStage): Finding {
+  const check = createCheck("devices");
+  for (const [stage, fresh] of held) {
+    for (const place of stage.places) checkDevice(check, stage, place, fresh);
+  }
+  return check.finding();
+}
+
+function checkDevice(check: Check, stage: Stage, { user, device, joined, entries }: Place, fresh: Held): void {
+  const who = placeKey(user, device);
+  const own: Entry[] = [];
+  for (let seq = joined + 1; seq <= stage.head; seq++) {
+    const variant = entries[seq];
+    const expected = fresh.entries.get(seq);
+    if (variant) own.push(variant.entry);
+    if (variant && expected && isSameEntry(variant.entry, expected)) continue;
+    check.agree(stage, seq, { who, text: variant?.text, expected: expected && canonical(expected) });
+  }
+  const messages = foldAll(own);
+  check.count(messages.size);
+  for (const [seq, expected] of fresh.messages) {
+    if (seq > joined) check.agree(stage, seq, { who, text: messages.get(seq), expected });
+  }
+}
+
+/** How far each user has read and how much is unread: what his devices know, and what the server says. */
+export async function checkReads(clientOf: (user: string) => Client, stages: readonly Stage[]): Promise<Finding> {
+  return eventuallyClean(READS_WITHIN_MS, async () => {
+    const check = createCheck("read cursors");
+    const byUser = Map.groupBy(
+      stages.flatMap((stage) => stage.places.map((place) => ({ stage, place }))),
+      ({ place }) => place.user,
+    );
+    for (const [user, own] of byUser) {
+      const cursors = [...new Set(own.map(({ stage }) => stage))].map(({ conversation, epoch, head }) => ({
+        conversation,
+        epoch,
+        seq: head,
+      }));
+      const { conversations } = await clientOf(user).request("sync", { cursors });
+      for (const { stage, place } of own) {
+        const server = conversations.find(({ conversation }) => conversation === stage.conversation);
+        const unread = place.entries.filter(({ entry }) => entry.kind === "message" && entry.seq > place.read).length;
+        check.count(1);
+        const [text, expected] = [
+          { read: place.read, unread },
+          { read: server?.read, unread: server?.unread },
+        ].map(canonical);
+        if (text === expected) continue;
+        const who = placeKey(user, place.device);
+        check.fault("different", stage, `${stage.conversation}: ${who} has ${text}, the server ${expected}`);
+      }
+    }
+    return check.finding();
+  });
+}
