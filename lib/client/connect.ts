@@ -105,7 +105,8 @@ export function connect(options: ConnectOptions): Client {
   }
 
   function end(error: ClientError): void {
-    last ??= snapshot();
+    // Without a session there is nothing yet that the parts will let go of, and what was kept may not be loaded.
+    if (user !== "") last ??= snapshot();
     keeper?.flush();
     outbox.end(error);
     requests.end(error);

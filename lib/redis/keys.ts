@@ -16,8 +16,8 @@ export const AGENDA_KINDS = ["reminders", "scheduled"] as const;
 export type AgendaKind = (typeof AGENDA_KINDS)[number];
 
 /**
- * Own key (`own` below) of the pusher's, a hash per partition: `<user>/<conversation>` -> `<burst> <newest seq>` of open bursts, and
- * `<burst>` -> `<newest seq>` of those whose end is not committed. A field lives for seconds. Owner: lib/im/bursts.ts.
+ * Own key (`own` below) of the pusher's, a hash per partition: `<user>/<conversation>` -> `<burst> <newest seq>` of open bursts,
+ * and `<burst>` -> `<newest seq>` of those whose end is not committed. A field lives for seconds. Owner: lib/im/bursts.ts.
  */
 export const BURSTS = "push.bursts";
 

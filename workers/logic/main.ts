@@ -56,8 +56,8 @@ export const worker: Worker = {
       createDelivery(parts),
       ...createPresenceKeeper({ redis: redis.commands, keys, clock, log }),
       createCommands(chat, queue),
-      createEraser({ chat, queue, archive, log }),
       createReminderConsumer(chat, queue),
+      createEraser({ chat, queue, archive, log }),
       rpc.serve(logicContract, methods),
     ];
   },
