@@ -23,12 +23,8 @@ export interface Held {
 }
 export type HeldByStage = ReadonlyMap<Stage, Held>;
 
-/** What a client holds that follows the conversations from their beginning. Of one longer than a sync replays, the rest counts as lost. */
-export async function followAnew(
-  url: string,
-  token: string,
-  stages: readonly Stage[],
-): Promise<{ finding: Finding; held: HeldByStage }> {
+/** What a client holds that follows the conversations from their beginning. Of one longer than a sync replays, the rest is missing. */
+export async function followAnew(url: string, token: string, stages: readonly Stage[]): Promise<HeldByStage> {
   const entries = new Map(stages.map(({ conversation }) => [conversation, new Map<number, Entry>()]));
   const cursors = stages.map(({ conversation, epoch }) => ({ conversation, epoch, seq: 0 }));
   const client = connect({ url, token, device: "fresh", cursors });
@@ -40,15 +36,19 @@ export async function followAnew(
   const isBehind = () => stages.some(({ conversation, head }) => entries.get(conversation)!.size < head);
   while (isBehind() && performance.now() - lastMs < STALL_MS) await Bun.sleep(POLL_MS);
   client.close();
+  return new Map(stages.map((stage) => [stage, toHeld(entries.get(stage.conversation)!)]));
+}
 
+function toHeld(entries: ReadonlyMap<number, Entry>): Held {
+  return { entries, messages: foldAll([...entries.values()].sort((a, b) => a.seq - b.seq)) };
+}
+
+/** The fresh client against what was acknowledged: every entry is there, every message is as lines and acts have made it. */
+export function checkFresh(held: HeldByStage): Finding {
   const check = createCheck("fresh client");
-  const held = new Map<Stage, Held>();
-  for (const stage of stages) {
-    const own = entries.get(stage.conversation)!;
-    if (own.size !== stage.head)
-      check.fault("lost", stage, `${own.size} entries of ${stage.head}`, stage.head - own.size);
-    const messages = foldAll([...own.values()].sort((a, b) => a.seq - b.seq));
-    held.set(stage, { entries: own, messages });
+  for (const [stage, { entries, messages }] of held) {
+    const missing = stage.head - entries.size;
+    if (missing !== 0) check.fault("lost", stage, `${entries.size} entries of ${stage.head}`, Math.abs(missing));
     check.compare(
       stage,
       linesNow(stage),
@@ -56,7 +56,7 @@ export async function followAnew(
     );
     checkActs(check, stage, messages);
   }
-  return { finding: check.finding(), held };
+  return check.finding();
 }
 
 export const toLine = ({ seq, id, from, body }: Message): Line => ({ seq, id, from, text: body.text ?? "" });
@@ -127,10 +127,14 @@ function checkDevice(check: Check, stage: Stage, { user, device, joined, entries
 }
 
 /** How far each user has read and how much is unread: what his devices know, and what the server says. */
-export async function checkReads(clientOf: (user: string) => Client, stages: readonly Stage[]): Promise<Finding> {
+export async function checkReads(
+  clientOf: (user: string) => Pick<Client, "request">,
+  stages: readonly Stage[],
+  withinMs = READS_WITHIN_MS,
+): Promise<Finding> {
   const seats = stages.flatMap((stage) => stage.places.map((place) => ({ stage, place })));
   const byUser = Map.groupBy(seats, ({ place }) => place.user);
-  return eventuallyClean(READS_WITHIN_MS, async () => {
+  return eventuallyClean(withinMs, async () => {
     const check = createCheck("read cursors");
     await inParallel([...byUser], ([user, own]) => checkReadsOf(check, clientOf(user), own));
     return check.finding();
@@ -142,7 +146,7 @@ interface Seat {
   readonly place: Place;
 }
 
-async function checkReadsOf(check: Check, client: Client, seats: readonly Seat[]): Promise<void> {
+async function checkReadsOf(check: Check, client: Pick<Client, "request">, seats: readonly Seat[]): Promise<void> {
   const stages = [...new Set(seats.map(({ stage }) => stage))];
   const cursors = stages.map(({ conversation, epoch, head }) => ({ conversation, epoch, seq: head }));
   const { conversations } = await client.request("sync", { cursors });
