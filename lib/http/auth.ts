@@ -76,12 +76,14 @@ export interface AuthenticatorOptions {
   readonly serviceKey: string;
   /** Finds any other service key by its id; a revoked one soon not any more. Throws when it cannot tell: then nobody passes. */
   readonly findServiceKey?: (id: string) => Promise<ServiceKey | undefined>;
+  /** Whether a user was erased: no token of his is good any more, and no service acts for him. Throws when it cannot tell. */
+  readonly isErased?: (user: UserId) => Promise<boolean>;
   readonly clock: Clock;
 }
 
 /** Imports the keys. Fails (assertion) when the secret is too short or the service key has no form. */
 export async function createAuthenticator(options: AuthenticatorOptions): Promise<Authenticator> {
-  const { jwtSecret, jwksUrl, serviceKey, findServiceKey, clock } = options;
+  const { jwtSecret, jwksUrl, serviceKey, findServiceKey, isErased = async () => false, clock } = options;
   const encoder = new TextEncoder();
   const secret = encoder.encode(jwtSecret);
   assert(secret.length >= SECRET_BYTES_MIN, `the JWT secret must be at least ${SECRET_BYTES_MIN} bytes`);
@@ -102,10 +104,16 @@ export async function createAuthenticator(options: AuthenticatorOptions): Promis
         jwks && decodeProtectedHeader(token).alg !== "HS256"
           ? await jwtVerify(token, jwks, { ...CHECKS, algorithms: ["EdDSA", "ES256", "RS256"], currentDate })
           : await jwtVerify(token, key, { ...CHECKS, algorithms: ["HS256"], currentDate });
-      return readClaims(payload, clock.now());
+      const claims = readClaims(payload, clock.now());
+      await refuseErased(claims.user);
+      return claims;
     } catch (error) {
       throw toAuthError(error);
     }
+  }
+
+  async function refuseErased(user: UserId): Promise<void> {
+    if (await isErased(user)) throw unauthenticated("The user was erased");
   }
 
   async function verifyServiceKey(given: string): Promise<{ key: string; scopes: ReadonlySet<Scope> }> {
@@ -133,6 +141,7 @@ export async function createAuthenticator(options: AuthenticatorOptions): Promis
         const message = "must be 1..128 of [A-Za-z0-9_.@|+=-]";
         throw new AppError("INVALID", `Skein-User: ${message}`, { issues: [{ path: "Skein-User", message }] });
       }
+      await refuseErased(actsFor as UserId);
       return { ...service, user: actsFor as UserId };
     },
     async mint(user, ttlSeconds) {

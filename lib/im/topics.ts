@@ -79,10 +79,10 @@ const DevicePush = v.union([
 export type DevicePush = v.InferOutput<typeof DevicePush>;
 
 /**
- * For the pusher: what users should be woken for.
+ * For the pusher: what users should be woken for. The sender of a message is never named.
  *
  *   im.push.requested  {conversation, seq, id, users}                    members without a connection when it was delivered
- *   im.push.unseen     {conversation, seq, id, users, online: true}      members with one, and devices with push; the sender is in neither
+ *   im.push.unseen     {conversation, seq, id, users, online: true}      members with one, and with push
  *   im.push.notice     {id, users, title, text, conversation?, seq?}     no message: a reminder, a greeting to who was long away
  *
  * Its own steps, of one user; the key is the user. None carries what a message says: it is looked up when it is sent.
@@ -101,6 +101,7 @@ export const imPush = defineTopic("im.push", {
  *   im.user.offline    {user, lastSeen}       a while after the last one ended
  *   im.user.winback    {user, lastSeen}       long after that: at most once per period; who never connected was seen when he became
  *                                             a member of something
+ *   im.user.erased     {user, at}             all that names him is being removed; whoever keeps anything of him has to erase, too
  */
 export const imUsers = defineTopic("im.users", {
   schema: v.union([

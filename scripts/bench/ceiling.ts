@@ -1,10 +1,10 @@
 /**
- * The ceiling of our own commit: lib/im's script on a Redis of its own, 1 000 conversations, driven by several processes so that
+ * The ceiling of our own commit: lib/im's script on a Redis of its own, driven by several processes so that
  * Redis is the bottleneck. Run at 1, 16 and 64 sends per script.
  */
 
 import { systemClock } from "../../lib/clock.ts";
-import { createChat } from "../../lib/im/index.ts";
+import { createChat, LIMITS } from "../../lib/im/index.ts";
 import { createMetrics, silentLog } from "../../lib/observability/index.ts";
 import { TUNING } from "../../lib/redis/embedded.ts";
 import { createKeys, openRedis } from "../../lib/redis/index.ts";
@@ -12,7 +12,13 @@ import type { DriverEvent, DriverOrder } from "./commit-driver.ts";
 import { type Fsync, infoNumber, startBenchRedis } from "./redis.ts";
 import { startCpuWatch, totalSeconds } from "./usage.ts";
 
-const CONVERSATIONS = 1_000;
+/** What sends go to: groups, each of so many members. */
+interface Crowd {
+  readonly conversations: number;
+  readonly members: number;
+}
+
+const PAIRS: Crowd = { conversations: 1_000, members: 2 };
 const PARTITIONS = 16;
 const PREFIX = "bench";
 const TEXT_BYTES = 100;
@@ -36,10 +42,10 @@ export interface Ceiling {
 }
 
 /** Commits per second at `window` sends per script. */
-export async function measureCeiling(fsync: Fsync, window: number, measureMs: number): Promise<Ceiling> {
+export async function measureCeiling(fsync: Fsync, window: number, measureMs: number, crowd = PAIRS): Promise<Ceiling> {
   const redis = await startBenchRedis(fsync, { settings: TUNING });
   try {
-    const conversations = await seed(redis.url);
+    const conversations = await seed(redis.url, crowd);
     const memoryBefore = await infoNumber(redis.client, "memory", "used_memory_dataset");
     const aofBefore = await infoNumber(redis.client, "persistence", "aof_current_size");
     let watch: ReturnType<typeof startCpuWatch> | undefined;
@@ -89,7 +95,7 @@ export async function measureCeiling(fsync: Fsync, window: number, measureMs: nu
 }
 
 /** Creates the conversations as logic does, and returns their ids. */
-async function seed(url: string): Promise<string[]> {
+async function seed(url: string, crowd: Crowd): Promise<string[]> {
   const redis = await openRedis(url, "seed", silentLog);
   const keys = createKeys(PREFIX, PARTITIONS);
   const { conversations } = createChat({
@@ -97,12 +103,15 @@ async function seed(url: string): Promise<string[]> {
     makeRoom: async () => undefined,
     readArchive: async () => [],
   });
-  const ids = Array.from({ length: CONVERSATIONS }, (_, i) => `conversation-${i}`);
-  for (let i = 0; i < ids.length; i += CREATING) {
-    await Promise.all(
-      ids.slice(i, i + CREATING).map((id) => conversations.create(SENDER, { id, type: "group", members: ["u2"] })),
-    );
-  }
+  const ids = Array.from({ length: crowd.conversations }, (_, i) => `conversation-${i}`);
+  const users = Array.from({ length: crowd.members - 1 }, (_, i) => `u${i + 2}`);
+  const seedOne = async (id: string) => {
+    await conversations.create(SENDER, { id, type: "group", members: users.slice(0, LIMITS.membersPerRequest) });
+    for (let from = LIMITS.membersPerRequest; from < users.length; from += LIMITS.membersPerRequest) {
+      await conversations.add(SENDER, id, users.slice(from, from + LIMITS.membersPerRequest));
+    }
+  };
+  for (let i = 0; i < ids.length; i += CREATING) await Promise.all(ids.slice(i, i + CREATING).map(seedOne));
   await redis.close();
   return ids;
 }

@@ -28,6 +28,20 @@ export const ARCHIVE_GOALS = {
   searchP99Ms: 50,
 } as const;
 
+export const FANOUT_GOALS = {
+  /** A commit in a group of 10 000, of one in a group of 10. */
+  commitOfSmallest: 1.2,
+} as const;
+
+export interface FanoutScale {
+  readonly commitMs: number;
+  readonly warmMs: number;
+  readonly measureMs: number;
+}
+
+export const FANOUT_FULL: FanoutScale = { commitMs: 4_000, warmMs: 3_000, measureMs: 10_000 };
+export const FANOUT_QUICK: FanoutScale = { commitMs: 1_500, warmMs: 1_500, measureMs: 4_000 };
+
 export interface Scale {
   readonly yardstickRuns: number;
   readonly yardstickCommits: number;

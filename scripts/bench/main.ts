@@ -1,13 +1,16 @@
 /**
  * `bun run bench chat`: measures a private Skein on this machine and prints every figure beside its goal and beside the
  * yardstick, for machines differ. `bun run bench mq`: the queue by itself, beside the bare commands and a peer. `bun run bench
- * archive`: a store of history. `--quick` for a look, `--json` for a record.
+ * fanout`: groups by their size. `bun run bench archive`: a store of history. `--quick` for a look, `--json` for a record.
  */
 
 import { existsSync } from "node:fs";
 import { defineCommand, runMain } from "citty";
+import { LIMITS } from "../../lib/im/index.ts";
 import { benchArchive } from "./archive.ts";
 import { type BenchLevel, benchChat, SECTIONS, type Section } from "./chat.ts";
+import { benchFanout, FANOUT_SIZES } from "./fanout.ts";
+import { FANOUT_FULL, FANOUT_QUICK } from "./goals.ts";
 import { benchMq, MQ_SECTIONS, type MqSection } from "./mq.ts";
 
 /** Of each kind: the p99 is the tenth worst. */
@@ -61,6 +64,29 @@ const mq = defineCommand({
   },
 });
 
+const fanout = defineCommand({
+  meta: { name: "fanout", description: "Groups of 10 to 10 000 and a channel: deliveries/s, p99, CPU per delivery" },
+  args: {
+    quick: { type: "boolean", default: false, description: "Short runs" },
+    sizes: { type: "string", default: FANOUT_SIZES.join(","), description: "Members of the groups" },
+    json: { type: "boolean", default: false, description: "Print the figures as JSON when done" },
+    profile: {
+      type: "boolean",
+      default: false,
+      description: "Print where each process spends its time (slows it down)",
+    },
+  },
+  async run({ args }) {
+    const result = await benchFanout({
+      sizes: args.sizes.split(",").map((size) => numberOf("sizes", size, LIMITS.membersPerGroup)),
+      scale: args.quick ? FANOUT_QUICK : FANOUT_FULL,
+      isProfiling: args.profile,
+      print: args.json ? (line) => console.error(line) : (line) => console.log(line),
+    });
+    if (args.json) console.log(JSON.stringify(result, null, 2));
+  },
+});
+
 const archive = defineCommand({
   meta: { name: "archive", description: "An archive of months: rows/s, size, history at any depth, search" },
   args: {
@@ -77,10 +103,7 @@ const archive = defineCommand({
   async run({ args }) {
     const missing = args._.find((file) => !existsSync(file));
     if (missing !== undefined) exitWith(`there is no file ${missing}`);
-    const messages = Number(args.messages);
-    if (!Number.isSafeInteger(messages) || messages < 1 || messages > MESSAGES_MAX) {
-      exitWith(`--messages: must be a whole number from 1 to ${MESSAGES_MAX}`);
-    }
+    const messages = numberOf("messages", args.messages, MESSAGES_MAX);
     const result = await benchArchive({
       messages,
       logs: args._,
@@ -100,6 +123,13 @@ function listOf<T extends string>(name: string, text: string, allowed: readonly 
   return exitWith(`--${name}: "${unknown}" is not one of ${allowed.join(", ")}`);
 }
 
+/** A whole number from 2 on, or exits. */
+function numberOf(name: string, text: string, max: number): number {
+  const number = Number(text);
+  if (Number.isSafeInteger(number) && number >= 2 && number <= max) return number;
+  return exitWith(`--${name}: "${text}" is no whole number from 2 to ${max}`);
+}
+
 function exitWith(message: string): never {
   console.error(message);
   process.exit(2);
@@ -108,6 +138,6 @@ function exitWith(message: string): never {
 await runMain(
   defineCommand({
     meta: { name: "bench", description: "Measure a private Skein on this machine" },
-    subCommands: { chat, mq, archive },
+    subCommands: { chat, fanout, mq, archive },
   }),
 );

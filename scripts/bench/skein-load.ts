@@ -3,6 +3,7 @@
  * over exactly the measured time.
  */
 
+import { LIMITS } from "../../lib/im/index.ts";
 import type { RedisClient } from "../../lib/redis/index.ts";
 import { type Api, createApi, inParallel } from "../load/api.ts";
 import type { Lane, Load, LoadProcess, LoadResult } from "../load/index.ts";
@@ -33,11 +34,19 @@ export interface SkeinLoad {
   connectPairs(pairs: number): Promise<Lane[]>;
   /** One group whose members are spread over the gateways; `senders` of them send. */
   connectGroup(members: number, senders: number): Promise<Lane[]>;
+  /**
+   * Conversations of `type` with so many of the same users each, who are connected when all are made, spread over the gateways.
+   * The first of them owns all.
+   */
+  connectCrowd(
+    conversations: readonly { readonly type: "group" | "channel"; readonly members: number }[],
+  ): Promise<string[]>;
   /** `count` connections of as many users in no conversation. Resolves with the seconds it took. */
   connectIdle(count: number): Promise<number>;
   run(load: Omit<Load, "run" | "textBytes">): Promise<Measured>;
 }
 
+const MEMBERS_PER_REQUEST = LIMITS.membersPerRequest;
 /** As the yardstick's bodies. */
 const TEXT_BYTES = 100;
 
@@ -67,6 +76,27 @@ export function createSkeinLoad(target: Target, process: LoadProcess): SkeinLoad
       const conversation = await api.createConversation(users[0]!, { type: "group", members: users });
       await process.connect(await socketsOf(users));
       return Array.from({ length: senders }, (_, sender) => ({ sender, conversation, receivers: members - 1 }));
+    },
+    async connectCrowd(conversations) {
+      const users = Array.from(
+        { length: Math.max(...conversations.map(({ members }) => members)) },
+        (_, i) => `crowd-${i}`,
+      );
+      const owner = users[0]!;
+      const ids: string[] = [];
+      for (const { type, members } of conversations) {
+        const id = await api.createConversation(owner, {
+          type,
+          members: users.slice(0, Math.min(members, MEMBERS_PER_REQUEST)),
+        });
+        // One after another: each tells the members before.
+        for (let from = MEMBERS_PER_REQUEST; from < members; from += MEMBERS_PER_REQUEST) {
+          await api.addMembers(owner, id, users.slice(from, Math.min(members, from + MEMBERS_PER_REQUEST)));
+        }
+        ids.push(id);
+      }
+      await process.connect(await socketsOf(users));
+      return ids;
     },
     async connectIdle(count) {
       return process.connect(await socketsOf(Array.from({ length: count }, (_, i) => `idle-${i}`)));

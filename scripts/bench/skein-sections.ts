@@ -118,7 +118,12 @@ export async function benchIdle({ report, scale, load, target, process }: Bench)
   await process.disconnect();
 }
 
-function addLatencies(report: Report, name: string, { p50, p95, p99, max }: Percentiles, hasGoal: boolean): void {
+export function addLatencies(
+  report: Report,
+  name: string,
+  { p50, p95, p99, max }: Percentiles,
+  hasGoal: boolean,
+): void {
   const goal = (value: number) => (hasGoal ? { goal: { value, reached: "at most" as const } } : {});
   report.add({ name: `${name} p50`, value: p50, unit: "ms", ...goal(GOALS.p50Ms) });
   report.add({ name: `${name} p95`, value: p95, unit: "ms" });
@@ -158,7 +163,8 @@ function addCommands(report: Report, { commands, acked }: Measured): void {
   }
 }
 
-function checkHealthy(report: Report, { refused, unfinished }: Measured): void {
+/** Says what went wrong: refusals, messages that did not reach everybody. */
+export function checkHealthy(report: Report, { refused, unfinished }: Measured): void {
   for (const [error, count] of Object.entries(refused)) report.line(`refused ${count} times: ${error}`);
   if (unfinished > 0) report.line(`${unfinished} messages were not delivered within 10 s of the end`);
 }

@@ -24,6 +24,8 @@ export interface Api {
   token(user: string): Promise<string>;
   /** Returns its id. Another member or the same call again finds the same conversation. */
   createConversation(by: string, params: object): Promise<string>;
+  /** As a member who may, at most 100 at once. */
+  addMembers(by: string, conversation: string, users: readonly string[]): Promise<void>;
   history(by: string, conversation: string, after: number, limit: number): Promise<HistoryPage>;
 }
 
@@ -57,6 +59,9 @@ export function createApi({ url, serviceKey }: ApiOptions): Api {
         body: params,
       });
       return conversation.id;
+    },
+    async addMembers(by, conversation, users) {
+      await call("POST", `/v1/conversations/${conversation}/members`, { by, body: { users } });
     },
     history: (by, conversation, after, limit) =>
       call("GET", `/v1/conversations/${conversation}/messages?after=${after}&limit=${limit}`, { by }),

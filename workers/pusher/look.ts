@@ -1,10 +1,10 @@
 /**
- * What a user should be told of a conversation now, if a seq of it is to be told at all: its newest unread message, as it is by now.
- * Asked when a burst is over and before each try of a push, so a message that was read, edited or recalled meanwhile is told as it is,
- * and a push that comes late, after an hour's Retry-After, takes no newer one's place on the screen.
+ * What a user should be told of a conversation now, if a seq of it is to be told at all: its newest unread message, as it is by
+ * now. Asked when a burst is over and before each try of a push, so a message that was read, edited or recalled meanwhile is
+ * told as it is, and a push that comes late, after an hour's Retry-After, takes no newer one's place on the screen.
  *
- * Nothing is told to who has read up to the seq, has muted the conversation, or is no member; and of no message that is recalled,
- * his own, deleted by him for himself, or from somebody whom he has blocked.
+ * Nothing is told to who has read up to the seq, has muted the conversation, or is no member; and of no message that is
+ * recalled, his own, deleted by him for himself, or from somebody whom he has blocked.
  */
 
 import type { Clock } from "../../lib/clock.ts";
