@@ -7,7 +7,7 @@ import { AGENDA_KINDS, type Keys } from "../redis/index.ts";
 
 /**
  *   own            the user's alone, named by him: deleted
- *   put off        as own, of each kind of agenda
+ *   agenda         likewise, one of each kind of what is put off
  *   index          a zset of the user's partition with users as members: he leaves it
  *   conversation   rewritten with its conversation (erase-conversation.ts)
  *   swept          found by looking through all keys of its kind (erase-user.ts)
@@ -15,12 +15,14 @@ import { AGENDA_KINDS, type Keys } from "../redis/index.ts";
  *   passing        may name him for the time that the row says, and then ends by itself
  *   nobody         holds no user
  */
-type Treatment = "own" | "put off" | "index" | "conversation" | "swept" | "queue" | "passing" | "nobody";
+type Treatment = "own" | "agenda" | "index" | "conversation" | "swept" | "queue" | "passing" | "nobody";
 
 type KeyName = Exclude<keyof Keys, "prefix" | "partitions" | "partitionOf" | "isOfPartition" | "pattern" | "found">;
 
 export const USERS_IN_KEYS = {
   installation: "nobody",
+  metricSnapshots: "nobody",
+  metricSnapshot: "nobody",
 
   conversation: "conversation",
   members: "conversation",
@@ -44,9 +46,9 @@ export const USERS_IN_KEYS = {
   hidden: "own",
   push: "own",
   /** His; in messages that others have scheduled he is looked for. */
-  agenda: "put off",
-  agendaListed: "put off",
-  agendaEnded: "put off",
+  agenda: "agenda",
+  agendaListed: "agenda",
+  agendaEnded: "agenda",
   leaving: "index",
   users: "index",
   winback: "index",
@@ -94,8 +96,6 @@ export const USERS_IN_KEYS = {
   own: "nobody",
 
   serviceKeys: "nobody",
-  metricSnapshots: "nobody",
-  metricSnapshot: "nobody",
   registry: "nobody",
   /** Frames, until they are written: seconds. */
   gateway: "passing",
@@ -114,7 +114,7 @@ const namesOf = <T extends Treatment>(treatment: T) =>
 /** The keys that are the user's alone. */
 export const ownKeys = (keys: Keys, user: string): string[] => [
   ...namesOf("own").map((name) => keys[name](user)),
-  ...AGENDA_KINDS.flatMap((kind) => namesOf("put off").map((name) => keys[name](user, kind))),
+  ...namesOf("agenda").flatMap((name) => AGENDA_KINDS.map((kind) => keys[name](user, kind))),
 ];
 
 /** The zsets that have him as a member. */

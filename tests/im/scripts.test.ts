@@ -6,6 +6,8 @@
 import { describe, expect, test } from "bun:test";
 import { systemClock } from "../../lib/clock.ts";
 import { publishBroadcast } from "../../lib/im/broadcast-runner.ts";
+import { eraseConversation } from "../../lib/im/erase-conversation.ts";
+import { createEraser } from "../../lib/im/erased-record.ts";
 import {
   attach,
   createBroadcasts,
@@ -22,6 +24,7 @@ import {
   typing,
 } from "../../lib/im/index.ts";
 import { BURSTS } from "../../lib/redis/index.ts";
+import { erasuresOf } from "../support/erasure.ts";
 import { type Chat, makeChat } from "../support/im.ts";
 import { digestOf } from "../support/queue.ts";
 import { openTestStore, type TestStore } from "../support/redis.ts";
@@ -59,6 +62,16 @@ async function setStage(): Promise<Stage> {
   await attach(chat.redis, chat.keys, systemClock, ROUTE);
   await chat.redis.zadd(chat.keys.leaving(0), 1, "ann");
   await chat.redis.zadd(chat.keys.users(0), Date.now() - 60_000, "eve");
+  // Of who is no member any more.
+  const { body, ...old } = {
+    seq: 1,
+    id: "m1",
+    conversation: direct.id,
+    from: "zoe",
+    type: "text",
+    body: { text: "hello" },
+  };
+  await chat.redis.xadd(chat.keys.log(direct.id), "1-1", "m", JSON.stringify({ ...old, body, sentAt: 1 }));
   const notifier = createNotifier(
     chat.redis,
     chat.keys,
@@ -91,6 +104,13 @@ const key = {
   conv: ({ chat, conversation }: Stage) => chat.keys.conversation(conversation),
   members: ({ chat, conversation }: Stage) => chat.keys.members(conversation),
   newSilenced: ({ chat }: Stage) => chat.keys.silenced("new"),
+  directConv: ({ chat, direct }: Stage) => chat.keys.conversation(direct),
+  directLog: ({ chat, direct }: Stage) => chat.keys.log(direct),
+  directFolds: ({ chat, direct }: Stage) => chat.keys.folds(direct),
+  directDelivered: ({ chat, direct }: Stage) => chat.keys.delivered(direct),
+  directReactors: ({ chat, direct }: Stage) => chat.keys.reactors(direct, 1),
+  erasures: ({ chat }: Stage) => chat.keys.erasures(),
+  erasure: ({ chat }: Stage) => erasureKey(chat, "ann"),
   directMembers: ({ chat, direct }: Stage) => chat.keys.members(direct),
   silenced: ({ chat, direct }: Stage) => chat.keys.silenced(direct),
   delivered: ({ chat, conversation }: Stage) => chat.keys.delivered(conversation),
@@ -122,6 +142,14 @@ const key = {
   reactors: ({ chat, conversation }: Stage) => chat.keys.reactors(conversation, 1),
   events: ({ chat, conversation }: Stage) => chat.keys.topic("im.events", chat.keys.partitionOf(conversation)),
 };
+
+const subjectOf = (user: string) => ({ user, pseudonym: "erased-1", eraser: createEraser(user, "erased-1", 1) });
+
+/** By a name that only who has the secret can tell. */
+function erasureKey({ keys }: Chat, user: string): string {
+  const digest = new Bun.CryptoHasher("sha256", new Uint8Array(32)).update(user).digest("base64url");
+  return keys.erasure(digest.slice(0, 22));
+}
 
 interface Row {
   readonly keys: readonly (keyof typeof key)[];
@@ -264,6 +292,22 @@ const SCRIPTS: Record<string, Row> = {
       const range = { conversation, epoch: "", after: 0, before: 9, limit: 9, newest: false, messagesOnly: false };
       return chat.timeline.read({ ...range, parts: ["content"] });
     },
+  },
+  "erase: look": {
+    keys: ["conv", "members", "log", "folds", "delivered"],
+    run: ({ chat, conversation }) => eraseConversation(chat, conversation, subjectOf("nobody")),
+  },
+  "erase: leave": {
+    keys: ["conv", "members", "log", "events"],
+    run: ({ chat, conversation }) => eraseConversation(chat, conversation, subjectOf("ann")),
+  },
+  "erase: rewrite": {
+    keys: ["directConv", "directLog", "directFolds", "directDelivered", "directReactors"],
+    run: ({ chat, direct }) => eraseConversation(chat, direct, subjectOf("zoe")),
+  },
+  "erase: start": {
+    keys: ["erasures", "erasure"],
+    run: ({ chat }) => erasuresOf(chat).begin("ann"),
   },
   trim: {
     keys: ["members", "log", "folds"],

@@ -30,6 +30,7 @@ import { openRedis, type RedisClient } from "../../lib/redis/index.ts";
 import { openRpcNode } from "../../lib/rpc/index.ts";
 import { createDelivery } from "../../workers/logic/delivery.ts";
 import { createInboxConsumer } from "../../workers/logic/inbox.ts";
+import { eraserOf } from "../support/erasure.ts";
 import { eventually } from "../support/eventually.ts";
 import { makeChat } from "../support/im.ts";
 import {
@@ -96,8 +97,10 @@ test("no script and no read of the chat, the queue and the registry crosses slot
   await chat.amendments.edit("ann", { conversation: first, seq: 1 }, { text: "text one" });
   await createTrim(redis.commands, keys, 2)(first, (await chat.conversations.get("ann", first)).epoch, 3);
   await chat.blocks.add("bob", "ann");
+  await chat.send("eve", await chat.group("eve", "bob"), "of one who will be erased");
   await roundOfPresence();
   await roundOfWinback();
+  await roundOfErasure();
   await roundOfBroadcasts();
   await roundOfAgenda();
 
@@ -132,6 +135,14 @@ test("no script and no read of the chat, the queue and the registry crosses slot
     await chat.presence.sweep(keys.partitionOf("bob"));
     expect((await chat.presence.watch("ann", ["bob"], "g1")).presence[0]?.online).toBe(false);
     await chat.presence.sweepGateways();
+  }
+
+  /** One pass over all masters: the groups that would have to finish the events stand still by now. */
+  async function roundOfErasure(): Promise<void> {
+    const { erasures, pass } = eraserOf(chat, queue);
+    await erasures.begin("eve");
+    await pass();
+    expect((await erasures.report("eve"))?.erased).toMatchObject({ conversations: 1, entries: 3 });
   }
 
   async function roundOfWinback(): Promise<void> {
