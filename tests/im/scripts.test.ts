@@ -36,6 +36,8 @@ interface Stage {
   readonly conversation: string;
   /** Of ann and bob. */
   readonly direct: string;
+  /** Of cid: one that waits, one that is due (and its message), one that has fired. */
+  readonly reminders: Readonly<Record<"waiting" | "due" | "record" | "fired", string>>;
   /** Ann's phone's push. */
   readonly registration: string;
   /** Ann's open one. */
@@ -79,10 +81,26 @@ async function setStage(): Promise<Stage> {
   const { id: registration } = await chat.pushDevices.register("ann", "phone", address);
   await burstsOf(chat).join({ user: "ann", conversation, seq: 3 }, WAIT_MS);
   const burst = (await chat.redis.hget(chat.keys.own(0, BURSTS), `ann/${conversation}`))!.split(" ")[0]!;
-  return { store, chat, notifier, conversation, direct: direct.id, registration, burst };
+  const reminders = await putOff({ chat });
+  return { store, chat, notifier, conversation, direct: direct.id, registration, burst, reminders };
+}
+
+const LATER = Date.now() + 3_600_000;
+
+async function putOff({ chat }: Pick<Stage, "chat">): Promise<Stage["reminders"]> {
+  const create = async (text: string, at: number) => (await chat.reminders.create("cid", { at, text })).id;
+  const recordOf = async (id: string) =>
+    (await chat.redis.hget(chat.keys.agenda("cid", "reminders"), id))!.split(" ")[4]!;
+  const [waiting, due, fired] = [await create("waiting", LATER), await create("due", 0), await create("fired", 0)];
+  await chat.reminders.fire("cid", fired, await recordOf(fired));
+  return { waiting, due, record: await recordOf(due), fired };
 }
 
 const key = {
+  agenda: ({ chat }: Stage) => chat.keys.agenda("cid", "reminders"),
+  agendaListed: ({ chat }: Stage) => chat.keys.agendaListed("cid", "reminders"),
+  agendaEnded: ({ chat }: Stage) => chat.keys.agendaEnded("cid", "reminders"),
+  reminders: ({ chat }: Stage) => chat.keys.topic("im.reminders", 0),
   conv: ({ chat, conversation }: Stage) => chat.keys.conversation(conversation),
   members: ({ chat, conversation }: Stage) => chat.keys.members(conversation),
   newSilenced: ({ chat }: Stage) => chat.keys.silenced("new"),
@@ -138,7 +156,38 @@ interface Row {
   run(stage: Stage): Promise<unknown>;
 }
 
+const AGENDA = ["agenda", "agendaListed", "agendaEnded"] as const;
+const RECORDS = ["delayed", "delayedDue", "delayedEnded"] as const;
+
 const SCRIPTS: Record<string, Row> = {
+  "agenda: create": {
+    keys: [...AGENDA, ...RECORDS, "reminders", "relay"],
+    run: ({ chat }) => chat.reminders.create("cid", { at: LATER, text: "tea", clientId: "r1" }),
+  },
+  "agenda: create for now": {
+    keys: [],
+    run: ({ chat }) => chat.reminders.create("cid", { at: 0, text: "tea", clientId: "r1" }),
+  },
+  "agenda: move": {
+    keys: [...AGENDA, ...RECORDS, "reminders", "relay"],
+    run: ({ chat, reminders }) => chat.reminders.move("cid", reminders.waiting, LATER + 1),
+  },
+  "agenda: wait again": {
+    keys: [...AGENDA, ...RECORDS, "reminders", "relay"],
+    run: ({ chat, reminders }) => chat.reminders.snooze("cid", reminders.fired, LATER),
+  },
+  "agenda: cancel": {
+    keys: [...AGENDA, ...RECORDS],
+    run: ({ chat, reminders }) => chat.reminders.cancel("cid", reminders.waiting),
+  },
+  "agenda: forget": {
+    keys: [],
+    run: ({ chat, reminders }) => chat.reminders.cancel("cid", reminders.fired),
+  },
+  "agenda: end": {
+    keys: AGENDA,
+    run: ({ chat, reminders }) => chat.reminders.fire("cid", reminders.due, reminders.record),
+  },
   create: {
     keys: ["newConv", "newMembers", "newSilenced", "events"],
     run: ({ chat }) => chat.conversations.create("ann", { id: "new", type: "group", members: ["bob", "cid"] }),

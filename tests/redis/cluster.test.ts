@@ -102,6 +102,7 @@ test("no script and no read of the chat, the queue and the registry crosses slot
   await roundOfWinback();
   await roundOfErasure();
   await roundOfBroadcasts();
+  await roundOfAgenda();
 
   const options = { redis, keys, clock: systemClock, log: silentLog, metrics, member: "t.logic" };
   await roundOfAside(queue);
@@ -163,6 +164,20 @@ test("no script and no read of the chat, the queue and the registry crosses slot
       });
       await broadcasts.order(broadcast.id, "pause");
       expect(await broadcasts.order(broadcast.id, "cancel")).toMatchObject({ state: "cancelled" });
+    }
+  }
+
+  /** Of users on all masters: put off, moved, due, put off again, cancelled. */
+  async function roundOfAgenda(): Promise<void> {
+    const { reminders } = chat;
+    for (const user of Array.from({ length: 12 }, (_, i) => `busy-${i}`)) {
+      const { id } = await reminders.create(user, { at: 0, text: "tea" });
+      const record = (await chat.redis.hget(keys.agenda(user, "reminders"), id))!.split(" ")[4]!;
+      expect(await reminders.fire(user, id, record)).toMatchObject({ state: "fired" });
+      const at = Date.now() + 60_000;
+      expect(await reminders.snooze(user, id, at)).toBe("ok");
+      expect(await reminders.list(user, { limit: 1, after: "0:none" })).toMatchObject({ reminders: [{ at }] });
+      expect(await reminders.cancel(user, id)).toBe("ok");
     }
   }
 
