@@ -89,6 +89,8 @@ export const USERS_IN_KEYS = {
   own: "nobody",
 
   serviceKeys: "nobody",
+  metricSnapshots: "nobody",
+  metricSnapshot: "nobody",
   registry: "nobody",
   /** Frames, until they are written: seconds. */
   gateway: "passing",
