@@ -3,10 +3,11 @@
  * fail. A new kind with users in it is erased as soon as its row says how.
  */
 
-import type { Keys } from "../redis/index.ts";
+import { AGENDA_KINDS, type Keys } from "../redis/index.ts";
 
 /**
  *   own            the user's alone, named by him: deleted
+ *   agenda         likewise, one of each kind of what is put off
  *   index          a zset of the user's partition with users as members: he leaves it
  *   conversation   rewritten with its conversation (erase-conversation.ts)
  *   swept          found by looking through all keys of its kind (erase-user.ts)
@@ -14,12 +15,14 @@ import type { Keys } from "../redis/index.ts";
  *   passing        may name him for the time that the row says, and then ends by itself
  *   nobody         holds no user
  */
-type Treatment = "own" | "index" | "conversation" | "swept" | "queue" | "passing" | "nobody";
+type Treatment = "own" | "agenda" | "index" | "conversation" | "swept" | "queue" | "passing" | "nobody";
 
 type KeyName = Exclude<keyof Keys, "prefix" | "partitions" | "partitionOf" | "isOfPartition" | "pattern" | "found">;
 
 export const USERS_IN_KEYS = {
   installation: "nobody",
+  metricSnapshots: "nobody",
+  metricSnapshot: "nobody",
 
   conversation: "conversation",
   members: "conversation",
@@ -42,6 +45,9 @@ export const USERS_IN_KEYS = {
   mutes: "own",
   hidden: "own",
   push: "own",
+  agenda: "agenda",
+  agendaListed: "agenda",
+  agendaEnded: "agenda",
   leaving: "index",
   users: "index",
   winback: "index",
@@ -107,7 +113,10 @@ const namesOf = <T extends Treatment>(treatment: T) =>
   Object.entries(USERS_IN_KEYS).flatMap(([name, of]) => (of === treatment ? [name as NamesOf<T>] : []));
 
 /** The keys that are the user's alone. */
-export const ownKeys = (keys: Keys, user: string): string[] => namesOf("own").map((name) => keys[name](user));
+export const ownKeys = (keys: Keys, user: string): string[] => [
+  ...namesOf("own").map((name) => keys[name](user)),
+  ...namesOf("agenda").flatMap((name) => AGENDA_KINDS.map((kind) => keys[name](user, kind))),
+];
 
 /** The zsets that have him as a member. */
 export const indexKeys = (keys: Keys, user: string): string[] =>

@@ -137,6 +137,8 @@ export type SendCommand = v.InferOutput<typeof SendCommand>;
 
 /** What lower layers and peers ask of logic: they may not call it. */
 export const imCommands = defineTopic("im.commands", {
+  // What is done is of no use to anybody; a broadcast's commands all carry its text.
+  retentionMs: 3_600_000,
   schema: v.variant("type", [ArchivedCommand, SendCommand]),
 });
 

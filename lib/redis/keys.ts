@@ -12,7 +12,8 @@ import { partitionOf } from "../id.ts";
 export type Keys = ReturnType<typeof createKeys>;
 
 /** What a user can put off. */
-export type AgendaKind = "reminders" | "scheduled";
+export const AGENDA_KINDS = ["reminders", "scheduled"] as const;
+export type AgendaKind = (typeof AGENDA_KINDS)[number];
 
 /**
  * Own key (`own` below) of the pusher's, a hash per partition: `<user>/<conversation>` -> `<burst> <newest seq>` of open bursts,

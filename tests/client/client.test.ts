@@ -365,3 +365,18 @@ test("history that was overtaken by entries has them in it", async () => {
   expect(messages[0]!.reactions).toEqual([...reactions, { emoji: "yes", count: 1, users: ["bob"] }]);
   expect(it.client.cursors()[0]!.seq).toBe(3);
 });
+
+test("what is sent by its method's name, or scheduled for a time that has passed, is seen by its sender too", async () => {
+  using gateway = startScriptedGateway((frame, connection) => {
+    if (frame.method === "sync") connection.answer(frame, { conversations: [synced("resumed", [])] });
+    else if ((frame.params.deliverAt as number) > 1) connection.answer(frame, { scheduled: "s1", deliverAt: 2 });
+    else return oblige(frame, connection);
+    return true;
+  });
+  const oblige = obliging();
+  using it = await follow(gateway);
+  await it.client.request("message.send", { conversation: "c1", clientId: "a", body: { text: "by name" } });
+  expect(await it.client.schedule("c1", "late", 1)).toMatchObject({ seq: 2 });
+  expect(await it.client.schedule("c1", "later", 2)).toEqual({ scheduled: "s1", deliverAt: 2 });
+  expect(it.texts).toEqual(["by name", "late"]);
+});

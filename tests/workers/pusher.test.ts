@@ -265,15 +265,21 @@ describe("a device's answer", () => {
 });
 
 describe("a notice", () => {
-  test("goes to all devices at once, and once when it is published twice", async () => {
+  test("goes to all devices at once, cut to what fits, and once when it is published twice", async () => {
     const { users } = await group("ann", "bob");
     const [, bob] = users;
     await register(bob, `${bob}-laptop`, "laptop");
-    const data = { id: `r${count}`, users: [bob, "nobody"], title: "Reminder", text: "call ann" };
+    const data = {
+      id: `r${count}`,
+      users: [bob, "nobody"],
+      title: "Reminder",
+      text: `call ann ${"\u0001".repeat(5_000)}`,
+    };
     for (let i = 0; i < 2; i++) await queue.publish(imPush, { type: "im.push.notice", data });
     await eventually(() => expect([service.of(bob).length, service.of(`${bob}-laptop`).length]).toEqual([1, 1]));
     await quiet();
-    expect(service.of(bob).map(({ said }) => said)).toEqual([{ id: data.id, title: "Reminder", text: "call ann" }]);
+    const text = `call ann ${"\u0001".repeat(240)}…`;
+    expect(service.of(bob).map(({ said }) => said)).toEqual([{ id: data.id, title: "Reminder", text }]);
   });
 });
 

@@ -14,7 +14,7 @@ import { Bury, Later, type Queue } from "../../lib/mq/index.ts";
 import type { Metrics } from "../../lib/observability/index.ts";
 import type { Service } from "../../lib/service.ts";
 import type { Look, Told } from "./look.ts";
-import type { PushOutcome } from "./provider.ts";
+import type { Notification, PushOutcome } from "./provider.ts";
 import type { Providers, Target } from "./providers.ts";
 
 /** Pushes in hand: 16 calls each to the providers, and others that wait their turn. */
@@ -32,6 +32,9 @@ const CROWD_MS = 2_000;
  * After so long without a word from a pusher another takes over what it had in hand: the longest that a push waits for that.
  */
 const LEASE_MS = 10_000;
+/** A line on a lock screen. With 6 bytes for a character that JSON escapes, the texts fit the 3 993 bytes of Web Push. */
+const TEXT_CHARACTERS_MAX = 250;
+const TITLE_CHARACTERS_MAX = 100;
 /** A provider that asks for no time at all is not asked again at once. */
 const RETRY_AFTER_MIN_MS = 100;
 
@@ -60,7 +63,7 @@ export function createDevicePusher(parts: DevicePusherParts): Service {
         metrics.pushes.inc({ kind, outcome: "quiet" });
         return;
       }
-      const outcome = await send({ user, device, registration }, { ...told, expiresAt }, signal);
+      const outcome = await send({ user, device, registration }, toNotification(told, expiresAt), signal);
       metrics.pushes.inc({ kind, outcome: outcome.kind });
       if (outcome.kind === "gone") await pushDevices.drop(user, device, registration.id);
       else throwUnlessSent(kind, outcome);
@@ -69,7 +72,7 @@ export function createDevicePusher(parts: DevicePusherParts): Service {
     }
   }
 
-  async function send(target: Target, notification: Told & { expiresAt: number }, signal: AbortSignal) {
+  async function send(target: Target, notification: Notification, signal: AbortSignal) {
     const outcome = await providers.send(target, notification, signal);
     return outcome.kind === "expired" ? providers.send(target, notification, signal) : outcome;
   }
@@ -84,6 +87,19 @@ export function createDevicePusher(parts: DevicePusherParts): Service {
       if ("device" in data) await push(data, expireAt ?? clock.now(), signal);
     },
   });
+}
+
+function toNotification(told: Told, expiresAt: number): Notification {
+  const [title, text] = [cut(told.title, TITLE_CHARACTERS_MAX), cut(told.text, TEXT_CHARACTERS_MAX)];
+  return { ...told, title, text, expiresAt };
+}
+
+/** By characters, not units: half of a surrogate pair is no text. */
+function cut(text: string, charactersMax: number): string {
+  if (text.length <= charactersMax) return text;
+  return `${Array.from(text.slice(0, 2 * charactersMax))
+    .slice(0, charactersMax - 1)
+    .join("")}…`;
 }
 
 /** What the queue is to do with what was not sent. */
