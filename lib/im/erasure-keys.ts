@@ -95,8 +95,6 @@ export const USERS_IN_KEYS = {
   own: "nobody",
 
   serviceKeys: "nobody",
-  metricSnapshots: "nobody",
-  metricSnapshot: "nobody",
   registry: "nobody",
   /** Frames, until they are written: seconds. */
   gateway: "passing",
