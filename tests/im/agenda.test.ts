@@ -8,9 +8,7 @@ import { createReminderConsumer } from "../../workers/logic/reminders.ts";
 import { eventually } from "../support/eventually.ts";
 import { makeChat } from "../support/im.ts";
 import { openTestQueue } from "../support/queue.ts";
-import { openTestStore } from "../support/redis.ts";
 import { refusal } from "../support/refusal.ts";
-import { sendTwice } from "../support/twice.ts";
 
 type World = Awaited<ReturnType<typeof openWorld>>;
 
@@ -360,53 +358,4 @@ describe("races", () => {
     expect(await world.chat.reminders.fire(user, reminder, "another record")).toBeUndefined();
     expect(await reminders(user)).toMatchObject([{ state: "waiting" }]);
   });
-});
-
-test("what ended is forgotten after a week, or when as many ended since", async () => {
-  const user = somebody();
-  const conversation = await world.chat.group(user);
-  const { redis, keys } = world.store;
-  const ids = await Promise.all(
-    Array.from({ length: 100 }, (_, i) => idOf(schedule(user, conversation, later(), { clientId: `c${i}` }))),
-  );
-  for (const id of ids) expect(await world.chat.scheduled.cancel(user, id)).toBe("ok");
-  await idOf(schedule(user, conversation, later(), { clientId: "new" }));
-  expect(await redis.commands.zcard(keys.agendaEnded(user, "scheduled"))).toBe(100);
-  const week = Date.now() - 8 * 24 * HOUR_MS;
-  await redis.commands.zadd(keys.agendaEnded(user, "scheduled"), ...ids.slice(0, 40).flatMap((id) => [week, id]));
-  await idOf(schedule(user, conversation, later(), { clientId: "newer" }));
-  expect(await redis.commands.zcard(keys.agendaEnded(user, "scheduled"))).toBe(60);
-  expect(await redis.commands.hlen(keys.agenda(user, "scheduled"))).toBe(3 * 62);
-});
-
-test("one that fired more than a week ago is not shown, though nothing has swept it", async () => {
-  const user = somebody();
-  const { id } = await world.chat.reminders.create(user, { at: 0, text: "tea" });
-  await eventually(async () => expect(await reminders(user)).toMatchObject([{ state: "fired" }]));
-  const items = world.store.keys.agenda(user, "reminders");
-  const [state, due, created, , ...rest] = (await world.store.redis.commands.hget(items, id))!.split(" ");
-  const head = [state, due, created, Date.now() - 8 * 24 * HOUR_MS, ...rest].join(" ");
-  await world.store.redis.commands.hset(items, id, head);
-  expect(await reminders(user)).toEqual([]);
-});
-
-test("each script sent twice, as by who did not hear the first answer, has the effect and the answer of once", async () => {
-  await using store = await openTestStore("agenda-twice", { partitions: 1 });
-  const { reminders: own } = makeChat(store);
-  const { commands } = store.redis;
-  const { keys } = store;
-  sendTwice(commands);
-  const waiting = () => commands.zcard(keys.delayedDue(0));
-  const fired = () => commands.xlen(keys.topic(imReminders.name, 0));
-  const { id } = await own.create("ann", { at: 0, text: "tea" });
-  expect([await waiting(), await fired()]).toEqual([0, 1]);
-  const record = (await commands.hget(keys.agenda("ann", "reminders"), id))!.split(" ")[4]!;
-  expect(await own.fire("ann", id, record)).toMatchObject({ id, state: "fired" });
-  expect(await own.snooze("ann", id, 1)).toBe("ok");
-  expect([await waiting(), await fired()]).toEqual([0, 2]);
-  expect(await own.snooze("ann", id, later())).toBe("ok");
-  expect(await own.move("ann", id, later() + 1)).toBe("ok");
-  expect([await waiting(), await fired()]).toEqual([1, 2]);
-  expect(await own.cancel("ann", id)).toBe("ok");
-  expect([await waiting(), await fired(), (await own.list("ann", { limit: 9 })).reminders]).toEqual([0, 2, []]);
 });
