@@ -17,7 +17,9 @@ export interface Secrets {
   readonly internalSecret: string;
   /** Of the embedded Redis. */
   readonly redisPassword: string;
-  /** Signs calls to browsers' push services (VAPID): the 32 bytes of a P-256 key in base64url. Subscriptions are bound to it. */
+  /**
+   * Signs calls to browsers' push services (VAPID): the 32 bytes of a P-256 key in base64url. Subscriptions are bound to it.
+   */
   readonly vapidKey: string;
 }
 
@@ -40,7 +42,9 @@ export function loadSecrets(
   };
 }
 
-/** A secret for one purpose, the same in all processes of the installation: 32 bytes that tell nothing of what they are made of. */
+/**
+ * A secret for one purpose, the same in all processes of the installation: 32 bytes that tell nothing of what they are made of.
+ */
 export function deriveSecret({ internalSecret }: Pick<Secrets, "internalSecret">, purpose: string): Uint8Array {
   return createHmac("sha256", internalSecret).update(purpose).digest();
 }
@@ -57,7 +61,10 @@ export function vapidPublicKey(privateKey: string): string {
   return ecdh.getPublicKey("base64url");
 }
 
-/** Signs the webhook of one registration of a device; in the form of Standard Webhooks. Nobody else's, and not of the one before. */
+/**
+ * Signs the webhook of one registration of a device; in the form of Standard Webhooks. Nobody else's, and not of the one
+ * before.
+ */
 export function pushSecretOf(secrets: Pick<Secrets, "internalSecret">, user: string, registration: string): string {
   return `whsec_${Buffer.from(deriveSecret(secrets, `push ${registration} of ${user}`)).toString("base64")}`;
 }

@@ -49,7 +49,8 @@ interface Repetition {
   readonly clock: Clock;
   /** Between the end of one and the next. */
   readonly everyMs: number;
-  readonly act: () => Promise<unknown>;
+  /** `signal`: the service stops. */
+  readonly act: (signal: AbortSignal) => Promise<unknown>;
   /** Hears of the first of several failures in a row; it is tried again all the same. */
   readonly report: (error: unknown) => void;
 }
@@ -62,7 +63,7 @@ export function createRepeating(name: string, { clock, everyMs, act, report }: R
     let isFailing = false;
     while (!stopping.signal.aborted) {
       try {
-        await act();
+        await act(stopping.signal);
         isFailing = false;
       } catch (error) {
         if (!isFailing) report(error);

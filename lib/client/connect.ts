@@ -11,7 +11,7 @@ import { createCalls } from "./calls.ts";
 import type { Client, ConnectOptions } from "./client.ts";
 import { ClientError } from "./error.ts";
 import { createEvents } from "./events.ts";
-import type { Method, Methods, SendInput, SendReply } from "./methods.ts";
+import type { Method, Methods, ScheduledReply, SendReply } from "./methods.ts";
 import type { Entry, Message } from "./model.ts";
 import { createOutbox } from "./outbox.ts";
 import { createPassing } from "./passing.ts";
@@ -23,6 +23,8 @@ import type { Answer, Session } from "./wire.ts";
 
 /** Long enough to outlive a server's restart; then the outcome is unknown and the app decides. */
 const TIMEOUT_MS = 30_000;
+
+type SendParams = Methods["message.send"][0];
 
 /** Connects at once, and again whenever the connection is lost, until close() or a final refusal. */
 export function connect(options: ConnectOptions): Client {
@@ -38,7 +40,8 @@ export function connect(options: ConnectOptions): Client {
   session.promise.catch(() => undefined);
 
   const requests = createRequests((frame) => socket.send(frame));
-  const request = <M extends Method>(method: M, params: Methods[M][0]) => requests.ask(method, params, { timeoutMs });
+  const request = <M extends Method>(method: M, params: Methods[M][0]): Promise<Methods[M][1]> =>
+    method === "message.send" ? commit(params as SendParams, timeoutMs) : requests.ask(method, params, { timeoutMs });
   const passing = createPassing(request, () => socket.isOpen(), {
     onTyping: (notice) => events.emit("typing", notice),
     onPresence: (state) => events.emit("presence", state),
@@ -50,12 +53,11 @@ export function connect(options: ConnectOptions): Client {
     onResync: (notice) => events.emit("resync", notice),
   });
   const outbox = createOutbox({
-    ask: (input, withinMs) =>
-      // Not put off, so the answer is its place.
-      requests.ask("message.send", input, { timeoutMs: withinMs, lane: input.conversation }) as Promise<SendReply>,
+    // Not put off, so the answer is its place.
+    ask: (input, withinMs) => commit(input, withinMs) as Promise<SendReply>,
     timeoutMs,
     isKept: store !== undefined,
-    onSent,
+    onSent: (input, reply) => events.emit("sent", { input, reply }),
     onFailed: (input, error) => events.emit("failed", { input, error }),
     onChange: () => keeper?.changed(0),
   });
@@ -82,13 +84,22 @@ export function connect(options: ConnectOptions): Client {
     tellEntry(events, conversation, entry);
   }
 
-  function onSent(input: SendInput, reply: SendReply): void {
-    events.emit("sent", { input, reply });
+  /** Sends to one conversation go one after the other. */
+  async function commit(input: SendParams, withinMs: number): Promise<SendReply | ScheduledReply> {
+    const { conversation } = input;
+    const reply = await requests.ask("message.send", input, { timeoutMs: withinMs, lane: conversation });
     // The server tells every connection of the sender but this one.
-    timelines.live(input.conversation, messageEntry(committed(input, reply, user)));
+    if ("seq" in reply) timelines.live(conversation, messageEntry(committed(input, reply, user)));
+    return reply;
   }
 
   function opened(now: Session): void {
+    if (user !== "" && user !== now.user) {
+      // What waits here is not that user's.
+      socket.close();
+      ended(new ClientError("CONFLICT", `the token is of ${now.user}, the client is of ${user}`));
+      return;
+    }
     const isFirst = user === "";
     user = now.user;
     const isSameUser = !kept || kept.user === "" || kept.user === user;
@@ -105,13 +116,19 @@ export function connect(options: ConnectOptions): Client {
   }
 
   function end(error: ClientError): void {
-    last ??= snapshot();
+    // Without a session there is nothing yet that the parts will let go of, and what was kept may not be loaded.
+    if (user !== "") last ??= snapshot();
     keeper?.flush();
     outbox.end(error);
     requests.end(error);
     timelines.end();
     passing.end();
     session.reject(error);
+  }
+
+  function ended(error: ClientError): void {
+    end(error);
+    events.emit("ended", { error });
   }
 
   const socket = openSocket(
@@ -125,10 +142,7 @@ export function connect(options: ConnectOptions): Client {
         requests.onDown();
         events.emit("offline", { reason });
       },
-      onEnd(error) {
-        end(error);
-        events.emit("ended", { error });
-      },
+      onEnd: ended,
     },
   );
 
@@ -144,7 +158,7 @@ export function connect(options: ConnectOptions): Client {
 }
 
 /** The message as everybody else hears of it. */
-function committed({ clientId: _, ...input }: SendInput, { seq, id, sentAt }: SendReply, from: string): Message {
+function committed(input: SendParams, { seq, id, sentAt }: SendReply, from: string): Message {
   const { conversation, type = "text", body, replyTo, mentions } = input;
   return {
     ...{ seq, id, conversation, from, type, body, sentAt },

@@ -57,13 +57,18 @@ export function createKeeper({ store, restore, snapshot }: KeeperParts): Keeper 
   let timer: ReturnType<typeof setTimeout> | undefined;
   let dueAt = Number.POSITIVE_INFINITY;
 
+  /** At once when the store can: then nothing is lost either of a life that is over in the turn in which it began. */
   async function load(): Promise<void> {
-    let kept: Kept | undefined;
     try {
-      kept = await store.load();
+      const found = store.load();
+      taken(found && "then" in found ? await found : found);
     } catch (error) {
       reportUncaught(error);
+      taken(undefined);
     }
+  }
+
+  function taken(kept: Kept | undefined): void {
     restore(kept);
     isLoaded = true;
     flush();
@@ -93,11 +98,12 @@ export function createKeeper({ store, restore, snapshot }: KeeperParts): Keeper 
     ready: load(),
     changed(withinMs) {
       isDirty = true;
-      const at = Date.now() + withinMs;
+      const at = withinMs === 0 ? 0 : Date.now() + withinMs;
       if (at >= dueAt) return;
       clearTimeout(timer);
       dueAt = at;
-      timer = setTimeout(flush, withinMs);
+      if (withinMs === 0) queueMicrotask(flush);
+      else timer = setTimeout(flush, withinMs);
     },
     flush,
   };

@@ -48,10 +48,17 @@ export interface TokenClaims {
   readonly expiresAt: number;
 }
 
+/** Which service key let somebody in: enough to see later whether it still would. */
+export interface ServicePass {
+  /** Its id. */
+  readonly key: string;
+  readonly digest: string;
+}
+
 export type Caller =
   | ({ readonly kind: "user" } & TokenClaims)
   /** `user`: whom it acts for. */
-  | { readonly kind: "service"; readonly key: string; readonly scopes: ReadonlySet<Scope>; readonly user?: UserId };
+  | ({ readonly kind: "service"; readonly scopes: ReadonlySet<Scope>; readonly user?: UserId } & ServicePass);
 
 /** What is kept of a service key: enough to know it again, not to make it. */
 export interface ServiceKey {
@@ -65,6 +72,8 @@ export interface Authenticator {
   verifyToken(token: string): Promise<TokenClaims>;
   /** Reads Authorization and Skein-User. Throws UNAUTHENTICATED, FORBIDDEN or INVALID; OVERLOADED when the JWKS cannot be had. */
   authenticate(headers: Headers): Promise<Caller>;
+  /** Whether that service key has not been revoked since. Throws when it cannot tell. */
+  isInForce(pass: ServicePass): Promise<boolean>;
   /** A user token signed with our secret. */
   mint(user: UserId, ttlSeconds: number): Promise<{ token: string; expiresAt: number }>;
 }
@@ -76,12 +85,14 @@ export interface AuthenticatorOptions {
   readonly serviceKey: string;
   /** Finds any other service key by its id; a revoked one soon not any more. Throws when it cannot tell: then nobody passes. */
   readonly findServiceKey?: (id: string) => Promise<ServiceKey | undefined>;
+  /** Whether a user was erased: no token of his is good any more, and no service acts for him. Throws when it cannot tell. */
+  readonly isErased?: (user: UserId) => Promise<boolean>;
   readonly clock: Clock;
 }
 
 /** Imports the keys. Fails (assertion) when the secret is too short or the service key has no form. */
 export async function createAuthenticator(options: AuthenticatorOptions): Promise<Authenticator> {
-  const { jwtSecret, jwksUrl, serviceKey, findServiceKey, clock } = options;
+  const { jwtSecret, jwksUrl, serviceKey, findServiceKey, isErased = async () => false, clock } = options;
   const encoder = new TextEncoder();
   const secret = encoder.encode(jwtSecret);
   assert(secret.length >= SECRET_BYTES_MIN, `the JWT secret must be at least ${SECRET_BYTES_MIN} bytes`);
@@ -102,19 +113,31 @@ export async function createAuthenticator(options: AuthenticatorOptions): Promis
         jwks && decodeProtectedHeader(token).alg !== "HS256"
           ? await jwtVerify(token, jwks, { ...CHECKS, algorithms: ["EdDSA", "ES256", "RS256"], currentDate })
           : await jwtVerify(token, key, { ...CHECKS, algorithms: ["HS256"], currentDate });
-      return readClaims(payload, clock.now());
+      const claims = readClaims(payload, clock.now());
+      await refuseErased(claims.user);
+      return claims;
     } catch (error) {
       throw toAuthError(error);
     }
   }
 
-  async function verifyServiceKey(given: string): Promise<{ key: string; scopes: ReadonlySet<Scope> }> {
-    const [, id] = SERVICE_KEY_PATTERN.exec(given) ?? [];
-    const known = id === own![1] ? ownKey : id === undefined ? undefined : await findServiceKey?.(id);
+  async function refuseErased(user: UserId): Promise<void> {
+    if (await isErased(user)) throw unauthenticated("The user was erased");
+  }
+
+  /** The service key of this id, if it has that digest. */
+  async function knownKey({ key: id, digest }: ServicePass): Promise<ServiceKey | undefined> {
+    const known = id === own![1] ? ownKey : await findServiceKey?.(id);
     // Digests are of equal length and tell an attacker nothing by how early they differ.
-    const isKnown = known !== undefined && isEqual(await serviceKeyDigest(given), known.digest);
-    if (!isKnown) throw unauthenticated("The service key is not valid");
-    return { key: id!, scopes: new Set(known.scopes) };
+    return known !== undefined && isEqual(digest, known.digest) ? known : undefined;
+  }
+
+  async function verifyServiceKey(given: string): Promise<ServicePass & { scopes: ReadonlySet<Scope> }> {
+    const [, id] = SERVICE_KEY_PATTERN.exec(given) ?? [];
+    const pass = id === undefined ? undefined : { key: id, digest: await serviceKeyDigest(given) };
+    const known = pass && (await knownKey(pass));
+    if (!known) throw unauthenticated("The service key is not valid");
+    return { ...pass!, scopes: new Set(known.scopes) };
   }
 
   return {
@@ -133,8 +156,10 @@ export async function createAuthenticator(options: AuthenticatorOptions): Promis
         const message = "must be 1..128 of [A-Za-z0-9_.@|+=-]";
         throw new AppError("INVALID", `Skein-User: ${message}`, { issues: [{ path: "Skein-User", message }] });
       }
+      await refuseErased(actsFor as UserId);
       return { ...service, user: actsFor as UserId };
     },
+    isInForce: async (pass) => (await knownKey(pass)) !== undefined,
     async mint(user, ttlSeconds) {
       const nowS = Math.floor(clock.now() / 1_000);
       const expires = nowS + ttlSeconds;

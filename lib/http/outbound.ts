@@ -17,6 +17,7 @@ import { AppError } from "../errors.ts";
 import { Circuits } from "./circuit.ts";
 import { addressOf, checkOutboundUrl, isPublicAddress } from "./public-address.ts";
 
+export { Circuits } from "./circuit.ts";
 export { checkOutboundUrl, isPublicAddress, isPushService } from "./public-address.ts";
 export { signWebhook } from "./webhook-signature.ts";
 

@@ -86,8 +86,8 @@ const PUSH_SERVICES = [
 ];
 
 /**
- * Whether a URL is one that a browser's push service may have given. Others are not posted to by Web Push: an open relay for signed
- * requests is nothing that a user should get by registering a URL.
+ * Whether a URL is one that a browser's push service may have given. Others are not posted to by Web Push: an open relay for
+ * signed requests is nothing that a user should get by registering a URL.
  */
 export function isPushService(endpoint: string): boolean {
   return URL.canParse(endpoint) && PUSH_SERVICES.some((host) => host.test(new URL(endpoint).hostname));

@@ -1,11 +1,12 @@
 /**
  * Bursts: a user is woken once for what came in a conversation within a while, not for each message. The first message opens a
- * burst and, in the same script, the delayed message `im.push.due` that ends it; later ones join it. Redis decides when that is.
+ * burst and, in the same script, the delayed message `im.push.due` that ends it; later ones join it. Redis decides when that
+ * is.
  *
  *   join ──► open ──join──► open ──(due: close)──► closed ──(commit of the end)──► gone
  *
- * What joins after the close opens another burst. A closed one stays until its end is committed by the consume transaction of the
- * due message (`ended`): so whoever ends it may die anywhere, and the next sees the same.
+ * What joins after the close opens another burst. A closed one stays until its end is committed by the consume transaction of
+ * the due message (`ended`): so whoever ends it may die anywhere, and the next sees the same.
  */
 
 import { assert } from "../assert.ts";
@@ -19,7 +20,10 @@ import joinLua from "../redis/lua/im-push-join.lua" with { type: "text" };
 import append from "../redis/lua/mq-append.lua" with { type: "text" };
 import delay from "../redis/lua/mq-delay.lua" with { type: "text" };
 
-/** Delayed messages that may wait in a partition before bursts are refused: half of what the queue keeps, for bursts come from messages. */
+/**
+ * Delayed messages that may wait in a partition before bursts are refused: half of what the queue keeps, for bursts come from
+ * messages.
+ */
 const PENDING_MAX = 50_000;
 /** Bursts end within seconds. */
 const FULL_RETRY_MS = 5_000;
@@ -48,11 +52,14 @@ export interface Unseen {
 
 export interface Bursts {
   /**
-   * Opens a burst that is due in `waitMs` (1 or more), or joins the open one. Nothing for a user without a device to push to. Repeated
-   * while the burst is open it has no further effect. Throws OVERLOADED when too much waits in the user's partition.
+   * Opens a burst that is due in `waitMs` (1 or more), or joins the open one. Nothing for a user without a device to push to.
+   * Repeated while the burst is open it has no further effect. Throws OVERLOADED when too much waits in the user's partition.
    */
   join(unseen: Unseen, waitMs: number): Promise<void>;
-  /** Closes the burst that the due message `id` ends. Resolves to its newest seq; undefined when its end is committed. Idempotent. */
+  /**
+   * Closes the burst that the due message `id` ends. Resolves to its newest seq; undefined when its end is committed.
+   * Idempotent.
+   */
   close(user: string, conversation: string, id: string): Promise<number | undefined>;
   /** What the commit of a burst's end writes. */
   ended(id: string): Write;

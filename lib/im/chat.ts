@@ -36,6 +36,8 @@ export interface ChatParts {
   /** How long a sender may recall. */
   readonly recallMs: number;
   readonly readArchive: ReadArchive;
+  /** Whether a user was erased: then nobody takes him in, and nobody watches him. Left out: nobody was. */
+  readonly isErased?: (user: string) => Promise<boolean>;
   /** Decides on what is about to be said; left out: all passes. */
   readonly judge?: Judge;
 }
@@ -43,12 +45,12 @@ export interface ChatParts {
 export type Chat = ReturnType<typeof createChat>;
 
 export function createChat(given: ChatParts) {
-  const { replicas, makeRoom, eventsMax, recallMs, readArchive, judge, ...parts } = given;
+  const { replicas, makeRoom, eventsMax, recallMs, readArchive, judge, isErased, ...parts } = given;
   const { redis, keys, clock } = parts;
   const room = createRoom({ keys, makeRoom, eventsMax });
   const channels = createChannels(redis, keys);
   const inbox = createInbox(redis, keys, channels);
-  const conversations = createConversations({ ...parts, inbox, channels, room });
+  const conversations = createConversations({ ...parts, inbox, channels, room, isErased });
   const timeline = createTimeline(redis, keys, readArchive);
   const blocks = createBlocks(redis, keys, clock);
   const routes = createRouteCache(redis, keys, () => undefined);
@@ -68,7 +70,7 @@ export function createChat(given: ChatParts) {
     amendments: createAmendments({ ...parts, conversations, timeline, room, recallMs }),
     hidden: createHidden({ ...parts, conversations, timeline }),
     mutes: createMutes({ ...parts, conversations }),
-    presence: createPresence(redis, keys, clock, blocks),
+    presence: createPresence(redis, keys, clock, blocks, isErased),
     pushDevices,
     devices: createDevices(redis, keys, pushDevices),
     notifier,

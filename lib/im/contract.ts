@@ -29,6 +29,7 @@ import {
   DeliveredReply,
   DeviceParams,
   EditParams,
+  ErasureReply,
   HistoryParams,
   HistoryReply,
   ListBlocksReply,
@@ -149,6 +150,10 @@ export const logicContract = {
     listBlocks: { input: asUser(NoParams), output: ListBlocksReply, idempotent: true },
     addBlock: { input: asUser(BlockParams), output: BlockReply, idempotent: true },
     removeBlock: { input: asUser(BlockParams), output: Nothing, idempotent: true },
+    /** Begins, or joins, the erasure of a user. Answers with how far it is. */
+    eraseUser: { input: v.strictObject({ user: UserIdSchema }), output: ErasureReply, idempotent: true },
+    /** NOT_FOUND when there is none. */
+    getErasure: { input: v.strictObject({ user: UserIdSchema }), output: ErasureReply, idempotent: true },
     history: { input: asUser(HistoryParams), output: HistoryReply, idempotent: true },
     search: { input: asUser(SearchParams), output: SearchReply, idempotent: true },
     sync: { input: asUser(SyncParams), output: SyncReply, idempotent: true },

@@ -156,6 +156,7 @@ export interface ConversationParts {
   readonly inbox: Inbox;
   readonly channels: Channels;
   readonly room: Room;
+  readonly isErased?: ((user: string) => Promise<boolean>) | undefined;
 }
 
 /** The state of a conversation as `user` sees it, or undefined when not a member. */
@@ -174,7 +175,8 @@ export function conversationState(
   });
 }
 
-export function createConversations({ redis, keys, clock, inbox, channels, room }: ConversationParts): Conversations {
+export function createConversations(parts: ConversationParts): Conversations {
+  const { redis, keys, clock, inbox, channels, room, isErased = async () => false } = parts;
   const keysOf = (conversation: string) => ({
     conv: keys.conversation(conversation),
     members: keys.members(conversation),
@@ -247,6 +249,12 @@ export function createConversations({ redis, keys, clock, inbox, channels, room 
     else await inbox.touch(users, conversation, clock.now());
   }
 
+  /** Throws INVALID for users who were erased: nothing of them is to begin anew. */
+  async function refuseErased(path: string, users: readonly string[]): Promise<void> {
+    const found = await Promise.all(users.map(isErased));
+    if (found.includes(true)) throw invalid(path, `names a user who was erased: ${users[found.indexOf(true)]}`);
+  }
+
   async function changeSettingsOf(
     by: string,
     conversation: string,
@@ -276,6 +284,7 @@ export function createConversations({ redis, keys, clock, inbox, channels, room 
       if (join !== "invited") throw invalid("join", "nobody joins a direct conversation");
       if (id !== undefined) throw invalid("id", "a direct conversation has the id of its pair");
     }
+    await refuseErased("members", [by, ...others]);
     const conversation = type === "direct" ? await directConversationId(by, others[0]!) : (id ?? newId(clock.now()));
     // A direct conversation is the same whoever of the two asks.
     const open = join === "open" ? [join] : [];
@@ -317,6 +326,7 @@ export function createConversations({ redis, keys, clock, inbox, channels, room 
     },
     dissolve: (by, conversation) => changeSettingsOf(by, conversation, "dissolve", {}),
     async add(by, conversation, users) {
+      await refuseErased("users", users);
       const { seq, type } = await changeMembersOf(by, conversation, "added", users);
       if (seq > 0) await list(users, conversation, type, seq);
       return get(by, conversation);

@@ -13,6 +13,8 @@ export interface Devices {
   list(user: string): Promise<Device[]>;
   /** Forgets the device, its push too, and closes its connections for good (4503). Idempotent. */
   remove(user: string, device: string): Promise<void>;
+  /** Closes all of the user's connections for good. Answers with how many routes there were. */
+  endAll(user: string, reason: string): Promise<number>;
 }
 
 interface Connection {
@@ -31,6 +33,16 @@ export function createDevices(redis: RedisClient, keys: Keys, pushDevices: PushD
       const device = name === "-" ? connection : name!;
       return { connection, gateway: gateway!, number: number!, device, since: Number(since) };
     });
+  }
+
+  async function end(connections: readonly Connection[], reason: string): Promise<void> {
+    const byGateway = Map.groupBy(connections, ({ gateway }) => gateway);
+    await Promise.all(
+      Array.from(byGateway, ([gateway, own]) => {
+        const numbers = own.map(({ number }) => number).join(",");
+        return appendFrames(redis, keys, gateway, [`- 0 x ${numbers}`, reason]);
+      }),
+    );
   }
 
   return {
@@ -60,14 +72,13 @@ export function createDevices(redis: RedisClient, keys: Keys, pushDevices: PushD
     },
     async remove(user, device) {
       const own = (await connectionsOf(user)).filter((one) => one.device === device);
-      const byGateway = Map.groupBy(own, ({ gateway }) => gateway);
-      await Promise.all(
-        Array.from(byGateway, ([gateway, connections]) => {
-          const numbers = connections.map(({ number }) => number).join(",");
-          return appendFrames(redis, keys, gateway, [`- 0 x ${numbers}`, "this device was removed"]);
-        }),
-      );
+      await end(own, "this device was removed");
       await Promise.all([redis.hdel(keys.devices(user), device), pushDevices.remove(user, device)]);
+    },
+    async endAll(user, reason) {
+      const all = await connectionsOf(user);
+      await end(all, reason);
+      return all.length;
     },
   };
 }

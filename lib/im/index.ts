@@ -50,6 +50,12 @@
  *   broadcasts.ts        one message to many
  *   broadcast-runner.ts  walks their audience
  *
+ *   erasure.ts           a user is erased: begin, report, go on
+ *   erase-user.ts        one pass over everything there is
+ *   erase-conversation.ts  a conversation without him
+ *   erased-record.ts     entries without him
+ *   erasure-keys.ts      what there is of a user, key by key
+ *
  * Logic is the only writer of chat state; scripts decide and commit in one step (lib/redis/lua/im-*.lua).
  */
 
@@ -76,6 +82,15 @@ export { type Committer, createCommitter } from "./commit.ts";
 export { type LogicContract, logicContract } from "./contract.ts";
 export { type ConversationState, type Conversations, conversationState, createConversations } from "./conversations.ts";
 export { createDevices, type Devices } from "./devices.ts";
+export { ERASED_KINDS, type ErasableArchive, type ErasedCounts } from "./erase-user.ts";
+export {
+  createErasures,
+  ERASURES_PURPOSE,
+  type ErasureReport,
+  type ErasureRunnerParts,
+  type Erasures,
+  runErasures,
+} from "./erasure.ts";
 export { type EntryEvent, FOLDED_PARTS, foldedMessage, partsOf } from "./fold.ts";
 export { createHidden, type Hidden } from "./hidden.ts";
 export { createInbox, type Inbox, type InboxChanges } from "./inbox.ts";

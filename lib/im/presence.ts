@@ -60,7 +60,14 @@ export interface Presence {
   sweepGateways(): Promise<void>;
 }
 
-export function createPresence(redis: RedisClient, keys: Keys, clock: Clock, blocks: Blocks): Presence {
+/** `isErased`: such a user is nobody's to watch. */
+export function createPresence(
+  redis: RedisClient,
+  keys: Keys,
+  clock: Clock,
+  blocks: Blocks,
+  isErased: (user: string) => Promise<boolean> = async () => false,
+): Presence {
   async function stateOf(user: string): Promise<PresenceState> {
     const [online, seen] = await redis.hmget(keys.presence(user), "online", "seen");
     const lastSeen = Number(seen ?? online ?? 0);
@@ -75,10 +82,13 @@ export function createPresence(redis: RedisClient, keys: Keys, clock: Clock, blo
   async function renew(users: readonly string[], gateway: string): Promise<void> {
     const until = clock.now() + WATCH_MS;
     await Promise.all(
-      users.flatMap((user) => [
-        redis.zadd(keys.watchers(user), until, gateway),
-        redis.pexpire(keys.watchers(user), WATCH_MS),
-      ]),
+      users.map(async (user) => {
+        if (await isErased(user)) return;
+        await Promise.all([
+          redis.zadd(keys.watchers(user), until, gateway),
+          redis.pexpire(keys.watchers(user), WATCH_MS),
+        ]);
+      }),
     );
   }
 

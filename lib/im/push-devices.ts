@@ -1,6 +1,6 @@
 /**
- * How a user's devices are woken: per device one registration, an address at a push provider. State of the user, under the user's
- * partition; what it is good for is the pusher's to know. Its addresses are secrets and leave by `of` alone.
+ * How a user's devices are woken: per device one registration, an address at a push provider. State of the user, under the
+ * user's partition; what it is good for is the pusher's to know. Its addresses are secrets and leave by `of` alone.
  *
  * Delivery knows who has any from its cached routes (routes.ts), so every change is told by the log of route changes.
  */

@@ -176,6 +176,29 @@ export const DeliveredParams = v.strictObject({ conversation: IdSchema, seq: Seq
 
 // Replies
 
+const Counts = v.strictObject({
+  /** That he was a member of, and left. */
+  conversations: PositionSchema,
+  /** Of hot windows, and what had been folded about messages there. */
+  entries: PositionSchema,
+  parts: PositionSchema,
+  /** Keys of his own, and places in those of others. */
+  keys: PositionSchema,
+  /** Messages of the queue: in topics, dead letters, delayed. */
+  queued: PositionSchema,
+  /** Rows of the archive. */
+  archived: PositionSchema,
+});
+/** How far the erasure of a user is: what was removed or rewritten, and what has to wait for what. */
+export const ErasureReply = v.strictObject({
+  state: v.picklist(["running", "done"]),
+  created: TimeSchema,
+  ended: v.optional(TimeSchema),
+  passes: PositionSchema,
+  erased: Counts,
+  waiting: v.array(v.strictObject({ on: v.string(), count: PositionSchema })),
+});
+
 /** The message as it is now. */
 export const MessageReply = v.strictObject({ message: MessageSchema });
 export type MessageReply = v.InferOutput<typeof MessageReply>;

@@ -79,10 +79,10 @@ const DevicePush = v.union([
 export type DevicePush = v.InferOutput<typeof DevicePush>;
 
 /**
- * For the pusher: what users should be woken for.
+ * For the pusher: what users should be woken for. The sender of a message is never named.
  *
  *   im.push.requested  {conversation, seq, id, users}                    members without a connection when it was delivered
- *   im.push.unseen     {conversation, seq, id, users, online: true}      members with one, and devices with push; the sender is in neither
+ *   im.push.unseen     {conversation, seq, id, users, online: true}      members with one, and with push
  *   im.push.notice     {id, users, title, text, conversation?, seq?}     no message: a reminder, a greeting to who was long away
  *
  * Its own steps, of one user; the key is the user. None carries what a message says: it is looked up when it is sent.
@@ -101,6 +101,7 @@ export const imPush = defineTopic("im.push", {
  *   im.user.offline    {user, lastSeen}       a while after the last one ended
  *   im.user.winback    {user, lastSeen}       long after that: at most once per period; who never connected was seen when he became
  *                                             a member of something
+ *   im.user.erased     {user, at}             all that names him is being removed; whoever keeps anything of him has to erase, too
  */
 export const imUsers = defineTopic("im.users", {
   schema: v.union([
@@ -130,13 +131,18 @@ const SendCommand = v.strictObject({
   body: BodySchema,
   replyTo: v.optional(SeqSchema),
   mentions: v.optional(v.pipe(v.array(UserIdSchema), v.maxLength(LIMITS.mentions))),
-  cause: v.strictObject({ kind: v.picklist(["scheduled", "broadcast"]), id: IdSchema }),
+  cause: v.strictObject({ kind: v.literal("broadcast"), id: IdSchema }),
 });
 export type SendCommand = v.InferOutput<typeof SendCommand>;
 
+/** A message that `by` has put off is due. What it says lies with him alone (agenda.ts). */
+const ScheduledCommand = v.strictObject({ type: v.literal("scheduled"), by: UserIdSchema, id: IdSchema });
+
 /** What lower layers and peers ask of logic: they may not call it. */
 export const imCommands = defineTopic("im.commands", {
-  schema: v.variant("type", [ArchivedCommand, SendCommand]),
+  // What is done is of no use to anybody; a broadcast's commands all carry its text.
+  retentionMs: 3_600_000,
+  schema: v.variant("type", [ArchivedCommand, SendCommand, ScheduledCommand]),
 });
 
 /**

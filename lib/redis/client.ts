@@ -48,6 +48,11 @@ const LOADING_LOOK_MS = 50;
 const CLUSTER_REDIRECTIONS_MAX = 100;
 const CLUSTER_FAILOVER_DELAY_MS = 200;
 
+/** The servers that hold keys, each looked through for itself: SCAN asks one. */
+export function mastersOf(client: RedisClient): Redis[] {
+  return client instanceof Cluster ? client.nodes("master") : [client];
+}
+
 export type RedisTopology = "single" | "sentinel" | "cluster";
 
 export interface RedisConnections {

@@ -19,13 +19,14 @@ export {
 } from "./checks.ts";
 export {
   BLOCK_MS,
+  mastersOf,
   openRedis,
   parseRedisUrl,
   type RedisClient,
   type RedisConnections,
   type RedisTopology,
 } from "./client.ts";
-export { type AgendaKind, BURSTS, createKeys, type Keys } from "./keys.ts";
+export { AGENDA_KINDS, type AgendaKind, BURSTS, createKeys, type Keys } from "./keys.ts";
 export { createMetricSnapshots, type MetricSnapshots } from "./metric-snapshots.ts";
 export { outcomeOf, type RedisOutcome, toAppError } from "./outcome.ts";
 export { defineScript, type Script } from "./script.ts";

@@ -12,13 +12,32 @@ import { partitionOf } from "../id.ts";
 export type Keys = ReturnType<typeof createKeys>;
 
 /** What a user can put off. */
-export type AgendaKind = "reminders" | "scheduled";
+export const AGENDA_KINDS = ["reminders", "scheduled"] as const;
+export type AgendaKind = (typeof AGENDA_KINDS)[number];
 
 /**
- * Own key (`own` below) of the pusher's, a hash per partition: `<user>/<conversation>` -> `<burst> <newest seq>` of open bursts, and
- * `<burst>` -> `<newest seq>` of those whose end is not committed. A field lives for seconds. Owner: lib/im/bursts.ts.
+ * Own key (`own` below) of the pusher's, a hash per partition: `<user>/<conversation>` -> `<burst> <newest seq>` of open bursts,
+ * and `<burst>` -> `<newest seq>` of those whose end is not committed. A field lives for seconds. Owner: lib/im/bursts.ts.
  */
 export const BURSTS = "push.bursts";
+
+/**
+ * Kinds of which nothing says which keys there are: an erasure finds them among all keys, by their names behind the prefix. The first
+ * group of each is what the key is of.
+ */
+const FOUND_BY_NAME = {
+  members: /^\{\d+\}:conv:([^:]+):members$/,
+  silenced: /^\{\d+\}:conv:([^:]+):silenced$/,
+  reactors: /^\{\d+\}:conv:([^:]+):reactors:\d+$/,
+  scheduled: /^\{\d+\}:user:([^:]+):agenda:scheduled$/,
+  blocks: /^\{\d+\}:user:([^:]+):blocks$/,
+  sent: /^\{\d+\}:sent:(\d+)$/,
+  received: /^\{received:(im\.[^:]+):[^:]+\}:/,
+  broadcast: /^\{broadcasts\}:of:([^:]+)$/,
+  broadcastList: /^\{broadcasts\}:list:([^:]+)$/,
+  broadcastMarks: /^\{\d+\}:broadcast:([^:]+)$/,
+};
+export type KindFoundByName = keyof typeof FOUND_BY_NAME;
 
 export function createKeys(prefix: string, partitions: number) {
   const at = (partition: number) => {
@@ -34,6 +53,18 @@ export function createKeys(prefix: string, partitions: number) {
     partitionOf: (id: string) => partitionOf(id, partitions),
     /** Whether a key is one of this partition's, so that its scripts may name it. */
     isOfPartition: (key: string, partition: number) => key.startsWith(`${at(partition)}:`),
+
+    /** All keys of an installation, for SCAN. */
+    pattern: () => `${prefix}:{*`,
+    /** What a key is, of the kinds that are found by their names, and of what; undefined: of another kind. */
+    found(key: string): { readonly kind: KindFoundByName; readonly of: string } | undefined {
+      const name = key.slice(prefix.length + 1);
+      for (const [kind, pattern] of Object.entries(FOUND_BY_NAME)) {
+        const of = pattern.exec(name)?.[1];
+        if (of !== undefined) return { kind: kind as KindFoundByName, of };
+      }
+      return undefined;
+    },
 
     /** hash `partitions`, `created`. No expiry. Written once by the first start; a mismatch later is refused. */
     installation: () => `${prefix}:{installation}`,
@@ -105,6 +136,14 @@ export function createKeys(prefix: string, partitions: number) {
     blocks: (id: string) => `${user(id)}:blocks`,
     /** hash conversation -> ms until which the user wants no notice of it, at most 10 000. No expiry. */
     mutes: (id: string) => `${user(id)}:mutes`,
+    /** set of the ids of erasures under way. No expiry. Owner: lib/im in logic. */
+    erasures: () => `${prefix}:{erasures}`,
+    /**
+     * hash, an erasure (lib/im/erasure.ts), by a keyed digest of the user: `state`, `created` ms, `user` and `pseudonym` while it goes on,
+     * `counts` and `waiting` JSON, `passes`, `waits`, `due` ms of the next pass, `archived` and `told` 1 when that is done, `runner` and
+     * `lease` ms of its holder, `ended` ms. As long as it is there the user counts as erased: expires 31 days after its end.
+     */
+    erasure: (digest: string) => `${prefix}:{erasures}:${digest}`,
     /** set of `<conversation>/<seq>`: messages that the user has deleted for himself, at most 10 000. No expiry. */
     hidden: (id: string) => `${user(id)}:hidden`,
     /** hash device -> `<registration id> <address JSON>` (lib/im/push-requests.ts): how it is woken, at most 20. No expiry. */

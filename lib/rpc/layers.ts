@@ -54,7 +54,7 @@ export const LAYERS: Readonly<Record<Role, LayerEntry>> = {
     calls: ["archive"],
     // Its own steps: a burst that is due, one device's send.
     publishes: ["im.push", "im.relay"],
-    consumes: { "im.push": ["pusher"] },
+    consumes: { "im.push": ["pusher", "devices"] },
   },
   scheduler: {
     layer: 2,

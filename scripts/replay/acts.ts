@@ -34,7 +34,8 @@ export async function actTogether({ stage, crowd, counts, seqOf }: ActOptions, a
 
 async function perform(stage: Stage, crowd: Crowd, act: Act, seq: number): Promise<void> {
   const { conversation } = stage;
-  const client = crowd.client(act.user, act.device);
+  const device = crowd.device(act.user, act.device);
+  const client = device.client!;
   switch (act.kind) {
     case "edit":
       await client.edit(conversation, seq, { text: act.text });
@@ -48,7 +49,7 @@ async function perform(stage: Stage, crowd: Crowd, act: Act, seq: number): Promi
     case "read": {
       // The device that asks learns it from the answer, the other one by notification.
       const { read } = await client.read(conversation, seq);
-      stage.read(act.user, crowd.deviceOf(client), read);
+      stage.read(act.user, device.name, read);
       break;
     }
     case "typing":

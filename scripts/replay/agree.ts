@@ -5,6 +5,7 @@
  */
 
 import { type Client, connect, type Entry, type Message } from "../../lib/client/index.ts";
+import { inParallel } from "../load/api.ts";
 import { type Check, createCheck, eventuallyClean, type Finding } from "./finding.ts";
 import { canonical, foldAll, isSameEntry } from "./seen.ts";
 import { type Line, type Place, placeKey, type Stage } from "./stage.ts";
@@ -22,12 +23,8 @@ export interface Held {
 }
 export type HeldByStage = ReadonlyMap<Stage, Held>;
 
-/** What a client holds that follows the conversations from their beginning, of more entries than a sync replays only the last. */
-export async function followAnew(
-  url: string,
-  token: string,
-  stages: readonly Stage[],
-): Promise<{ finding: Finding; held: HeldByStage }> {
+/** What a client holds that follows the conversations from their beginning. Of one longer than a sync replays, the rest is missing. */
+export async function followAnew(url: string, token: string, stages: readonly Stage[]): Promise<HeldByStage> {
   const entries = new Map(stages.map(({ conversation }) => [conversation, new Map<number, Entry>()]));
   const cursors = stages.map(({ conversation, epoch }) => ({ conversation, epoch, seq: 0 }));
   const client = connect({ url, token, device: "fresh", cursors });
@@ -39,15 +36,19 @@ export async function followAnew(
   const isBehind = () => stages.some(({ conversation, head }) => entries.get(conversation)!.size < head);
   while (isBehind() && performance.now() - lastMs < STALL_MS) await Bun.sleep(POLL_MS);
   client.close();
+  return new Map(stages.map((stage) => [stage, toHeld(entries.get(stage.conversation)!)]));
+}
 
+function toHeld(entries: ReadonlyMap<number, Entry>): Held {
+  return { entries, messages: foldAll([...entries.values()].sort((a, b) => a.seq - b.seq)) };
+}
+
+/** The fresh client against what was acknowledged: every entry is there, every message is as lines and acts have made it. */
+export function checkFresh(held: HeldByStage): Finding {
   const check = createCheck("fresh client");
-  const held = new Map<Stage, Held>();
-  for (const stage of stages) {
-    const own = entries.get(stage.conversation)!;
-    if (own.size !== stage.head)
-      check.fault("lost", stage, `${own.size} entries of ${stage.head}`, stage.head - own.size);
-    const messages = foldAll([...own.values()].sort((a, b) => a.seq - b.seq));
-    held.set(stage, { entries: own, messages });
+  for (const [stage, { entries, messages }] of held) {
+    const missing = stage.head - entries.size;
+    if (missing !== 0) check.fault("lost", stage, `${entries.size} entries of ${stage.head}`, Math.abs(missing));
     check.compare(
       stage,
       linesNow(stage),
@@ -55,7 +56,7 @@ export async function followAnew(
     );
     checkActs(check, stage, messages);
   }
-  return { finding: check.finding(), held };
+  return check.finding();
 }
 
 export const toLine = ({ seq, id, from, body }: Message): Line => ({ seq, id, from, text: body.text ?? "" });
@@ -126,33 +127,40 @@ function checkDevice(check: Check, stage: Stage, { user, device, joined, entries
 }
 
 /** How far each user has read and how much is unread: what his devices know, and what the server says. */
-export async function checkReads(clientOf: (user: string) => Client, stages: readonly Stage[]): Promise<Finding> {
-  return eventuallyClean(READS_WITHIN_MS, async () => {
+export async function checkReads(
+  clientOf: (user: string) => Pick<Client, "request">,
+  stages: readonly Stage[],
+  withinMs = READS_WITHIN_MS,
+): Promise<Finding> {
+  const seats = stages.flatMap((stage) => stage.places.map((place) => ({ stage, place })));
+  const byUser = Map.groupBy(seats, ({ place }) => place.user);
+  return eventuallyClean(withinMs, async () => {
     const check = createCheck("read cursors");
-    const byUser = Map.groupBy(
-      stages.flatMap((stage) => stage.places.map((place) => ({ stage, place }))),
-      ({ place }) => place.user,
-    );
-    for (const [user, own] of byUser) {
-      const cursors = [...new Set(own.map(({ stage }) => stage))].map(({ conversation, epoch, head }) => ({
-        conversation,
-        epoch,
-        seq: head,
-      }));
-      const { conversations } = await clientOf(user).request("sync", { cursors });
-      for (const { stage, place } of own) {
-        const server = conversations.find(({ conversation }) => conversation === stage.conversation);
-        const unread = place.entries.filter(({ entry }) => entry.kind === "message" && entry.seq > place.read).length;
-        check.count(1);
-        const [text, expected] = [
-          { read: place.read, unread },
-          { read: server?.read, unread: server?.unread },
-        ].map(canonical);
-        if (text === expected) continue;
-        const who = placeKey(user, place.device);
-        check.fault("different", stage, `${stage.conversation}: ${who} has ${text}, the server ${expected}`);
-      }
-    }
+    await inParallel([...byUser], ([user, own]) => checkReadsOf(check, clientOf(user), own));
     return check.finding();
   });
 }
+
+interface Seat {
+  readonly stage: Stage;
+  readonly place: Place;
+}
+
+async function checkReadsOf(check: Check, client: Pick<Client, "request">, seats: readonly Seat[]): Promise<void> {
+  const stages = [...new Set(seats.map(({ stage }) => stage))];
+  const cursors = stages.map(({ conversation, epoch, head }) => ({ conversation, epoch, seq: head }));
+  const { conversations } = await client.request("sync", { cursors });
+  for (const { stage, place } of seats) {
+    const { read, unread } = conversations.find(({ conversation }) => conversation === stage.conversation) ?? {};
+    const expected = canonical({ read, unread });
+    const text = canonical({ read: place.read, unread: unreadOf(place) });
+    check.count(1);
+    if (text === expected) continue;
+    const who = placeKey(place.user, place.device);
+    check.fault("different", stage, `${stage.conversation}: ${who} has ${text}, the server ${expected}`);
+  }
+}
+
+/** As an app counts it: one's own messages are read by being sent. */
+const unreadOf = ({ entries, read }: Place) =>
+  entries.filter(({ entry }) => entry.kind === "message" && entry.seq > read).length;

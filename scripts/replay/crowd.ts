@@ -20,10 +20,10 @@ export interface CrowdCounts {
 }
 
 export interface Crowd {
-  /** Of the user's device, or of the first one while that is asleep. */
+  /** The user's device, or the first one while that is asleep. */
+  device(user: string, device?: number): Device;
+  /** Of that device. */
   client(user: string, device?: number): Client;
-  /** The name of the device that has the client now, or had it. */
-  deviceOf(client: Client): string;
   /** All of the users' devices follow the conversation from its joining on, whether or not they heard of it. */
   follow(users: readonly string[], cursor: Cursor): void;
   sleep(user: string, device: number): void;
@@ -48,84 +48,89 @@ export interface CrowdOptions {
 }
 
 /** Resolves when every socket is open and authenticated. */
-export async function gather({ urls, serviceKey, users, devices, stages, onConnected }: CrowdOptions): Promise<Crowd> {
+export async function gather(options: CrowdOptions): Promise<Crowd> {
+  const { urls, serviceKey, users, devices, stages, onConnected } = options;
   const api = createApi({ url: urls[0]!, serviceKey });
   const crowd = new Map<string, readonly Device[]>();
   const counts: CrowdCounts = { reconnects: 0, resyncs: 0, typingSeen: 0 };
   const ended: string[] = [];
-  const names = new WeakMap<Client, string>();
   let connected = 0;
-
-  function listen(user: string, name: string, client: Client): void {
-    names.set(client, name);
-    let isFirst = true;
-    client.on("entry", ({ conversation, entry }) => {
-      stages.get(conversation)?.received(user, name, entry, performance.now());
-    });
-    client.on("read", ({ conversation, user: reader, seq }) => {
-      if (reader === user) stages.get(conversation)?.read(user, name, seq);
-    });
-    client.on("typing", ({ on }) => {
-      if (on) counts.typingSeen += 1;
-    });
-    client.on("online", () => {
-      if (!isFirst) counts.reconnects += 1;
-      isFirst = false;
-    });
-    client.on("resync", () => {
-      counts.resyncs += 1;
-    });
-    client.on("ended", ({ error }) => ended.push(`${user}: ${error.message}`));
-  }
-
-  const deviceOf = (user: string, device: number) => crowd.get(user)![device]!;
-
-  function wake(user: string, device: number): void {
-    const found = deviceOf(user, device);
-    if (found.client) return;
-    for (const stage of stages.values()) stage.woke(user, found.name, performance.now());
-    found.wake();
-  }
-
   await inParallel(users, async (user, i) => {
     const token = await api.token(user);
-    const own = urls.map((_, n) => socketUrl(urls[(i + n) % urls.length]!));
-    crowd.set(
-      user,
-      devices.map(
-        (name) => new Device({ user, name, urls: own, token, onClient: (client) => listen(user, name, client) }),
-      ),
-    );
-    await Promise.all(crowd.get(user)!.map((device) => device.wake().ready()));
+    const own = devices.map((name, k) => {
+      // Devices of a user lie on different gateways; the others take over when one does not answer.
+      const addresses = urls.map((_, n) => socketUrl(urls[(i + k + n) % urls.length]!));
+      const onClient = (client: Client) => listen(client, user, name, { stages, counts, ended });
+      return new Device({ user, name, urls: addresses, token, onClient });
+    });
+    crowd.set(user, own);
+    await Promise.all(own.map((device) => device.wake().ready()));
     connected += 1;
     onConnected(connected);
   });
+  return { ...handle(crowd, stages), counts, ended };
+}
+
+function handle(crowd: ReadonlyMap<string, readonly Device[]>, stages: CrowdOptions["stages"]) {
+  const all = () => [...crowd.values()].flat();
+  const deviceOf = (user: string, device: number) => crowd.get(user)![device]!;
+  const awake = (user: string, device = 0) => {
+    const own = deviceOf(user, device);
+    return own.client ? own : deviceOf(user, 0);
+  };
+
+  function rouse(device: Device): Client {
+    if (device.client) return device.client;
+    for (const stage of stages.values()) stage.woke(device.user, device.name, performance.now());
+    return device.wake();
+  }
+
   return {
-    client: (user, device = 0) => deviceOf(user, device).client ?? deviceOf(user, 0).client!,
-    deviceOf: (client) => names.get(client)!,
-    follow(followers, cursor) {
-      for (const user of followers) for (const device of crowd.get(user)!) device.follow(cursor);
+    device: awake,
+    client: (user: string, device?: number) => awake(user, device).client!,
+    follow(users: readonly string[], cursor: Cursor) {
+      for (const user of users) for (const device of crowd.get(user)!) device.follow(cursor);
     },
-    sleep(user, device) {
+    sleep(user: string, device: number) {
       const found = deviceOf(user, device);
       if (!found.client) return;
       found.sleep();
       for (const stage of stages.values()) stage.slept(user, found.name);
     },
-    wake,
+    wake: (user: string, device: number) => void rouse(deviceOf(user, device)),
     async wakeAll() {
-      await inParallel([...crowd.values()].flat(), async ({ user, name }) => {
-        const device = devices.indexOf(name);
-        wake(user, device);
-        await deviceOf(user, device).client!.ready();
-      });
+      await inParallel(all(), (device) => rouse(device).ready());
     },
-    counts,
-    ended,
     close() {
-      for (const device of [...crowd.values()].flat()) device.sleep();
+      for (const device of all()) device.sleep();
     },
   };
+}
+
+function listen(
+  client: Client,
+  user: string,
+  device: string,
+  { stages, counts, ended }: Pick<Crowd, "counts"> & { stages: CrowdOptions["stages"]; ended: string[] },
+): void {
+  let isFirst = true;
+  client.on("entry", ({ conversation, entry }) => {
+    stages.get(conversation)?.received(user, device, entry, performance.now());
+  });
+  client.on("read", ({ conversation, user: reader, seq }) => {
+    if (reader === user) stages.get(conversation)?.read(user, device, seq);
+  });
+  client.on("typing", ({ on }) => {
+    if (on) counts.typingSeen += 1;
+  });
+  client.on("online", () => {
+    if (!isFirst) counts.reconnects += 1;
+    isFirst = false;
+  });
+  client.on("resync", () => {
+    counts.resyncs += 1;
+  });
+  client.on("ended", ({ error }) => ended.push(`${user}: ${error.message}`));
 }
 
 export function socketUrl(url: string): string {

@@ -11,7 +11,7 @@ import { createApi } from "../load/api.ts";
 import type { Percentiles } from "../load/contract.ts";
 import { createLatencies } from "../load/latencies.ts";
 import { type ActCounts, noActs } from "./acts.ts";
-import { checkDevices, checkReads, followAnew } from "./agree.ts";
+import { checkDevices, checkFresh, checkReads, followAnew } from "./agree.ts";
 import { type Crowd, DEVICES, gather, socketUrl } from "./crowd.ts";
 import { type Finding, isClean } from "./finding.ts";
 import { createKills, type Kill, type KillOrder, type Victim } from "./kills.ts";
@@ -214,9 +214,9 @@ async function look(
   const { urls, serviceKey, dataDir } = target;
   const token = await createApi({ url: urls[0]!, serviceKey }).token(OWNER);
   const url = socketUrl(urls.at(-1)!);
-  const { finding, held } = await followAnew(url, token, stages);
+  const held = await followAnew(url, token, stages);
   const findings = [
-    finding,
+    checkFresh(held),
     checkDevices(held),
     await checkReads((user) => crowd.client(user), stages),
     await checkHistory(url, token, held),

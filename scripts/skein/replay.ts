@@ -1,7 +1,7 @@
 /**
- * `skein replay <logs…>`: real chat through Skein, with edits, recalls, reactions, reads and typing mixed in, and the proof from outside
- * that nothing was lost, doubled or reordered and that everybody holds the same conversation in the end. On a private Skein of its own, every role in a process, unless `--url`
- * names one that runs.
+ * `skein replay <logs…>`: real chat through Skein, with edits, recalls, reactions, reads and typing mixed in, and the proof from
+ * outside that nothing was lost, doubled or reordered, and that everybody holds the same conversation in the end. On a private Skein
+ * of its own, every role in a process, unless `--url` names one that runs.
  */
 
 import { existsSync } from "node:fs";

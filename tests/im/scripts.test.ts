@@ -6,6 +6,8 @@
 import { describe, expect, test } from "bun:test";
 import { systemClock } from "../../lib/clock.ts";
 import { publishBroadcast } from "../../lib/im/broadcast-runner.ts";
+import { eraseConversation } from "../../lib/im/erase-conversation.ts";
+import { createEraser } from "../../lib/im/erased-record.ts";
 import {
   attach,
   createBroadcasts,
@@ -22,6 +24,7 @@ import {
   typing,
 } from "../../lib/im/index.ts";
 import { BURSTS } from "../../lib/redis/index.ts";
+import { erasuresOf } from "../support/erasure.ts";
 import { type Chat, makeChat } from "../support/im.ts";
 import { digestOf } from "../support/queue.ts";
 import { openTestStore, type TestStore } from "../support/redis.ts";
@@ -33,6 +36,8 @@ interface Stage {
   readonly conversation: string;
   /** Of ann and bob. */
   readonly direct: string;
+  /** Of cid: one that waits, one that is due (and its message), one that has fired. */
+  readonly reminders: Readonly<Record<"waiting" | "due" | "record" | "fired", string>>;
   /** Ann's phone's push. */
   readonly registration: string;
   /** Ann's open one. */
@@ -57,6 +62,16 @@ async function setStage(): Promise<Stage> {
   await attach(chat.redis, chat.keys, systemClock, ROUTE);
   await chat.redis.zadd(chat.keys.leaving(0), 1, "ann");
   await chat.redis.zadd(chat.keys.users(0), Date.now() - 60_000, "eve");
+  // Of who is no member any more.
+  const { body, ...old } = {
+    seq: 1,
+    id: "m1",
+    conversation: direct.id,
+    from: "zoe",
+    type: "text",
+    body: { text: "hello" },
+  };
+  await chat.redis.xadd(chat.keys.log(direct.id), "1-1", "m", JSON.stringify({ ...old, body, sentAt: 1 }));
   const notifier = createNotifier(
     chat.redis,
     chat.keys,
@@ -66,13 +81,36 @@ async function setStage(): Promise<Stage> {
   const { id: registration } = await chat.pushDevices.register("ann", "phone", address);
   await burstsOf(chat).join({ user: "ann", conversation, seq: 3 }, WAIT_MS);
   const burst = (await chat.redis.hget(chat.keys.own(0, BURSTS), `ann/${conversation}`))!.split(" ")[0]!;
-  return { store, chat, notifier, conversation, direct: direct.id, registration, burst };
+  const reminders = await putOff({ chat });
+  return { store, chat, notifier, conversation, direct: direct.id, registration, burst, reminders };
+}
+
+const LATER = Date.now() + 3_600_000;
+
+async function putOff({ chat }: Pick<Stage, "chat">): Promise<Stage["reminders"]> {
+  const create = async (text: string, at: number) => (await chat.reminders.create("cid", { at, text })).id;
+  const recordOf = async (id: string) =>
+    (await chat.redis.hget(chat.keys.agenda("cid", "reminders"), id))!.split(" ")[4]!;
+  const [waiting, due, fired] = [await create("waiting", LATER), await create("due", 0), await create("fired", 0)];
+  await chat.reminders.fire("cid", fired, await recordOf(fired));
+  return { waiting, due, record: await recordOf(due), fired };
 }
 
 const key = {
+  agenda: ({ chat }: Stage) => chat.keys.agenda("cid", "reminders"),
+  agendaListed: ({ chat }: Stage) => chat.keys.agendaListed("cid", "reminders"),
+  agendaEnded: ({ chat }: Stage) => chat.keys.agendaEnded("cid", "reminders"),
+  reminders: ({ chat }: Stage) => chat.keys.topic("im.reminders", 0),
   conv: ({ chat, conversation }: Stage) => chat.keys.conversation(conversation),
   members: ({ chat, conversation }: Stage) => chat.keys.members(conversation),
   newSilenced: ({ chat }: Stage) => chat.keys.silenced("new"),
+  directConv: ({ chat, direct }: Stage) => chat.keys.conversation(direct),
+  directLog: ({ chat, direct }: Stage) => chat.keys.log(direct),
+  directFolds: ({ chat, direct }: Stage) => chat.keys.folds(direct),
+  directDelivered: ({ chat, direct }: Stage) => chat.keys.delivered(direct),
+  directReactors: ({ chat, direct }: Stage) => chat.keys.reactors(direct, 1),
+  erasures: ({ chat }: Stage) => chat.keys.erasures(),
+  erasure: ({ chat }: Stage) => erasureKey(chat, "ann"),
   directMembers: ({ chat, direct }: Stage) => chat.keys.members(direct),
   silenced: ({ chat, direct }: Stage) => chat.keys.silenced(direct),
   delivered: ({ chat, conversation }: Stage) => chat.keys.delivered(conversation),
@@ -105,12 +143,51 @@ const key = {
   events: ({ chat, conversation }: Stage) => chat.keys.topic("im.events", chat.keys.partitionOf(conversation)),
 };
 
+const subjectOf = (user: string) => ({ user, pseudonym: "erased-1", eraser: createEraser(user, "erased-1", 1) });
+
+/** By a name that only who has the secret can tell. */
+function erasureKey({ keys }: Chat, user: string): string {
+  const digest = new Bun.CryptoHasher("sha256", new Uint8Array(32)).update(user).digest("base64url");
+  return keys.erasure(digest.slice(0, 22));
+}
+
 interface Row {
   readonly keys: readonly (keyof typeof key)[];
   run(stage: Stage): Promise<unknown>;
 }
 
+const AGENDA = ["agenda", "agendaListed", "agendaEnded"] as const;
+const RECORDS = ["delayed", "delayedDue", "delayedEnded"] as const;
+
 const SCRIPTS: Record<string, Row> = {
+  "agenda: create": {
+    keys: [...AGENDA, ...RECORDS, "reminders", "relay"],
+    run: ({ chat }) => chat.reminders.create("cid", { at: LATER, text: "tea", clientId: "r1" }),
+  },
+  "agenda: create for now": {
+    keys: [],
+    run: ({ chat }) => chat.reminders.create("cid", { at: 0, text: "tea", clientId: "r1" }),
+  },
+  "agenda: move": {
+    keys: [...AGENDA, ...RECORDS, "reminders", "relay"],
+    run: ({ chat, reminders }) => chat.reminders.move("cid", reminders.waiting, LATER + 1),
+  },
+  "agenda: wait again": {
+    keys: [...AGENDA, ...RECORDS, "reminders", "relay"],
+    run: ({ chat, reminders }) => chat.reminders.snooze("cid", reminders.fired, LATER),
+  },
+  "agenda: cancel": {
+    keys: [...AGENDA, ...RECORDS],
+    run: ({ chat, reminders }) => chat.reminders.cancel("cid", reminders.waiting),
+  },
+  "agenda: forget": {
+    keys: [],
+    run: ({ chat, reminders }) => chat.reminders.cancel("cid", reminders.fired),
+  },
+  "agenda: end": {
+    keys: AGENDA,
+    run: ({ chat, reminders }) => chat.reminders.fire("cid", reminders.due, reminders.record),
+  },
   create: {
     keys: ["newConv", "newMembers", "newSilenced", "events"],
     run: ({ chat }) => chat.conversations.create("ann", { id: "new", type: "group", members: ["bob", "cid"] }),
@@ -215,6 +292,22 @@ const SCRIPTS: Record<string, Row> = {
       const range = { conversation, epoch: "", after: 0, before: 9, limit: 9, newest: false, messagesOnly: false };
       return chat.timeline.read({ ...range, parts: ["content"] });
     },
+  },
+  "erase: look": {
+    keys: ["conv", "members", "log", "folds", "delivered"],
+    run: ({ chat, conversation }) => eraseConversation(chat, conversation, subjectOf("nobody")),
+  },
+  "erase: leave": {
+    keys: ["conv", "members", "log", "events"],
+    run: ({ chat, conversation }) => eraseConversation(chat, conversation, subjectOf("ann")),
+  },
+  "erase: rewrite": {
+    keys: ["directConv", "directLog", "directFolds", "directDelivered", "directReactors"],
+    run: ({ chat, direct }) => eraseConversation(chat, direct, subjectOf("zoe")),
+  },
+  "erase: start": {
+    keys: ["erasures", "erasure"],
+    run: ({ chat }) => erasuresOf(chat).begin("ann"),
   },
   trim: {
     keys: ["members", "log", "folds"],

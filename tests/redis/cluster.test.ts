@@ -30,6 +30,7 @@ import { openRedis, type RedisClient } from "../../lib/redis/index.ts";
 import { openRpcNode } from "../../lib/rpc/index.ts";
 import { createDelivery } from "../../workers/logic/delivery.ts";
 import { createInboxConsumer } from "../../workers/logic/inbox.ts";
+import { eraserOf } from "../support/erasure.ts";
 import { eventually } from "../support/eventually.ts";
 import { makeChat } from "../support/im.ts";
 import {
@@ -96,9 +97,12 @@ test("no script and no read of the chat, the queue and the registry crosses slot
   await chat.amendments.edit("ann", { conversation: first, seq: 1 }, { text: "text one" });
   await createTrim(redis.commands, keys, 2)(first, (await chat.conversations.get("ann", first)).epoch, 3);
   await chat.blocks.add("bob", "ann");
+  await chat.send("eve", await chat.group("eve", "bob"), "of one who will be erased");
   await roundOfPresence();
   await roundOfWinback();
+  await roundOfErasure();
   await roundOfBroadcasts();
+  await roundOfAgenda();
 
   const options = { redis, keys, clock: systemClock, log: silentLog, metrics, member: "t.logic" };
   await roundOfAside(queue);
@@ -133,6 +137,14 @@ test("no script and no read of the chat, the queue and the registry crosses slot
     await chat.presence.sweepGateways();
   }
 
+  /** One pass over all masters: the groups that would have to finish the events stand still by now. */
+  async function roundOfErasure(): Promise<void> {
+    const { erasures, pass } = eraserOf(chat, queue);
+    await erasures.begin("eve");
+    await pass();
+    expect((await erasures.report("eve"))?.erased).toMatchObject({ conversations: 1, entries: 3 });
+  }
+
   async function roundOfWinback(): Promise<void> {
     const winback = createWinback(chat.redis, keys, systemClock, { idleMs: 0, periodMs: 1_000, push: undefined });
     const counts = await Promise.all(Array.from({ length: keys.partitions }, (_, p) => winback.sweep(p)));
@@ -152,6 +164,20 @@ test("no script and no read of the chat, the queue and the registry crosses slot
       });
       await broadcasts.order(broadcast.id, "pause");
       expect(await broadcasts.order(broadcast.id, "cancel")).toMatchObject({ state: "cancelled" });
+    }
+  }
+
+  /** Of users on all masters: put off, moved, due, put off again, cancelled. */
+  async function roundOfAgenda(): Promise<void> {
+    const { reminders } = chat;
+    for (const user of Array.from({ length: 12 }, (_, i) => `busy-${i}`)) {
+      const { id } = await reminders.create(user, { at: 0, text: "tea" });
+      const record = (await chat.redis.hget(keys.agenda(user, "reminders"), id))!.split(" ")[4]!;
+      expect(await reminders.fire(user, id, record)).toMatchObject({ state: "fired" });
+      const at = Date.now() + 60_000;
+      expect(await reminders.snooze(user, id, at)).toBe("ok");
+      expect(await reminders.list(user, { limit: 1, after: "0:none" })).toMatchObject({ reminders: [{ at }] });
+      expect(await reminders.cancel(user, id)).toBe("ok");
     }
   }
 

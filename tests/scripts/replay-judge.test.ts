@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Entry } from "../../lib/client/index.ts";
 import { createLatencies } from "../../scripts/load/latencies.ts";
-import { checkDevices, type Held } from "../../scripts/replay/agree.ts";
+import { checkDevices, checkFresh, checkReads, type Held } from "../../scripts/replay/agree.ts";
 import type { Act } from "../../scripts/replay/plan.ts";
 import { foldAll } from "../../scripts/replay/seen.ts";
 import { Stage } from "../../scripts/replay/stage.ts";
@@ -152,6 +152,45 @@ test("devices that hold other texts than a fresh client are named; what a recall
   const other = checkDevices(new Map([[stage, heldOf([now[0]!, now[1]!, edit(3, 2, "newer"), recall])]]));
   expect(other).toMatchObject({ ...HEALTH, different: 4 });
   expect(other.examples.join("\n")).toMatch(/c 2: bob\/tablet has .*"text":"new".*, the fresh client .*"text":"newer"/);
+});
+
+test("a fresh client whose messages are not what the acts made of them is told from one in health", () => {
+  const reaction = (seq: number, by: string, on = true): Entry => ({
+    ...{ kind: "reaction", seq, id: `id-${seq}`, by, at: 2, target: 1, on },
+    emoji: "+1-",
+  });
+  const react = (user: string, on = true) => ({
+    seq: 1,
+    act: { kind: "react", user, device: 0, target: 1, emoji: "+1-", on } as const,
+  });
+  const health = [message(1), reaction(2, "ann"), reaction(3, "bob"), reaction(4, "ann", false), edit(5, 1, "new")];
+  const { stage, commit } = makeStage();
+  commit(1);
+  stage.amended([react("ann"), react("bob")]);
+  stage.amended([react("ann", false), { seq: 1, act: edited(1, "new") }]);
+  const look = (entries: readonly Entry[]) => checkFresh(new Map([[stage, heldOf(entries)]]));
+  expect(look(health)).toMatchObject({ messages: 1, ...HEALTH });
+  const instead = (seq: number, entry: Entry) => health.map((one) => (one.seq === seq ? entry : one));
+  expect(look(instead(3, reaction(3, "cid")))).toMatchObject({ ...HEALTH, different: 1 });
+  expect(look(instead(4, reaction(4, "cid", false)))).toMatchObject({ ...HEALTH, different: 1 });
+  expect(look(instead(5, edit(5, 1, "other")))).toMatchObject({ ...HEALTH, different: 1 });
+  expect(look(health.slice(0, -1))).toMatchObject({ ...HEALTH, lost: 1, different: 2 });
+});
+
+test("a device that does not know how far its user has read is named", async () => {
+  const { stage, commit, receiveOn } = makeStage(["phone", "tablet"]);
+  stage.begin(["bob"]);
+  for (const seq of [1, 2, 3]) commit(seq);
+  for (const device of ["phone", "tablet"])
+    receiveOn(device, "bob", message(1), message(2, "text 2", "bob"), message(3));
+  const server = (read: number, unread: number) => () => ({
+    request: async () => ({ conversations: [{ conversation: "c", read, unread }] }) as never,
+  });
+  expect(await checkReads(server(2, 1), [stage], 0)).toMatchObject({ messages: 2, ...HEALTH });
+  stage.read("bob", "phone", 3);
+  const finding = await checkReads(server(3, 0), [stage], 0);
+  expect(finding).toMatchObject({ ...HEALTH, different: 1 });
+  expect(finding.examples[0]).toContain('bob/tablet has {"read":2,"unread":1}, the server {"read":3,"unread":0}');
 });
 
 test("an archive and a ledger that differ are told from those that do not", async () => {

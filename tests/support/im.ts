@@ -12,6 +12,7 @@ export interface ChatOptions {
   readonly makeRoom?: (partition: number) => Promise<void>;
   readonly judge?: Judge;
   readonly replicas?: number;
+  readonly isErased?: (user: string) => Promise<boolean>;
 }
 
 export function makeChat(

@@ -1,4 +1,6 @@
-/** A browsers' push service on loopback: it keeps what is pushed to each of its subscriptions, decrypted, and answers as told. */
+/**
+ * A browsers' push service on loopback: it keeps what is pushed to each of its subscriptions, decrypted, and answers as told.
+ */
 
 import { makeBrowser } from "./browser.ts";
 

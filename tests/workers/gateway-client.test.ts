@@ -1,7 +1,7 @@
 /** The client library against real gateways: what an app sees when the gateway under it goes. */
 
 import { expect, test } from "bun:test";
-import { connect } from "../../lib/client/index.ts";
+import { connect, type Kept, type Store } from "../../lib/client/index.ts";
 import { openTestChat } from "../support/chat.ts";
 import { eventually } from "../support/eventually.ts";
 import { openTestStore } from "../support/redis.ts";
@@ -36,4 +36,43 @@ test("a gateway drains under two clients that chat: every message once, in order
   }, 20_000);
   ada.close();
   bob.close();
+});
+
+test("an app that is reloaded over and over in the middle of its sends: every message once, in the order of the sends", async () => {
+  await using store = await openTestStore("gc-lives");
+  await using chat = await openTestChat(store);
+  const conversation = await chat.group("ada", "bob");
+  const url = `${chat.url.replace("http", "ws")}/v1/ws`;
+  const token = await chat.token("ada");
+  let kept: string | undefined;
+  const memory: Store = {
+    load: () => (kept === undefined ? undefined : (JSON.parse(kept) as Kept)),
+    save: (now) => {
+      kept = JSON.stringify(now);
+    },
+  };
+  const seen = new Map<number, string>();
+  const written: string[] = [];
+  const lives = 12;
+  for (let life = 1; life <= lives; life++) {
+    const client = connect({ url, token, store: memory });
+    client.on("message", ({ message: { seq, body } }) => {
+      // A place that is a second old makes some come again, never others.
+      expect(seen.get(seq) ?? body.text).toBe(body.text!);
+      seen.set(seq, body.text!);
+    });
+    for (let i = 0; i < 10; i++) {
+      const text = `${life}.${i}`;
+      written.push(text);
+      client.send(conversation, text).catch(() => undefined);
+      // Some lives end before their session is open, some in the middle of their sends.
+      if (life % 3 > 0) await Bun.sleep(life % 3);
+    }
+    if (life === lives) await eventually(() => expect(client.unsent()).toEqual([]));
+    client.close();
+  }
+  const page = await chat.http("ada", "GET", `/v1/conversations/${conversation}/messages?limit=200`);
+  const { messages } = (await page.json()) as { messages: { seq: number; body: { text: string } }[] };
+  expect(messages.map(({ body }) => body.text)).toEqual(written);
+  for (const [seq, text] of seen) expect(messages[seq - 1]!.body.text).toBe(text);
 });

@@ -499,6 +499,11 @@ test("params by position, null and missing", async () => {
   expect(pathOf(await ada.call("message.history"))).toBe("conversation");
 });
 
+test("the session's own methods refuse unknown fields, too", async () => {
+  expect(pathOf(await ada.call("session.ping", { token: "x" }))).toBe("token");
+  expect((await ada.call("session.ping")).result).toEqual({ serverTime: expect.any(Number) });
+});
+
 test("batches: 64 pass, 65 do not, and a bad part spoils no other", async () => {
   using client = await chat.connect("ada");
   const ping = (id: number) => ({ jsonrpc: "2.0", id, method: "session.ping" });

@@ -44,6 +44,7 @@ const NOBODY = outcomes("FORBIDDEN", "FORBIDDEN", "FORBIDDEN", "MUTED", "NOT_MEM
 const here = ({ conversation }: Stage) => ({ conversation });
 const onSocket = (name: string) => webSocketMethods.get(name);
 let fresh = 0;
+const LATER = Date.now() + 3_600_000;
 
 const ROWS: readonly Row[] = [
   {
@@ -117,6 +118,26 @@ const ROWS: readonly Row[] = [
     params: (stage) => ({ ...here(stage), clientId: `c${++fresh}`, body: { text: "hi" } }),
     outcomes: SPEAKERS,
   },
+  {
+    method: methods.send,
+    what: "a message for later",
+    params: (stage) => ({ ...here(stage), clientId: `c${++fresh}`, body: { text: "hi" }, deliverAt: LATER }),
+    outcomes: SPEAKERS,
+  },
+  { method: methods.listScheduled, what: "one's own", params: () => ({}), outcomes: ANYBODY },
+  { method: methods.moveScheduled, what: "none", params: () => ({ id: "none", at: LATER }), outcomes: ANYBODY },
+  { method: methods.cancelScheduled, what: "none", params: () => ({ id: "none" }), outcomes: ANYBODY },
+  {
+    method: methods.createReminder,
+    what: "of a message",
+    params: (stage) => ({ ...here(stage), seq: stage.foreign, at: LATER, text: "look" }),
+    outcomes: MEMBERS,
+  },
+  { method: methods.createReminder, what: "of nothing", params: () => ({ at: LATER, text: "tea" }), outcomes: ANYBODY },
+  { method: methods.listReminders, what: "one's own", params: () => ({}), outcomes: ANYBODY },
+  { method: methods.moveReminder, what: "none", params: () => ({ id: "none", at: LATER }), outcomes: ANYBODY },
+  { method: methods.snoozeReminder, what: "none", params: () => ({ id: "none", at: LATER }), outcomes: ANYBODY },
+  { method: methods.cancelReminder, what: "none", params: () => ({ id: "none" }), outcomes: ANYBODY },
   { method: methods.history, what: "messages", params: here, outcomes: MEMBERS },
   { method: methods.search, what: "all one's own", params: () => ({ q: "hi" }), outcomes: ANYBODY },
   { method: methods.search, what: "it", params: (stage) => ({ ...here(stage), q: "hi" }), outcomes: MEMBERS },

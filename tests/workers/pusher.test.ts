@@ -107,7 +107,7 @@ async function end(user: string, conversation: string, seq: number): Promise<voi
 async function quiet(): Promise<void> {
   await eventually(async () => {
     const { groups } = await queue.describe(imPush);
-    expect(groups.map(({ lag }) => lag)).toEqual([0]);
+    expect(groups.map(({ lag }) => lag)).toEqual([0, 0]);
   });
 }
 
@@ -115,9 +115,9 @@ async function quiet(): Promise<void> {
 async function expireLeases(user: string): Promise<void> {
   const { commands } = store.redis;
   const stream = store.keys.topic("im.push", store.keys.partitionOf(user));
-  const held = (await commands.xpending(stream, "pusher", "-", "+", 10)) as [id: string, member: string][];
+  const held = (await commands.xpending(stream, "devices", "-", "+", 10)) as [id: string, member: string][];
   for (const [id, member] of held) {
-    await commands.call("XCLAIM", stream, "pusher", member, 0, id, "IDLE", 60_000, "JUSTID");
+    await commands.call("XCLAIM", stream, "devices", member, 0, id, "IDLE", 60_000, "JUSTID");
   }
 }
 
@@ -250,7 +250,7 @@ describe("a device's answer", () => {
     const seq = await say(ann, conversation, "hello");
     await end(bob, conversation, seq);
     await eventually(async () => {
-      const { letters } = await queue.deadLetters.list("im.push", "pusher", {});
+      const { letters } = await queue.deadLetters.list("im.push", "devices");
       expect(letters).toMatchObject([
         { key: bob, reason: "bury", lastError: "Bury: webpush: the push service answered 400", attemptCount: 1 },
       ]);
@@ -265,15 +265,21 @@ describe("a device's answer", () => {
 });
 
 describe("a notice", () => {
-  test("goes to all devices at once, and once when it is published twice", async () => {
+  test("goes to all devices at once, cut to what fits, and once when it is published twice", async () => {
     const { users } = await group("ann", "bob");
     const [, bob] = users;
     await register(bob, `${bob}-laptop`, "laptop");
-    const data = { id: `r${count}`, users: [bob, "nobody"], title: "Reminder", text: "call ann" };
+    const data = {
+      id: `r${count}`,
+      users: [bob, "nobody"],
+      title: "Reminder",
+      text: `call ann ${"\u0001".repeat(5_000)}`,
+    };
     for (let i = 0; i < 2; i++) await queue.publish(imPush, { type: "im.push.notice", data });
     await eventually(() => expect([service.of(bob).length, service.of(`${bob}-laptop`).length]).toEqual([1, 1]));
     await quiet();
-    expect(service.of(bob).map(({ said }) => said)).toEqual([{ id: data.id, title: "Reminder", text: "call ann" }]);
+    const text = `call ann ${"\u0001".repeat(240)}…`;
+    expect(service.of(bob).map(({ said }) => said)).toEqual([{ id: data.id, title: "Reminder", text }]);
   });
 });
 
@@ -356,5 +362,24 @@ describe("a registration", () => {
     await end(users[1], conversation, await say(users[0], conversation, "hello"));
     await eventually(() => expect(service.of(users[1])).toHaveLength(1));
     expect(service.of(users[1])[0]!.headers.get("authorization")).toEndWith(`, k=${publicKey}`);
+  });
+
+  test("of a webhook that is slow on purpose takes no more than its places: others are called meanwhile", async () => {
+    const held = Promise.withResolvers<Response>();
+    await using slow = openReceiver({ secrets: [], answer: async () => (await held.promise).clone() as Response });
+    await using quick = openReceiver({ secrets: [] });
+    for (let i = 1; i <= 18; i++) await put("mallory", `d${i}`, { kind: "webhook", url: slow.url });
+    await put("zoe", "hook", { kind: "webhook", url: quick.url });
+    const notice = { title: "Hello", text: "all of you" };
+    const publish = (id: string, user: string) =>
+      queue.publish(imPush, { type: "im.push.notice", data: { id, users: [user], ...notice } });
+    await publish("n-slow", "mallory");
+    await eventually(() => expect(slow.calls).toHaveLength(16));
+    await publish("n-quick", "zoe");
+    await eventually(() => expect(quick.calls).toHaveLength(1));
+    expect(slow.calls).toHaveLength(16);
+    held.resolve(new Response(null, { status: 410 }));
+    for (let i = 1; i <= 18; i++) await chat.http("mallory", "DELETE", `/v1/me/push/d${i}`);
+    await eventually(async () => expect(await devicesOf("mallory")).toEqual([]));
   });
 });

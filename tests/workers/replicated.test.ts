@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import { createErasures } from "../../lib/im/index.ts";
 import { createMethods } from "../../workers/logic/methods.ts";
 import { makeChat } from "../support/im.ts";
 import { openTestStore } from "../support/redis.ts";
@@ -11,6 +12,7 @@ test("at replicated:1 without a replica every change ends as unknown, though it 
   const methods = createMethods({
     chat,
     searchArchive: async () => [],
+    erasures: createErasures({ redis: chat.redis, keys: chat.keys, secret: new Uint8Array(32) }),
     registerPush: async () => ({}),
     pushPublicKey: "",
     status: async () => ({ ackLevel: "replicated:1", redis: "single" }),

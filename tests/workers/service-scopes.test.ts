@@ -8,6 +8,7 @@ import { systemClock } from "../../lib/clock.ts";
 import { createBroadcasts } from "../../lib/im/index.ts";
 import { openQueue } from "../../lib/mq/index.ts";
 import { silentLog } from "../../lib/observability/index.ts";
+import type { Logic } from "../../workers/gateway/methods.ts";
 import { createServiceKeyStore } from "../../workers/gateway/service-key-store.ts";
 import type { ServiceRoute } from "../../workers/gateway/service-route.ts";
 import { createServiceRoutes } from "../../workers/gateway/service-routes.ts";
@@ -30,6 +31,8 @@ const table: readonly ServiceRoute[] = createServiceRoutes({
   queue,
   tails: createTails(queue, silentLog),
   serviceKeys: createServiceKeyStore({ commands: redis.commands, keys, clock: systemClock, serviceKey: "sk_root_x" }),
+  logic: {} as Logic,
+  clock: systemClock,
   broadcasts: createBroadcasts(redis.commands, keys, systemClock),
   allowPrivate: false,
   checkSecretOf: () => "",

@@ -32,6 +32,9 @@ const RETRY_MS = 200;
 /** Routes written so shortly before Redis went away may not have survived it, below ack level disk. */
 const DOUBT_MS = 5_000;
 
+/** Addresses nobody: an entry that is a place in the stream, and nothing else. */
+const NOTHING = "- 0 ";
+
 type Entry = [id: string, fields: string[]];
 
 export interface DeliveriesParts {
@@ -55,6 +58,8 @@ export function createDeliveries({ node, redis, keys, sessions, clock, log, metr
   const targets = new Targets();
   let lastSeqs = new Map<string, number>();
   let position = "";
+  /** Whether the entry at our place is one for sockets: it goes with the heartbeat after the one that puts another behind it. */
+  let hasFrame = false;
   let renewedAt = 0;
   let reader: RedisClient;
   let running: Promise<unknown> = Promise.resolve();
@@ -63,7 +68,7 @@ export function createDeliveries({ node, redis, keys, sessions, clock, log, metr
 
   /** Creates the stream with one entry, so that there is a place to read from that cannot be missed. */
   async function create(): Promise<void> {
-    const replies = await redis.commands.multi().xadd(stream, "*", "- 0 ", "").pexpire(stream, EXPIRES_MS).exec();
+    const replies = await redis.commands.multi().xadd(stream, "*", NOTHING, "").pexpire(stream, EXPIRES_MS).exec();
     const [error, first] = replies?.[0] ?? [];
     if (error || typeof first !== "string") throw error ?? new Error("the delivery stream was not created");
     position = first;
@@ -76,7 +81,9 @@ export function createDeliveries({ node, redis, keys, sessions, clock, log, metr
     const exists = await redis.commands.pexpire(stream, EXPIRES_MS);
     if (exists === 1) {
       renewedAt = clock.now();
-      await redis.commands.xtrim(stream, "MINID", "~", position);
+      // To the entry: what was written is to be kept nowhere, and an idle stream is never longer than a node.
+      await redis.commands.xtrim(stream, "MINID", position);
+      if (hasFrame) await redis.commands.xadd(stream, "*", NOTHING, "");
       return;
     }
     log.warn({ node }, "the delivery stream was lost; connections are attached again");
@@ -127,6 +134,7 @@ export function createDeliveries({ node, redis, keys, sessions, clock, log, metr
         if (from !== position) continue;
         for (const [id, fields] of entries) {
           position = id;
+          hasFrame = fields[0] !== NOTHING;
           for (let i = 0; i < fields.length; i += 2) write(fields[i]!, fields[i + 1]!);
         }
       } catch (error) {

@@ -166,10 +166,14 @@ const deliver = define(
 );
 const receipts = define(ConversationParams, ReceiptsReply, (logic, by, params) => logic.receipts({ by, params }));
 const listDevices = define(NoParams, ListDevicesReply, (logic, by, params) => logic.listDevices({ by, params }));
-const registerPush = define(RegisterPushParams, RegisterPushReply, (logic, by, params) =>
-  logic.registerPush({ by, params }),
+// Every cache of routes hears of these two.
+const registerPush = define(
+  RegisterPushParams,
+  RegisterPushReply,
+  (logic, by, params) => logic.registerPush({ by, params }),
+  "signal",
 );
-const removePush = define(DeviceParams, Nothing, (logic, by, params) => logic.removePush({ by, params }));
+const removePush = define(DeviceParams, Nothing, (logic, by, params) => logic.removePush({ by, params }), "signal");
 const pushKey = define(NoParams, PushKeyReply, (logic, by, params) => logic.pushKey({ by, params }));
 const removeDevice = define(DeviceParams, Nothing, (logic, by, params) => logic.removeDevice({ by, params }));
 

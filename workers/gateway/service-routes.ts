@@ -15,8 +15,9 @@ import type { Tails } from "./service-tail.ts";
 import { topicRoutes } from "./service-topics.ts";
 import { traceRoutes } from "./service-trace.ts";
 import { type TransactionParts, transactionRoutes } from "./service-transactions.ts";
+import { type UserRouteParts, userRoutes } from "./service-users.ts";
 
-export interface ServiceParts extends GroupParts, TransactionParts {
+export interface ServiceParts extends GroupParts, TransactionParts, UserRouteParts {
   readonly serviceKeys: ServiceKeyStore;
   readonly broadcasts: Broadcasts;
   readonly tails: Tails;
@@ -36,6 +37,7 @@ export function createServiceRoutes(parts: ServiceParts): readonly ServiceRoute[
     ...traceRoutes(queue),
     ...broadcastRoutes(broadcasts),
     ...serviceKeyRoutes(serviceKeys),
+    ...userRoutes(parts),
   ];
 }
 

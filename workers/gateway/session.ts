@@ -11,9 +11,10 @@
 
 import * as v from "valibot";
 import { AppError, ERRORS } from "../../lib/errors.ts";
-import { isExpired, type TokenClaims, validate } from "../../lib/http/index.ts";
+import { isExpired, type ServicePass, type TokenClaims, validate } from "../../lib/http/index.ts";
 import type { UserId } from "../../lib/id.ts";
-import { CursorSchema, IdSchema, LIMITS, type PresenceState, SyncReply } from "../../lib/im/index.ts";
+import { CursorSchema, IdSchema, LIMITS, NoParams, type PresenceState, SyncReply } from "../../lib/im/index.ts";
+import { Batch } from "./batch.ts";
 import {
   errorFrame,
   idOf,
@@ -47,8 +48,6 @@ export const HEARTBEAT_MS = 25_000;
 const OPENING_FRAME_CHARACTERS_MAX = 4 * 1_024;
 /** So many unreadable frames in a row are no slip of a client. */
 const FAULTS_MAX = 10;
-/** A batch answers in one frame; beyond this its further results are asked for alone. */
-const BATCH_CHARACTERS_MAX = 384 * 1_024;
 const BUSY_RETRY_MS = 100;
 /** A client learns while draining that another gateway takes it. */
 const DRAINING_RETRY_MS = 500;
@@ -79,6 +78,12 @@ export interface SessionSocket extends Socket {
   ping(): unknown;
 }
 
+/** Whom the upgrade's Authorization header let in. */
+export interface SessionClaims extends TokenClaims {
+  /** Of a service that acts for the user. */
+  readonly pass?: ServicePass;
+}
+
 export class Session implements Caller {
   state: "opening" | "attaching" | "open" | "closed" = "opening";
   user: UserId | undefined;
@@ -101,8 +106,7 @@ export class Session implements Caller {
     /** Names it within this gateway; never used twice, so that no late frame reaches the wrong user. */
     readonly number: number,
     readonly startedAt: number,
-    /** From the upgrade's Authorization header. */
-    private readonly claims: TokenClaims | undefined,
+    readonly claims: SessionClaims | undefined,
   ) {
     this.outbox = new Outbox(sessions.writer, () => this.close(CLOSE.tooSlow, "too slow"));
   }
@@ -276,8 +280,14 @@ export class Session implements Caller {
     );
   }
 
-  private runOwn({ id, method }: RpcRequest, batch: Batch | undefined): void {
+  private runOwn({ id, method, params }: RpcRequest, batch: Batch | undefined): void {
     if (method === "session.ping") {
+      try {
+        validate(NoParams, params);
+      } catch (error) {
+        this.fail(id, error, batch);
+        return;
+      }
       this.succeed(id, `{"serverTime":${this.sessions.clock.now()}}`, batch);
     } else if (method === "session.open") {
       this.fail(id, new AppError("CONFLICT", "The session is open already"), batch);
@@ -382,24 +392,5 @@ export class Session implements Caller {
 
   private closeWhenDrained(): void {
     if (this.inFlight === 0) this.close(CLOSE.draining, "draining");
-  }
-}
-
-/** The answers of a batch, until all are there. */
-class Batch {
-  private readonly answers: string[] = [];
-  private length = 0;
-
-  constructor(private left: number) {}
-
-  /** The whole answer once this was its last part. */
-  add(frame: string, id: RequestId | null): string | undefined {
-    const isTooLong = this.length + frame.length > BATCH_CHARACTERS_MAX && this.answers.length > 0;
-    const detail = "The answers of this batch are too large for one frame: ask for this one alone";
-    const kept = isTooLong ? errorFrame(id, new AppError("TOO_LARGE", detail)) : frame;
-    this.answers.push(kept);
-    this.length += kept.length;
-    this.left -= 1;
-    return this.left === 0 ? `[${this.answers.join(",")}]` : undefined;
   }
 }

@@ -2,12 +2,13 @@
 
 import { archiveContract } from "../../lib/archive/index.ts";
 import { AppError } from "../../lib/errors.ts";
-import { createChat, imEvents, logicContract } from "../../lib/im/index.ts";
+import { createChat, createErasures, ERASURES_PURPOSE, imEvents, logicContract } from "../../lib/im/index.ts";
 import { ackLevelInForce } from "../../lib/redis/index.ts";
-import { vapidPublicKey } from "../../lib/secrets.ts";
+import { deriveSecret, vapidPublicKey } from "../../lib/secrets.ts";
 import type { Worker } from "../context.ts";
 import { createCommands } from "./commands.ts";
 import { createDelivery } from "./delivery.ts";
+import { createEraser } from "./eraser.ts";
 import { createHook } from "./hook.ts";
 import { createInboxConsumer } from "./inbox.ts";
 import { createMethods } from "./methods.ts";
@@ -27,6 +28,7 @@ export const worker: Worker = {
       throw new AppError("INVALID", "SKEIN_ACK_LEVEL: replicated:<n> is not available on a Cluster; use disk");
     }
     const hook = config.hook && createHook(config.hook, { clock, log, metrics });
+    const erasures = createErasures({ redis: redis.commands, keys, secret: deriveSecret(secrets, ERASURES_PURPOSE) });
     const chat = createChat({
       redis: redis.commands,
       keys,
@@ -36,11 +38,13 @@ export const worker: Worker = {
       makeRoom: (partition) => queue.makeRoom(imEvents, partition),
       recallMs: config.recallSeconds * 1_000,
       readArchive: async (range) => (await archive.history(range)).entries,
+      isErased: erasures.has,
       ...(hook ? { judge: hook.judge } : {}),
     });
     const methods = createMethods({
       chat,
       searchArchive: async (search) => (await archive.search(search)).found,
+      erasures,
       registerPush: (user, params) => registerPush({ ...chat, secrets, config }, user, params),
       pushPublicKey: vapidPublicKey(secrets.vapidKey),
       status: async () => ({ ackLevel: await ackLevelInForce(redis, config), redis: redis.topology }),
@@ -53,6 +57,7 @@ export const worker: Worker = {
       ...createPresenceKeeper({ redis: redis.commands, keys, clock, log }),
       createCommands(chat, queue),
       createReminderConsumer(chat, queue),
+      createEraser({ chat, queue, archive, log }),
       rpc.serve(logicContract, methods),
     ];
   },

@@ -1,5 +1,6 @@
 /** The table RPC method -> im function, nothing else. */
 
+import { AppError } from "../../lib/errors.ts";
 import { newId } from "../../lib/id.ts";
 import {
   attach,
@@ -7,6 +8,7 @@ import {
   type Chat,
   delivered,
   detach,
+  type Erasures,
   history,
   type LogicContract,
   listConversations,
@@ -29,6 +31,7 @@ type LogicHandlers = Handlers<LogicContract>;
 interface MethodParts {
   readonly chat: Chat;
   readonly searchArchive: SearchArchive;
+  readonly erasures: Erasures;
   readonly registerPush: (user: string, params: RegisterPushParams) => Promise<RegisterPushReply>;
   /** What browsers subscribe with. */
   readonly pushPublicKey: string;
@@ -40,10 +43,18 @@ export function createMethods({
   searchArchive,
   registerPush,
   pushPublicKey,
+  erasures,
   status,
 }: MethodParts): LogicHandlers {
   return guarded(chat, {
-    ...{ ...ofRoutes(chat), ...ofConversations(chat), ...ofMessages(chat), ...ofOneself(chat), ...ofAgenda(chat) },
+    ...{
+      ...ofRoutes(chat, erasures),
+      ...ofErasures(erasures),
+      ...ofConversations(chat),
+      ...ofMessages(chat),
+      ...ofOneself(chat),
+      ...ofAgenda(chat),
+    },
     search: ({ by, params }) => search({ ...chat, searchArchive }, by, params),
     registerPush: ({ by, params }) => registerPush(by, params),
     pushKey: async () => ({ publicKey: pushPublicKey }),
@@ -54,12 +65,17 @@ export function createMethods({
 const NOTHING = {};
 
 /** Where connections are, and what passes between them. */
-function ofRoutes(chat: Chat) {
+function ofRoutes(chat: Chat, erasures: Erasures) {
   const { redis, keys, clock, presence, channels } = chat;
   return {
     attach: (inputs) =>
       each(inputs, async (route) => {
         const isNewlyOnline = await attach(redis, keys, clock, route);
+        // Looked at behind the write: either this sees the erasure, or the erasure the route.
+        if (await erasures.has(route.user)) {
+          await detach(redis, keys, route.user, route.connection);
+          throw new AppError("UNAUTHENTICATED", "The user was erased");
+        }
         if (isNewlyOnline) await presence.tell({ user: route.user, online: true, lastSeen: clock.now() });
         return { channels: await channels.heardBy(route.user, route.gateway) };
       }),
@@ -77,6 +93,21 @@ function ofRoutes(chat: Chat) {
       await presence.renew(users, gateway);
       return NOTHING;
     },
+  } satisfies Partial<LogicHandlers>;
+}
+
+function ofErasures(erasures: Erasures) {
+  const report = async (user: string) => {
+    const found = await erasures.report(user);
+    if (!found) throw new AppError("NOT_FOUND", "No erasure of this user is known");
+    return found;
+  };
+  return {
+    async eraseUser({ user }) {
+      await erasures.begin(user);
+      return report(user);
+    },
+    getErasure: ({ user }) => report(user),
   } satisfies Partial<LogicHandlers>;
 }
 
@@ -201,7 +232,7 @@ function each<T, R>(inputs: readonly T[], act: (input: T) => Promise<R>): Promis
 /** What leaves nothing that a caller counts on; `send` waits for its replicas in the commit. */
 const PASSING: readonly (keyof LogicHandlers)[] = [
   ...(["send", "attach", "detach", "typing", "watchPresence", "renewWatches", "delivered", "status"] as const),
-  ...(["history", "search", "sync", "receipts", "getConversation", "listConversations"] as const),
+  ...(["history", "search", "sync", "receipts", "getConversation", "listConversations", "getErasure"] as const),
   ...(["listDevices", "listBlocks", "pushKey", "listScheduled", "listReminders"] as const),
 ];
 

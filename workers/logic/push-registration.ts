@@ -1,6 +1,6 @@
 /**
- * Registering a device for push: whether this installation can push to it at all, and to where its address leads. What is called
- * later is judged again then (lib/http/outbound.ts); here the client is told at once.
+ * Registering a device for push: whether this installation can push to it at all, and to where its address leads. What is
+ * called later is judged again then (lib/http/outbound.ts); here the client is told at once.
  */
 
 import type { Config } from "../../lib/config.ts";

@@ -1,11 +1,13 @@
 /**
- * Apple's push service: HTTP/2, a token of our own signed with ES256 that lives for an hour, one connection for all devices.
+ * Apple's push service: HTTP/2, a token of our own signed with ES256 that lives for an hour, one connection for all devices. As
+ * the outbound client does with its hosts, Apple is left alone for a while when it does not answer (lib/http/circuit.ts).
  * Apple's document "Sending notification requests to APNs" names the headers, statuses and reasons used here.
  */
 
 import { type ClientHttp2Session, connect } from "node:http2";
 import { importPKCS8, SignJWT } from "jose";
 import type { Clock } from "../../lib/clock.ts";
+import { Circuits } from "../../lib/http/outbound.ts";
 import { collapseKeyOf, type PushOutcome, type PushProvider, ttlSeconds } from "./provider.ts";
 
 export interface ApnsOptions {
@@ -44,6 +46,7 @@ const STALE_TOKEN = new Set(["ExpiredProviderToken", "InvalidProviderToken", "Mi
 
 export function createApns(options: ApnsOptions): Apns {
   const { origin, teamId, keyId, privateKey, topic, clock } = options;
+  const circuits = new Circuits();
   let session: ClientHttp2Session | undefined;
   let token: { text: Promise<string>; madeMs: number } | undefined;
 
@@ -101,7 +104,9 @@ export function createApns(options: ApnsOptions): Apns {
         "apns-expiration": String(Math.floor(clock.now() / 1_000) + ttlSeconds(notification, clock.now())),
         "apns-collapse-id": collapseKeyOf(notification),
       };
-      let answer: Answer;
+      const slot = await circuits.enter(origin, signal);
+      if (typeof slot === "number") return { kind: "later", afterMs: slot };
+      let answer: Answer | undefined;
       try {
         answer = await exchange(open(), headers, payload, signal);
       } catch (error) {
@@ -109,6 +114,9 @@ export function createApns(options: ApnsOptions): Apns {
         // A connection that has gone dead answers nobody; others under way on it end, and come again.
         if (error instanceof NoAnswer) session?.destroy();
         return { kind: "later", afterMs: undefined };
+      } finally {
+        // Our own haste says nothing of Apple.
+        slot.release(answer !== undefined || signal.aborted);
       }
       const outcome = outcomeOf(answer);
       if (outcome.kind === "expired") token = undefined;

@@ -1,6 +1,6 @@
 /**
- * Firebase Cloud Messaging, HTTP v1: an OAuth token for our service account (RFC 7523: we sign an assertion, Google returns a token for
- * an hour), then one call a message. Google's "FCM error codes" names the codes used here.
+ * Firebase Cloud Messaging, HTTP v1: an OAuth token for our service account (RFC 7523: we sign an assertion, Google returns a
+ * token for an hour), then one call a message. Google's "FCM error codes" names the codes used here.
  */
 
 import { importPKCS8, SignJWT } from "jose";

@@ -1,10 +1,10 @@
 /**
- * What a user should be told of a conversation now, if a seq of it is to be told at all: its newest unread message, as it is by now.
- * Asked when a burst is over and before each try of a push, so a message that was read, edited or recalled meanwhile is told as it is,
- * and a push that comes late, after an hour's Retry-After, takes no newer one's place on the screen.
+ * What a user should be told of a conversation now, if a seq of it is to be told at all: its newest unread message, as it is by
+ * now. Asked when a burst is over and before each try of a push, so a message that was read, edited or recalled meanwhile is
+ * told as it is, and a push that comes late, after an hour's Retry-After, takes no newer one's place on the screen.
  *
- * Nothing is told to who has read up to the seq, has muted the conversation, or is no member; and of no message that is recalled,
- * his own, deleted by him for himself, or from somebody whom he has blocked.
+ * Nothing is told to who has read up to the seq, has muted the conversation, or is no member; and of no message that is
+ * recalled, his own, deleted by him for himself, or from somebody whom he has blocked.
  */
 
 import type { Clock } from "../../lib/clock.ts";
@@ -24,9 +24,6 @@ import type { Notification } from "./provider.ts";
 
 /** The newest that may be told is looked for among so many: of a flood by somebody blocked nothing is told. */
 const MESSAGES_LOOKED_AT = 20;
-/** A line on a lock screen. With 6 bytes for a character that JSON escapes, the texts fit the 3 993 bytes of Web Push. */
-const TEXT_CHARACTERS_MAX = 250;
-const TITLE_CHARACTERS_MAX = 100;
 /** Of a message whose body has no text: an app shows it in its own words, by `conversation` and `seq`. */
 const NO_TEXT = "New message";
 
@@ -37,7 +34,7 @@ export interface LookParts {
   readonly readArchive: ReadArchive;
 }
 
-/** Undefined: nothing. Throws Redis errors, and OVERLOADED when the archive is needed and away. */
+/** Undefined: nothing. Texts are not cut. Throws Redis errors, and OVERLOADED when the archive is needed and away. */
 export type Look = (user: string, conversation: string, seq: number) => Promise<Told | undefined>;
 export type Told = Omit<Notification, "expiresAt">;
 
@@ -83,17 +80,9 @@ export function createLook({ readArchive, ...parts }: LookParts): Look {
       id: message.id,
       conversation,
       seq: message.seq,
-      title: cut(state.title || message.from, TITLE_CHARACTERS_MAX),
-      text: cut(state.type === "direct" ? said : `${message.from}: ${said}`, TEXT_CHARACTERS_MAX),
+      title: state.title || message.from,
+      text: state.type === "direct" ? said : `${message.from}: ${said}`,
       unread: state.unread,
     };
   };
-}
-
-/** By characters, not units: half of a surrogate pair is no text. */
-function cut(text: string, charactersMax: number): string {
-  if (text.length <= charactersMax) return text;
-  return `${Array.from(text.slice(0, 2 * charactersMax))
-    .slice(0, charactersMax - 1)
-    .join("")}…`;
 }

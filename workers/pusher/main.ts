@@ -1,9 +1,11 @@
-/** Pusher: wakes the devices of users who have not seen what came for them. Runs the group pusher of im.push. */
+/** Pusher: wakes the devices of users who have not seen what came for them. Runs the groups pusher and devices of im.push. */
 
 import { archiveContract } from "../../lib/archive/index.ts";
 import { createOutbound } from "../../lib/http/outbound.ts";
+import { createPushDevices } from "../../lib/im/index.ts";
 import { createService } from "../../lib/service.ts";
 import type { Worker } from "../context.ts";
+import { createDevicePusher } from "./devices.ts";
 import { createLook } from "./look.ts";
 import { createProviders } from "./providers.ts";
 import { createPusher } from "./pusher.ts";
@@ -14,6 +16,7 @@ export const worker: Worker = {
     const archive = rpc.client(archiveContract);
     const outbound = createOutbound({ allowPrivate: config.outboundPrivate });
     const providers = createProviders({ config, secrets, clock, outbound });
+    const pushDevices = createPushDevices(redis.commands, keys, clock);
     const look = createLook({
       ...{ redis: redis.commands, keys, clock },
       readArchive: async (range) => (await archive.history(range)).entries,
@@ -27,7 +30,8 @@ export const worker: Worker = {
           outbound.close();
         },
       ),
-      createPusher({ redis: redis.commands, keys, clock, queue, metrics, look, providers }),
+      createDevicePusher({ clock, queue, metrics, pushDevices, look, providers }),
+      createPusher({ redis: redis.commands, keys, clock, queue, pushDevices, look }),
     ];
   },
 };

@@ -1,6 +1,6 @@
 /**
- * What every push provider promises: one notification to one device, and what became of it in one of five words. The pusher decides by
- * the word alone; what a status or an error name means is the provider's to know.
+ * What every push provider promises: one notification to one device, and what became of it in one of five words. The pusher
+ * decides by the word alone; what a status or an error name means is the provider's to know.
  *
  *   sent      the provider took it
  *   gone      the device will never be reached again under this address: remove it

@@ -1,6 +1,6 @@
 /**
- * Web Push (RFC 8030, 8291, 8292): the browser's push service is posted an encrypted payload, signed with our VAPID key. Its URL comes
- * from the browser, so it is called through the outbound client, and only when its host is a push service's.
+ * Web Push (RFC 8030, 8291, 8292): the browser's push service is posted an encrypted payload, signed with our VAPID key. Its
+ * URL comes from the browser, so it is called through the outbound client, and only when its host is a push service's.
  */
 
 import webPush from "web-push";

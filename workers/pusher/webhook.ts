@@ -1,4 +1,7 @@
-/** Push by a signed webhook: for products that have a notification service of their own. Standard Webhooks, like every call of ours. */
+/**
+ * Push by a signed webhook: for products that have a notification service of their own. Standard Webhooks, like every call of
+ * ours.
+ */
 
 import type { Clock } from "../../lib/clock.ts";
 import { type Outbound, signWebhook } from "../../lib/http/outbound.ts";
