@@ -140,7 +140,7 @@ class Step {
   }
 
   async run(): Promise<void> {
-    const claim = await claimErrand(this.parts.redis, this.place.record, this.runner, LEASE_MS);
+    const claim = await claimErrand(this.parts.redis, this.place, this.runner, LEASE_MS);
     if (claim === "held" || claim === "ended") return;
     const { fields, nowMs } = claim;
     if (Number(fields.due ?? 0) > nowMs) {

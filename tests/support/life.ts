@@ -83,6 +83,10 @@ export async function live(store: TestStore, chat: TestChat, caller: Caller, use
   await as(user, "POST", `/v1/conversations/${group}/messages`, {
     ...{ clientId: "scheduled", body: { text: `${word} scheduled` }, deliverAt: Date.now() + LATER_MS },
   });
+  await as("bob", "POST", `/v1/conversations/${group}/messages`, {
+    ...{ clientId: "of-him", body: { text: "later" }, mentions: [user], deliverAt: Date.now() + LATER_MS },
+  });
+  await send("bob", group, "later", { mentions: [user], deliverAt: Date.now() + LATER_MS });
   await caller.operator("POST", "/v1/broadcasts", { audience: { users: [user, "bob"] }, body: { text: "to many" } });
   await as(user, "POST", "/v1/broadcasts", { audience: { users: ["bob"] }, body: { text: `${word} to many` } });
   await publish(store, user, word, group);
@@ -104,7 +108,7 @@ async function publish(store: TestStore, user: string, word: string, group: stri
     data: {
       ...{ type: "send", by: user, to: { conversation: group }, clientId: "later", messageType: "text" },
       body: { text: word },
-      cause: { kind: "scheduled", id: "s1" },
+      cause: { kind: "broadcast", id: "b1" },
     },
   });
   const data = JSON.stringify({ from: user, body: { text: word } });

@@ -147,5 +147,7 @@ describe.each(places)("a user with everything, erased, over %s", (_, open) => {
     await expect(send("bob", direct, "still there?")).rejects.toThrow("dissolved");
     await send("bob", channel, "on we go");
     expect(JSON.stringify(await as("bob", "POST", "/v1/sync", { cursors: [] }))).not.toContain(CANARY);
+    const { scheduled } = await as("bob", "GET", "/v1/scheduled");
+    expect(scheduled).toMatchObject([{ state: "waiting", body: { text: "later" }, mentions: [pseudonym] }]);
   });
 });
