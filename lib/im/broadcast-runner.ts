@@ -111,7 +111,7 @@ class Step {
 
   async run(): Promise<void> {
     const { redis, keys } = this.#parts;
-    const claim = await claimErrand(redis, keys.broadcast(this.#id), this.#runner, LEASE_MS);
+    const claim = await claimErrand(redis, broadcastPlace(keys, this.#id), this.#runner, LEASE_MS);
     if (claim === "held" || claim === "ended") return;
     this.#record = toRecord(claim.fields);
     this.#record.startedMs ||= claim.nowMs;

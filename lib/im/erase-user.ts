@@ -10,7 +10,9 @@
 import { type FindPage, LOOKED_AT_MAX, REWRITTEN_MAX, type Rewrite } from "../archive/contract.ts";
 import type { Clock } from "../clock.ts";
 import type { AnyTopic, Expunged, Name } from "../mq/index.ts";
-import { type Keys, mastersOf, type RedisClient } from "../redis/index.ts";
+import { defineScript, type Keys, mastersOf, type RedisClient } from "../redis/index.ts";
+import changeLua from "../redis/lua/im-agenda-change.lua" with { type: "text" };
+import type { Scheduled } from "./agenda-requests.ts";
 import type { Blocks } from "./blocks.ts";
 import type { Broadcasts } from "./broadcasts.ts";
 import type { Devices } from "./devices.ts";
@@ -29,6 +31,14 @@ const CHANGES_PER_READ = 1_000;
 /** Of one call to the archive, in characters of records: calls carry at most 1 MiB. */
 const REWRITE_CHARACTERS_MAX = 256 * 1_024;
 const SCRUB_EVERY_MS = 200;
+
+const changeContent = defineScript({
+  name: "imAgendaChange",
+  lua: changeLua,
+  keys: ["items"],
+  args: ["field", "before", "after"],
+  decode: (reply) => reply as 0 | 1,
+});
 
 /** The group that fills the archive. */
 const ARCHIVING = `${imEvents.name}/archive`;
@@ -162,6 +172,8 @@ class EraseUser {
       case "broadcastList":
         this.erased.keys += await this.redis.zrem(key, user);
         return;
+      case "scheduled":
+        return this.sweepScheduled(key);
       case "sent":
         return this.sweepSent(key);
       case "received":
@@ -194,6 +206,19 @@ class EraseUser {
     this.erased.entries += erased.entries;
     this.erased.parts += erased.parts;
     if (erased.mustWait) this.wait("conversations that the archive is far behind with", 1);
+  }
+
+  /** Whom messages mention that others have scheduled. */
+  private async sweepScheduled(key: string): Promise<void> {
+    const { user, pseudonym } = this.subject;
+    for (const [field, content] of Object.entries(await this.redis.hgetall(key))) {
+      if (!field.endsWith(":") || !content.includes(this.eraser.quoted)) continue;
+      const said = JSON.parse(content) as Pick<Scheduled, "mentions">;
+      if (!said.mentions?.includes(user)) continue;
+      const mentions = said.mentions.map((name) => (name === user ? pseudonym : name));
+      const changed = JSON.stringify({ ...said, mentions });
+      this.erased.parts += await changeContent(this.redis, { items: key, field, before: content, after: changed });
+    }
   }
 
   /** One of his that goes on goes no further, and what it said goes. */

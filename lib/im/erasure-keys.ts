@@ -45,6 +45,7 @@ export const USERS_IN_KEYS = {
   mutes: "own",
   hidden: "own",
   push: "own",
+  /** His; in messages that others have scheduled he is looked for. */
   agenda: "agenda",
   agendaListed: "agenda",
   agendaEnded: "agenda",

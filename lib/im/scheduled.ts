@@ -1,10 +1,11 @@
 /**
- * Scheduled messages: sends that are put off. What can be told is told at once (membership, mute, a wrong replyTo); when one is due, it
- * comes to logic as the command `send` and passes all that a live send does. Its sender hears what became of it, and finds a refused one
+ * Scheduled messages: sends that are put off. What can be told is told at once (membership, mute, a wrong replyTo); when one is due, a
+ * command comes to logic, and the message passes all that a live one does. Its sender hears what became of it, and finds a refused one
  * in his list for 7 days.
  */
 
 import { AppError } from "../errors.ts";
+import { redisTimeMs } from "../redis/index.ts";
 import { type AgendaItem, type AgendaParts, createAgenda } from "./agenda.ts";
 import type {
   AgendaResult,
@@ -39,7 +40,7 @@ export interface ScheduledMessages {
   /** A refused one is listed no more. */
   cancel(by: string, id: string): Promise<AgendaResult>;
   /** For who consumes im.commands: sends one that is due, unless it is over, and tells its sender. Again sends nothing and tells him again. */
-  fire(by: string, id: string, record: string, send: () => Promise<SendResult>): Promise<void>;
+  fire(by: string, id: string, record: string, send: (input: SendInput) => Promise<SendResult>): Promise<void>;
 }
 
 interface ScheduledParts extends AgendaParts {
@@ -70,7 +71,7 @@ export function createScheduled({ conversations, notifier, ...parts }: Scheduled
 
   return {
     async schedule({ by, params: { deliverAt, ...content } }) {
-      const { conversation, clientId, type: messageType, body, replyTo, mentions, expireAt } = content;
+      const { conversation, clientId, expireAt } = content;
       if (deliverAt === undefined) throw invalid("expireAt", "needs a deliverAt");
       if (expireAt !== undefined && expireAt < deliverAt) throw invalid("expireAt", "must not lie before deliverAt");
       const clientKey = `${conversation}/${clientId}`;
@@ -83,10 +84,7 @@ export function createScheduled({ conversations, notifier, ...parts }: Scheduled
       const text = JSON.stringify(content);
       const item = await agenda.create(by, {
         ...{ clientKey, digest: digestOf(`${deliverAt} ${text}`), content: text, dueMs: deliverAt, isPastNow: false },
-        dataOf: (id) => ({
-          ...{ type: "send", by, to: { conversation }, clientId, messageType, body, replyTo },
-          ...{ mentions: mentions && [...mentions], cause: { kind: "scheduled", id } },
-        }),
+        dataOf: (id) => ({ type: "scheduled", by, id }),
       });
       return item && { scheduled: item.id, deliverAt: item.due };
     },
@@ -105,8 +103,9 @@ export function createScheduled({ conversations, notifier, ...parts }: Scheduled
       let item = await agenda.get(by, id);
       if (item?.record !== record) return;
       if (item.state === "waiting") {
-        const { expireAt = Number.POSITIVE_INFINITY } = JSON.parse(item.content) as Content;
-        const result = parts.clock.now() <= expireAt ? await send() : EXPIRED;
+        const { expireAt, ...params } = JSON.parse(item.content) as Content;
+        const isExpired = expireAt !== undefined && (await redisTimeMs(parts.redis)) > expireAt;
+        const result = isExpired ? EXPIRED : await send({ by, params });
         item = await agenda.end(by, id, record, {
           ...{ state: result.ok ? "fired" : "refused", isListed: !result.ok },
           note: result.ok ? { seq: result.value.seq } : { code: result.error.code, reason: result.error.message },

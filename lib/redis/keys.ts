@@ -29,6 +29,7 @@ const FOUND_BY_NAME = {
   members: /^\{\d+\}:conv:([^:]+):members$/,
   silenced: /^\{\d+\}:conv:([^:]+):silenced$/,
   reactors: /^\{\d+\}:conv:([^:]+):reactors:\d+$/,
+  scheduled: /^\{\d+\}:user:([^:]+):agenda:scheduled$/,
   blocks: /^\{\d+\}:user:([^:]+):blocks$/,
   sent: /^\{\d+\}:sent:(\d+)$/,
   received: /^\{received:(im\.[^:]+):[^:]+\}:/,

@@ -294,6 +294,14 @@ describe("a scheduled message", () => {
     expect(await world.chat.rows(conversation.id)).toEqual([]);
   });
 
+  test("whose message an operator has cancelled in the queue is cancelled", async () => {
+    const ann = somebody();
+    const id = await idOf(schedule(ann, await world.chat.group(ann), later()));
+    expect(await world.queue.delayed.cancel(await recordOf(ann, id))).toBe("ok");
+    expect(await listed(ann)).toEqual([]);
+    expect(await world.chat.scheduled.move(ann, id, later())).toBe("not_found");
+  });
+
   test("that could not be sent before it expired is not sent", async () => {
     const ann = somebody();
     const conversation = await world.chat.group(ann);

@@ -168,6 +168,15 @@ test("paused, resumed and cancelled: each may be said again, and of one that has
   expect(await broadcasts.order("d", "cancel").catch((error: AppError) => error.state)).toBe("done");
 });
 
+test("one that was paused for longer than it lives is not open any more", async () => {
+  await using stage = await openStage();
+  await stage.broadcasts.create(TO_ALL);
+  await stage.broadcasts.order("b", "pause");
+  await stage.commands.del(stage.keys.broadcast("b"));
+  expect(await runBroadcasts(stage.parts)).toBe(1);
+  expect(await runBroadcasts(stage.parts)).toBe(0);
+});
+
 test("no faster than its rate, and no further ahead of logic than a second of it", async () => {
   await using stage = await openStage();
   await stage.know(users(2_000));

@@ -258,7 +258,7 @@ describe("an erasure", () => {
       ...{ type: "im.command", key: ANN, deliverAt: Date.now() + 60_000 },
       data: {
         ...{ type: "send", by: ANN, to: { user: "bob" }, clientId: "c", messageType: "text", body: { text: "canary" } },
-        cause: { kind: "scheduled", id: "s1" },
+        cause: { kind: "broadcast", id: "s1" },
       },
     });
     expect((await world.erase(ANN)).erased.queued).toBeGreaterThan(0);
