@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import * as v from "valibot";
-import { archiveContract, LOOKED_AT_MAX } from "../../lib/archive/contract.ts";
+import { archiveContract, REWRITTEN_MAX } from "../../lib/archive/contract.ts";
 import { createEraser } from "../../lib/im/erased-record.ts";
 import { indexKeys, ownKeys, USERS_IN_KEYS } from "../../lib/im/erasure-keys.ts";
 import { imCommands, imEvents, sync } from "../../lib/im/index.ts";
@@ -279,7 +279,7 @@ describe("an erasure", () => {
   test("rewrites what the archive has of him in calls that it takes, however many entries a page has", async () => {
     await using world = await setup();
     const place = (seq: number) => ({ conversation: "c1", epoch: "e1", seq });
-    const records = Array.from({ length: LOOKED_AT_MAX }, (_, i) => ({
+    const records = Array.from({ length: REWRITTEN_MAX }, (_, i) => ({
       ...{ ...place(i + 1), kind: "message" as const },
       record: `{"seq":${i + 1},"id":"m","conversation":"c1","from":"${ANN}","type":"text","body":{"text":"x"},"sentAt":5}`,
     }));
@@ -293,7 +293,7 @@ describe("an erasure", () => {
           void rewritten.push(v.parse(archiveContract.methods.rewrite.input, input).entries.length),
       },
     });
-    expect((await erase(ANN)).erased.archived).toBe(LOOKED_AT_MAX + parts.length);
-    expect(rewritten).toEqual([LOOKED_AT_MAX, parts.length]);
+    expect((await erase(ANN)).erased.archived).toBe(REWRITTEN_MAX + parts.length);
+    expect(rewritten).toEqual([REWRITTEN_MAX, parts.length]);
   });
 });
