@@ -1,5 +1,5 @@
 /**
- * What runs broadcasts: walks the audience step by step, at the rate that is asked for, and publishes one command per recipient for logic.
+ * What runs broadcasts: walks the audience step by step, no faster than is asked for, and publishes one command per recipient for logic.
  * Any number of processes may; a lease makes it one at a time (lib/mq/errand.ts).
  *
  * A step publishes, then notes how far it came. One that dies in between is done again by the next runner, with no effect: a recipient's
@@ -37,8 +37,8 @@ const LOOKS_MAX = 200;
 const LEASE_MS = 5_000;
 /** What logic has answered is looked up so often, for it lies in all partitions. */
 const COUNT_MS = 250;
-/** A runner that comes late makes up for no more than this of its rate. */
-const BURST_MS = 1_000;
+/** A runner that comes late makes up for no more than this of its pace: a burst is what the chat would feel. */
+const BURST_MS = 200;
 /** Commands that may be out at all: so many, or as many as the rate asks for in half a second. Without it they pile up while logic is away. */
 const WINDOW_MIN = 100;
 const WINDOW_MS = 500;
