@@ -359,20 +359,3 @@ describe("races", () => {
     expect(await reminders(user)).toMatchObject([{ state: "waiting" }]);
   });
 });
-
-test("what ended is forgotten after a week, or when as many ended since", async () => {
-  const user = somebody();
-  const conversation = await world.chat.group(user);
-  const { redis, keys } = world.store;
-  const ids = await Promise.all(
-    Array.from({ length: 100 }, (_, i) => idOf(schedule(user, conversation, later(), { clientId: `c${i}` }))),
-  );
-  for (const id of ids) expect(await world.chat.scheduled.cancel(user, id)).toBe("ok");
-  await idOf(schedule(user, conversation, later(), { clientId: "new" }));
-  expect(await redis.commands.zcard(keys.agendaEnded(user, "scheduled"))).toBe(100);
-  const week = Date.now() - 8 * 24 * HOUR_MS;
-  await redis.commands.zadd(keys.agendaEnded(user, "scheduled"), ...ids.slice(0, 40).flatMap((id) => [week, id]));
-  await idOf(schedule(user, conversation, later(), { clientId: "newer" }));
-  expect(await redis.commands.zcard(keys.agendaEnded(user, "scheduled"))).toBe(60);
-  expect(await redis.commands.hlen(keys.agenda(user, "scheduled"))).toBe(3 * 62);
-});
