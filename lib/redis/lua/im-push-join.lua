@@ -1,8 +1,9 @@
 #!lua
 -- A message waits for a user's eyes: open a burst of its conversation, or join the one that is open.
 --
--- All keys lie under the user's partition. A burst is opened together with the delayed message that ends it, of whose id it is;
--- so an open burst always has its end before it. Again with a seq that the burst has changes nothing.
+-- All keys lie under the user's partition. A burst is opened together with the delayed message that ends it, of whose id it is.
+-- One whose end an operator has taken out of the queue, or that was given up a day ago, gives way to another. Again with a seq
+-- that the burst has changes nothing.
 -- Returns 'opened', 'joined', 'none' (the user has no device to push to), or 'full' (no more may wait in the partition).
 local push = KEYS[1]
 local bursts = KEYS[2]
@@ -24,8 +25,11 @@ local open = redis.call('HGET', bursts, burst)
 if redis.call('HLEN', push) == 0 then return 'none' end
 if open then
   local opener, last = string.match(open, '^(%S+) (%d+)$')
-  if tonumber(seq) > tonumber(last) then redis.call('HSET', bursts, burst, opener .. ' ' .. seq) end
-  return 'joined'
+  local kept = mq_delay_get(shelf, opener)
+  if kept and kept.state ~= 'C' then
+    if tonumber(seq) > tonumber(last) then redis.call('HSET', bursts, burst, opener .. ' ' .. seq) end
+    return 'joined'
+  end
 end
 if room <= 0 then return 'full' end
 redis.call('HSET', bursts, burst, id .. ' ' .. seq)
