@@ -25,6 +25,7 @@ import { dirname } from "node:path";
 import { AppError } from "../errors.ts";
 import type { ArchivedEntry } from "./contract.ts";
 import { advance, joinParts, type PartRow, type TimelineRow, toState } from "./rows.ts";
+import { createExpiry } from "./sqlite-expiry.ts";
 import { createRewriting } from "./sqlite-rewrite.ts";
 import { createSearch, createWordsWriter, SEARCH_SCHEMA, WORDS_SCHEMA } from "./sqlite-words.ts";
 import type { ArchiveRange, ArchiveStore, NewEntry, WriteResult } from "./store.ts";
@@ -122,6 +123,7 @@ export function openSqliteArchive(path: string): ArchiveStore {
     search: async (given) => search(given),
 
     ...rewriting.store,
+    ...createExpiry(database, rewriting.hasLock),
 
     async unannounced({ idleSinceMs, from, count }) {
       const to = from + count;
