@@ -100,7 +100,14 @@ const Settings = v.object({
   ),
   /** Whom a push service may write to when we misbehave; Apple refuses push without a real one. */
   SKEIN_PUSH_CONTACT: v.optional(
-    v.pipe(v.string(), v.regex(/^(mailto:|https:\/\/)\S+$/, "must begin with mailto: or https://")),
+    v.pipe(
+      v.string(),
+      // Web Push's library refuses what is none with each push, and each device would pass for gone.
+      v.check(
+        (text) => /^(mailto:|https:\/\/)\S+$/.test(text) && URL.canParse(text),
+        "must be a mailto: or https:// URL",
+      ),
+    ),
     "mailto:postmaster@localhost",
   ),
   /** Apple's .p8 file; with it the next three. */

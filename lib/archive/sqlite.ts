@@ -5,7 +5,7 @@
  *   timeline_entries   timeline (its number)  seq  kind  id  ordinal  record  committed_at
  *   timeline_parts     timeline  seq  part  as_of (the entry that set it)  text: what later entries made of an entry
  *   timeline_words     FTS5 by (timeline << 32 | 2^32 - 1 - seq): the words by which an entry is found, nothing else of it
- *   timeline_entries_timed   an index of one entry in 16 by its time, for searches
+ *   timeline_entries_timed   an index of entries by their time, for searches
  *   entries, parts     views of them, by conversation and epoch: what people and checkers read
  *
  * CPU per row, commits of 1000 rows of 200 bytes that lie evenly over so many conversations, 2 shared cores:

@@ -7,7 +7,7 @@
  * product's topics, and once at every row of the archive.
  */
 
-import { type FindPage, LOOKED_AT_MAX, type Rewrite } from "../archive/contract.ts";
+import { type FindPage, LOOKED_AT_MAX, REWRITTEN_MAX, type Rewrite } from "../archive/contract.ts";
 import type { Clock } from "../clock.ts";
 import type { AnyTopic, Expunged, Name } from "../mq/index.ts";
 import { BURSTS, defineScript, type Keys, mastersOf, type RedisClient } from "../redis/index.ts";
@@ -327,7 +327,7 @@ function* chunksOf(rewrites: readonly Rewrite[]): Generator<Rewrite[]> {
   for (const rewrite of rewrites) {
     chunk.push(rewrite);
     characters += (rewrite.record?.length ?? 0) + JSON.stringify(rewrite.parts ?? {}).length;
-    if (characters < REWRITE_CHARACTERS_MAX) continue;
+    if (characters < REWRITE_CHARACTERS_MAX && chunk.length < REWRITTEN_MAX) continue;
     yield chunk;
     chunk = [];
     characters = 0;

@@ -14,6 +14,7 @@ import type {
   Scheduled,
   ScheduledReply,
 } from "./agenda-requests.ts";
+import type { Committer } from "./commit.ts";
 import type { Conversations } from "./conversations.ts";
 import { digestOf, type SendInput, type SendResult } from "./messages.ts";
 import { type Notifier, notification } from "./notify.ts";
@@ -31,7 +32,7 @@ export interface ScheduleInput extends SendInput {
 export interface ScheduledMessages {
   /**
    * Undefined: its time has passed, it is to be sent now. Errors as of a live send, as far as they can be told now; INVALID (too far
-   * ahead, too many wait), CONFLICT (the clientId is another's scheduled here), RATE_LIMITED.
+   * ahead, too many wait, its expireAt has passed), CONFLICT (the clientId is another's scheduled here), RATE_LIMITED.
    */
   schedule(input: ScheduleInput): Promise<ScheduledReply | undefined>;
   /** Waiting ones, and those of the last 7 days that were refused and not deleted. */
@@ -39,11 +40,14 @@ export interface ScheduledMessages {
   move(by: string, id: string, atMs: number): Promise<AgendaResult>;
   /** A refused one is listed no more. */
   cancel(by: string, id: string): Promise<AgendaResult>;
-  /** For who consumes im.commands: sends one that is due, unless it is over, and tells its sender. Again sends nothing and tells him again. */
+  /**
+   * For who consumes im.commands: sends one that is due, unless it is over, and tells its sender. Again sends nothing and tells him again.
+   */
   fire(by: string, id: string, record: string, send: (input: SendInput) => Promise<SendResult>): Promise<void>;
 }
 
 interface ScheduledParts extends AgendaParts {
+  readonly committer: Pick<Committer, "knows">;
   readonly conversations: Conversations;
   readonly notifier: Notifier;
 }
@@ -51,7 +55,7 @@ interface ScheduledParts extends AgendaParts {
 type Content = Pick<Scheduled, "conversation" | "clientId" | "type" | "body" | "replyTo" | "mentions" | "expireAt">;
 type Note = Pick<Scheduled, "seq" | "code" | "reason">;
 
-export function createScheduled({ conversations, notifier, ...parts }: ScheduledParts): ScheduledMessages {
+export function createScheduled({ committer, conversations, notifier, ...parts }: ScheduledParts): ScheduledMessages {
   const agenda = createAgenda(parts, {
     ...{ kind: "scheduled", topic: imCommands, type: "im.command" },
     ...{ waitingMax: LIMITS.scheduled, timePath: "deliverAt" },
@@ -63,6 +67,8 @@ export function createScheduled({ conversations, notifier, ...parts }: Scheduled
     const head = replyTo === undefined ? 0 : ((await conversations.state(by, conversation))?.head ?? 0);
     if (replyTo !== undefined && replyTo > head) throw invalid("replyTo", "must be the seq of an earlier entry");
   }
+
+  const hasPassed = async (atMs: number | undefined) => atMs !== undefined && (await redisTimeMs(parts.redis)) > atMs;
 
   async function tell(user: string, item: AgendaItem): Promise<void> {
     const scheduled = JSON.stringify({ scheduled: toScheduled(item) });
@@ -86,7 +92,11 @@ export function createScheduled({ conversations, notifier, ...parts }: Scheduled
         ...{ clientKey, digest: digestOf(`${deliverAt} ${text}`), content: text, dueMs: deliverAt, isPastNow: false },
         dataOf: (id) => ({ type: "scheduled", by, id }),
       });
-      return item && { scheduled: item.id, deliverAt: item.due };
+      if (item) return { scheduled: item.id, deliverAt: item.due };
+      // One that was sent in time is answered as a repetition.
+      const isTooLate = (await hasPassed(expireAt)) && !(await committer.knows(by, conversation, clientId));
+      if (isTooLate) throw invalid("expireAt", "has passed");
+      return undefined;
     },
     async list(by, { after, limit }) {
       const { items, ...next } = await agenda.list(by, after, limit);
@@ -104,8 +114,7 @@ export function createScheduled({ conversations, notifier, ...parts }: Scheduled
       if (item?.record !== record) return;
       if (item.state === "waiting") {
         const { expireAt, ...params } = JSON.parse(item.content) as Content;
-        const isExpired = expireAt !== undefined && (await redisTimeMs(parts.redis)) > expireAt;
-        const result = isExpired ? EXPIRED : await send({ by, params });
+        const result = (await hasPassed(expireAt)) ? EXPIRED : await send({ by, params });
         item = await agenda.end(by, id, record, {
           ...{ state: result.ok ? "fired" : "refused", isListed: !result.ok },
           note: result.ok ? { seq: result.value.seq } : { code: result.error.code, reason: result.error.message },

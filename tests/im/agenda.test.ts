@@ -302,6 +302,16 @@ describe("a scheduled message", () => {
     expect(await world.chat.scheduled.move(ann, id, later())).toBe("not_found");
   });
 
+  test("asked for when its time is over and it has expired is refused, unless it was sent in time", async () => {
+    const ann = somebody();
+    const conversation = await world.chat.group(ann);
+    const past = Date.now() - HOUR_MS;
+    const late = { clientId: "late", expireAt: past + 1 };
+    expect(await refusal(schedule(ann, conversation, past, late))).toMatchObject({ issues: [{ path: "expireAt" }] });
+    await world.chat.send(ann, conversation, "in time", { clientId: "late" });
+    expect(await schedule(ann, conversation, past, late)).toBeUndefined();
+  });
+
   test("that could not be sent before it expired is not sent", async () => {
     const ann = somebody();
     const conversation = await world.chat.group(ann);
