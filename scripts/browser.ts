@@ -1,4 +1,4 @@
-/** `bun scripts/browser.ts`: set-up, then the client library's page in a real browser (browser/main.ts). Not part of CI: it needs a Chromium. */
+/** `bun run browser`: set-up, then the client library's page in a real browser (browser/main.ts). Not part of CI, which has no Chromium. */
 
 import { runWithSetUp } from "./setup.ts";
 

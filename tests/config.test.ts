@@ -45,6 +45,13 @@ test("APNs is set up whole or not at all", () => {
   expect(issuesOf(partial).map(({ path }) => path)).toEqual(["SKEIN_APNS_TOPIC"]);
 });
 
+test("the contact for push services is one that they can write to", () => {
+  for (const contact of ["ops@example.com", "https://[", "http://example.com"]) {
+    expect(issuesOf({ SKEIN_PUSH_CONTACT: contact }).map(({ path }) => path)).toEqual(["SKEIN_PUSH_CONTACT"]);
+  }
+  expect(issuesOf({ SKEIN_PUSH_CONTACT: "mailto:ops@example.com" })).toEqual([]);
+});
+
 test("what is not ours is left alone", () => {
   expect(issuesOf({ PATH: "/bin", HOME: "/root", MY_SKEIN_PORT: "x" })).toEqual([]);
 });

@@ -94,6 +94,12 @@ export function connect(options: ConnectOptions): Client {
   }
 
   function opened(now: Session): void {
+    if (user !== "" && user !== now.user) {
+      // What waits here is not that user's.
+      socket.close();
+      ended(new ClientError("CONFLICT", `the token is of ${now.user}, the client is of ${user}`));
+      return;
+    }
     const isFirst = user === "";
     user = now.user;
     const isSameUser = !kept || kept.user === "" || kept.user === user;
@@ -120,6 +126,11 @@ export function connect(options: ConnectOptions): Client {
     session.reject(error);
   }
 
+  function ended(error: ClientError): void {
+    end(error);
+    events.emit("ended", { error });
+  }
+
   const socket = openSocket(
     { ...options, ready: keeper?.ready },
     {
@@ -131,10 +142,7 @@ export function connect(options: ConnectOptions): Client {
         requests.onDown();
         events.emit("offline", { reason });
       },
-      onEnd(error) {
-        end(error);
-        events.emit("ended", { error });
-      },
+      onEnd: ended,
     },
   );
 

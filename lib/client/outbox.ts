@@ -67,7 +67,10 @@ export function createOutbox({ ask, timeoutMs, isKept, onSent, onFailed, onChang
         // Given up by us, not refused: it stays what it is.
         if (!ended) {
           remove(one);
-          onFailed(one.input, error);
+          // Its former life may have had it committed.
+          const isInDoubt = one.outcome === undefined && error.outcome === "failed";
+          const told = isInDoubt ? new ClientError(error.code, error.message, "unknown", error.issues) : error;
+          onFailed(one.input, told);
         }
         one.outcome?.reject(error);
       },

@@ -36,6 +36,8 @@ interface Pending {
   refusals: number;
   /** Whether any copy of it has left: from then on giving up means that the outcome is unknown. */
   wasSent: boolean;
+  /** Whether a copy was never answered: it may have been executed, whatever a later one is told. */
+  isInDoubt: boolean;
   isOver: boolean;
 }
 
@@ -154,6 +156,7 @@ export function createRequests(send: (frame: string) => boolean): Requests {
           retry: undefined,
           refusals: 0,
           wasSent: false,
+          isInDoubt: false,
           isOver: false,
         };
         open.add(pending);
@@ -178,11 +181,13 @@ export function createRequests(send: (frame: string) => boolean): Requests {
         return;
       }
       const { code = "INTERNAL", retryable = false, retryAfterMs, issues } = error.data ?? {};
+      pending.isInDoubt ||= code === "UNKNOWN_OUTCOME";
       if (retryable) return repeat(pending, retryAfterMs);
       finish(pending);
-      pending.reject(new ClientError(code, error.message, "failed", issues));
+      pending.reject(new ClientError(code, error.message, pending.isInDoubt ? "unknown" : "failed", issues));
     },
     onDown() {
+      for (const pending of inFlight.values()) pending.isInDoubt = true;
       outbox.unshift(...inFlight.values());
       inFlight.clear();
     },

@@ -190,6 +190,7 @@ export function openSocket(
     askedWaitMs = undefined;
     const everyMs = session.heartbeatMs > 0 ? session.heartbeatMs : HEARTBEAT_MS;
     heartbeat = setInterval(() => beat(Math.min(everyMs, PING_ANSWER_MS_MAX)), everyMs);
+    // Last, for it may close us.
     events.onOpen(session);
   }
 

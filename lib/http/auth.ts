@@ -48,10 +48,17 @@ export interface TokenClaims {
   readonly expiresAt: number;
 }
 
+/** Which service key let somebody in: enough to see later whether it still would. */
+export interface ServicePass {
+  /** Its id. */
+  readonly key: string;
+  readonly digest: string;
+}
+
 export type Caller =
   | ({ readonly kind: "user" } & TokenClaims)
   /** `user`: whom it acts for. */
-  | { readonly kind: "service"; readonly key: string; readonly scopes: ReadonlySet<Scope>; readonly user?: UserId };
+  | ({ readonly kind: "service"; readonly scopes: ReadonlySet<Scope>; readonly user?: UserId } & ServicePass);
 
 /** What is kept of a service key: enough to know it again, not to make it. */
 export interface ServiceKey {
@@ -65,6 +72,8 @@ export interface Authenticator {
   verifyToken(token: string): Promise<TokenClaims>;
   /** Reads Authorization and Skein-User. Throws UNAUTHENTICATED, FORBIDDEN or INVALID; OVERLOADED when the JWKS cannot be had. */
   authenticate(headers: Headers): Promise<Caller>;
+  /** Whether that service key has not been revoked since. Throws when it cannot tell. */
+  isInForce(pass: ServicePass): Promise<boolean>;
   /** A user token signed with our secret. */
   mint(user: UserId, ttlSeconds: number): Promise<{ token: string; expiresAt: number }>;
 }
@@ -116,13 +125,19 @@ export async function createAuthenticator(options: AuthenticatorOptions): Promis
     if (await isErased(user)) throw unauthenticated("The user was erased");
   }
 
-  async function verifyServiceKey(given: string): Promise<{ key: string; scopes: ReadonlySet<Scope> }> {
-    const [, id] = SERVICE_KEY_PATTERN.exec(given) ?? [];
-    const known = id === own![1] ? ownKey : id === undefined ? undefined : await findServiceKey?.(id);
+  /** The service key of this id, if it has that digest. */
+  async function knownKey({ key: id, digest }: ServicePass): Promise<ServiceKey | undefined> {
+    const known = id === own![1] ? ownKey : await findServiceKey?.(id);
     // Digests are of equal length and tell an attacker nothing by how early they differ.
-    const isKnown = known !== undefined && isEqual(await serviceKeyDigest(given), known.digest);
-    if (!isKnown) throw unauthenticated("The service key is not valid");
-    return { key: id!, scopes: new Set(known.scopes) };
+    return known !== undefined && isEqual(digest, known.digest) ? known : undefined;
+  }
+
+  async function verifyServiceKey(given: string): Promise<ServicePass & { scopes: ReadonlySet<Scope> }> {
+    const [, id] = SERVICE_KEY_PATTERN.exec(given) ?? [];
+    const pass = id === undefined ? undefined : { key: id, digest: await serviceKeyDigest(given) };
+    const known = pass && (await knownKey(pass));
+    if (!known) throw unauthenticated("The service key is not valid");
+    return { ...pass!, scopes: new Set(known.scopes) };
   }
 
   return {
@@ -144,6 +159,7 @@ export async function createAuthenticator(options: AuthenticatorOptions): Promis
       await refuseErased(actsFor as UserId);
       return { ...service, user: actsFor as UserId };
     },
+    isInForce: async (pass) => (await knownKey(pass)) !== undefined,
     async mint(user, ttlSeconds) {
       const nowS = Math.floor(clock.now() / 1_000);
       const expires = nowS + ttlSeconds;

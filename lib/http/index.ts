@@ -18,6 +18,7 @@ export {
   createAuthenticator,
   isExpired,
   type ServiceKey,
+  type ServicePass,
   serviceKeyDigest,
   type TokenClaims,
 } from "./auth.ts";

@@ -20,6 +20,7 @@ import {
   imRelay,
   issuesOfDueTime,
   PENDING_MAX,
+  parseDelayed,
   shelfKeys,
   type Topic,
   tooManyWait,
@@ -212,6 +213,21 @@ export function createAgenda<D>(
     });
   }
 
+  async function cancel(user: string, id: string): Promise<AgendaResult> {
+    const result = await cancelItem(redis, { ...own(user), ...recordsOf(user), id, expiryMs: EXPIRY_MS });
+    if (result === "ok") metrics.delayed.inc({ outcome: "cancelled" });
+    return result;
+  }
+
+  /** Waiting ones whose message an operator has taken out of the queue. */
+  async function withdrawnOf(user: string, items: readonly AgendaItem[]): Promise<Set<AgendaItem>> {
+    const waiting = items.filter(({ state }) => state === "waiting");
+    if (waiting.length === 0) return new Set();
+    const ids = waiting.map(({ record }) => record);
+    const records = await redis.hmget(recordsOf(user).records, ...ids);
+    return new Set(waiting.filter((_, i) => parseDelayed(ids[i]!, records[i] ?? "")?.state === "CANCELLED"));
+  }
+
   return {
     async create(user, { clientKey, digest, content, dueMs, isPastNow, dataOf }) {
       assertTime(dueMs, timePath);
@@ -233,7 +249,9 @@ export function createAgenda<D>(
       const items = await read(user, ids.slice(0, limit));
       // Those that ended long ago are swept with the next change.
       const oldest = clock.now() - KEPT_MS;
-      const shown = items.filter(({ ended }) => ended === 0 || ended > oldest);
+      const withdrawn = await withdrawnOf(user, items);
+      await Promise.all(Array.from(withdrawn, ({ id }) => cancel(user, id)));
+      const shown = items.filter((item) => !withdrawn.has(item) && (item.ended === 0 || item.ended > oldest));
       return ids.length > limit ? { items: shown, next: `${rows[2 * limit - 1]}:${ids[limit - 1]}` } : { items: shown };
     },
     async get(user, id) {
@@ -243,11 +261,7 @@ export function createAgenda<D>(
     async knows(user, clientKey) {
       return (await redis.hexists(keys.agenda(user, kind), `@${clientKey}`)) === 1;
     },
-    async cancel(user, id) {
-      const result = await cancelItem(redis, { ...own(user), ...recordsOf(user), id, expiryMs: EXPIRY_MS });
-      if (result === "ok") metrics.delayed.inc({ outcome: "cancelled" });
-      return result;
-    },
+    cancel,
     async move(user, id, atMs, again) {
       assertTime(atMs, "at");
       const message = again === undefined ? { record: "", topic: "", header: "", data: "" } : messageOf(user, again);

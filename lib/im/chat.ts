@@ -53,6 +53,7 @@ export function createChat(given: ChatParts) {
   const conversations = createConversations({ ...parts, inbox, channels, room, isErased });
   const timeline = createTimeline(redis, keys, readArchive);
   const blocks = createBlocks(redis, keys, clock);
+  const committer = createCommitter({ ...parts, replicas, room });
   const routes = createRouteCache(redis, keys, () => undefined);
   const notifier = createNotifier(redis, keys, routes);
   const pushDevices = createPushDevices(redis, keys, clock);
@@ -65,7 +66,7 @@ export function createChat(given: ChatParts) {
     conversations,
     timeline,
     blocks,
-    committer: createCommitter({ ...parts, replicas, room }),
+    committer,
     review: createReview(judge),
     amendments: createAmendments({ ...parts, conversations, timeline, room, recallMs }),
     hidden: createHidden({ ...parts, conversations, timeline }),
@@ -75,6 +76,6 @@ export function createChat(given: ChatParts) {
     devices: createDevices(redis, keys, pushDevices),
     notifier,
     reminders: createReminders({ ...parts, conversations, notifier }),
-    scheduled: createScheduled({ ...parts, conversations, notifier }),
+    scheduled: createScheduled({ ...parts, committer, conversations, notifier }),
   };
 }

@@ -16,7 +16,7 @@ import { createHmac } from "node:crypto";
 import { AppError } from "../errors.ts";
 import { newId } from "../id.ts";
 import { claimErrand, noteErrand, runErrands } from "../mq/index.ts";
-import { defineScript, type Keys, type RedisClient, toAppError } from "../redis/index.ts";
+import { beginLogsAnew, defineScript, type Keys, type RedisClient, toAppError } from "../redis/index.ts";
 import startLua from "../redis/lua/im-erasure-start.lua" with { type: "text" };
 import { ERASED_KINDS, type ErasedCounts, type EraseParts, eraseUser, type Pass } from "./erase-user.ts";
 
@@ -30,8 +30,12 @@ const ERASED_MS = 31 * 24 * 3_600_000;
 /** A pass says that it lives every BEAT_MS; who dies is followed after the lease. */
 const LEASE_MS = 30_000;
 const BEAT_MS = 5_000;
-/** After a pass that left something waiting: twice as long each time. A group may stand still for days. */
+/**
+ * After a pass that left something waiting: at first a second, in which groups read and sockets close; then twice as long each time,
+ * for a group may stand still for days.
+ */
 const WAIT_FIRST_MS = 1_000;
+const SHORT_WAITS = 5;
 const WAIT_MAX_MS = 10 * 60_000;
 
 /** What the secret of createErasures is derived for (lib/secrets.ts). */
@@ -136,7 +140,7 @@ class Step {
   }
 
   async run(): Promise<void> {
-    const claim = await claimErrand(this.parts.redis, this.place.record, this.runner, LEASE_MS);
+    const claim = await claimErrand(this.parts.redis, this.place, this.runner, LEASE_MS);
     if (claim === "held" || claim === "ended") return;
     const { fields, nowMs } = claim;
     if (Number(fields.due ?? 0) > nowMs) {
@@ -169,12 +173,21 @@ class Step {
     const hasFound = ERASED_KINDS.some((kind) => erased[kind] > 0);
     if (Object.keys(waiting).length > 0) await this.note([...progress, ...this.dueFields(fields, nowMs)]);
     else if (hasFound || !isArchiveDone) await this.note([...progress, "waits", 0]);
-    else await this.note([...progress, "user", "", "pseudonym", ""], "done");
+    else {
+      await this.note([...progress, "user", "", "pseudonym", ""], "done");
+      // Of several together, with the last of them. Where Redis may not do it, it is the operator's, as copies and backups are.
+      if ((await this.parts.redis.scard(this.place.open)) === 0) await beginLogsAnew(this.parts.redis);
+    }
   }
 
   private dueFields(fields: Readonly<Record<string, string>>, nowMs: number): (string | number)[] {
     const waits = Number(fields.waits ?? 0);
-    return ["waits", waits + 1, "due", nowMs + Math.min(WAIT_FIRST_MS * 2 ** waits, WAIT_MAX_MS)];
+    return [
+      "waits",
+      waits + 1,
+      "due",
+      nowMs + Math.min(WAIT_FIRST_MS * 2 ** Math.max(0, waits - SHORT_WAITS), WAIT_MAX_MS),
+    ];
   }
 
   /** Lets the errand go. */

@@ -44,7 +44,7 @@ export const LIMITS = {
   requestsInFlight: 128,
   deviceBytes: 64,
   reminderBytes: 1_024,
-  /** Of one user that wait; a scheduled message may be of 16 KB, and lies twice in Redis. */
+  /** Of one user that wait. A scheduled message may be of 16 KB. */
   reminders: 1_000,
   scheduled: 100,
   agendaDefault: 50,

@@ -1,10 +1,11 @@
 /**
- * Scheduled messages: sends that are put off. What can be told is told at once (membership, mute, a wrong replyTo); when one is due, it
- * comes to logic as the command `send` and passes all that a live send does. Its sender hears what became of it, and finds a refused one
+ * Scheduled messages: sends that are put off. What can be told is told at once (membership, mute, a wrong replyTo); when one is due, a
+ * command comes to logic, and the message passes all that a live one does. Its sender hears what became of it, and finds a refused one
  * in his list for 7 days.
  */
 
 import { AppError } from "../errors.ts";
+import { redisTimeMs } from "../redis/index.ts";
 import { type AgendaItem, type AgendaParts, createAgenda } from "./agenda.ts";
 import type {
   AgendaResult,
@@ -13,6 +14,7 @@ import type {
   Scheduled,
   ScheduledReply,
 } from "./agenda-requests.ts";
+import type { Committer } from "./commit.ts";
 import type { Conversations } from "./conversations.ts";
 import { digestOf, type SendInput, type SendResult } from "./messages.ts";
 import { type Notifier, notification } from "./notify.ts";
@@ -30,7 +32,7 @@ export interface ScheduleInput extends SendInput {
 export interface ScheduledMessages {
   /**
    * Undefined: its time has passed, it is to be sent now. Errors as of a live send, as far as they can be told now; INVALID (too far
-   * ahead, too many wait), CONFLICT (the clientId is another's scheduled here), RATE_LIMITED.
+   * ahead, too many wait, its expireAt has passed), CONFLICT (the clientId is another's scheduled here), RATE_LIMITED.
    */
   schedule(input: ScheduleInput): Promise<ScheduledReply | undefined>;
   /** Waiting ones, and those of the last 7 days that were refused and not deleted. */
@@ -38,11 +40,14 @@ export interface ScheduledMessages {
   move(by: string, id: string, atMs: number): Promise<AgendaResult>;
   /** A refused one is listed no more. */
   cancel(by: string, id: string): Promise<AgendaResult>;
-  /** For who consumes im.commands: sends one that is due, unless it is over, and tells its sender. Again sends nothing and tells him again. */
-  fire(by: string, id: string, record: string, send: () => Promise<SendResult>): Promise<void>;
+  /**
+   * For who consumes im.commands: sends one that is due, unless it is over, and tells its sender. Again sends nothing and tells him again.
+   */
+  fire(by: string, id: string, record: string, send: (input: SendInput) => Promise<SendResult>): Promise<void>;
 }
 
 interface ScheduledParts extends AgendaParts {
+  readonly committer: Pick<Committer, "knows">;
   readonly conversations: Conversations;
   readonly notifier: Notifier;
 }
@@ -50,7 +55,7 @@ interface ScheduledParts extends AgendaParts {
 type Content = Pick<Scheduled, "conversation" | "clientId" | "type" | "body" | "replyTo" | "mentions" | "expireAt">;
 type Note = Pick<Scheduled, "seq" | "code" | "reason">;
 
-export function createScheduled({ conversations, notifier, ...parts }: ScheduledParts): ScheduledMessages {
+export function createScheduled({ committer, conversations, notifier, ...parts }: ScheduledParts): ScheduledMessages {
   const agenda = createAgenda(parts, {
     ...{ kind: "scheduled", topic: imCommands, type: "im.command" },
     ...{ waitingMax: LIMITS.scheduled, timePath: "deliverAt" },
@@ -63,6 +68,8 @@ export function createScheduled({ conversations, notifier, ...parts }: Scheduled
     if (replyTo !== undefined && replyTo > head) throw invalid("replyTo", "must be the seq of an earlier entry");
   }
 
+  const hasPassed = async (atMs: number | undefined) => atMs !== undefined && (await redisTimeMs(parts.redis)) > atMs;
+
   async function tell(user: string, item: AgendaItem): Promise<void> {
     const scheduled = JSON.stringify({ scheduled: toScheduled(item) });
     await notifier.toUsers([user], notification("scheduled", scheduled));
@@ -70,7 +77,7 @@ export function createScheduled({ conversations, notifier, ...parts }: Scheduled
 
   return {
     async schedule({ by, params: { deliverAt, ...content } }) {
-      const { conversation, clientId, type: messageType, body, replyTo, mentions, expireAt } = content;
+      const { conversation, clientId, expireAt } = content;
       if (deliverAt === undefined) throw invalid("expireAt", "needs a deliverAt");
       if (expireAt !== undefined && expireAt < deliverAt) throw invalid("expireAt", "must not lie before deliverAt");
       const clientKey = `${conversation}/${clientId}`;
@@ -83,12 +90,13 @@ export function createScheduled({ conversations, notifier, ...parts }: Scheduled
       const text = JSON.stringify(content);
       const item = await agenda.create(by, {
         ...{ clientKey, digest: digestOf(`${deliverAt} ${text}`), content: text, dueMs: deliverAt, isPastNow: false },
-        dataOf: (id) => ({
-          ...{ type: "send", by, to: { conversation }, clientId, messageType, body, replyTo },
-          ...{ mentions: mentions && [...mentions], cause: { kind: "scheduled", id } },
-        }),
+        dataOf: (id) => ({ type: "scheduled", by, id }),
       });
-      return item && { scheduled: item.id, deliverAt: item.due };
+      if (item) return { scheduled: item.id, deliverAt: item.due };
+      // One that was sent in time is answered as a repetition.
+      const isTooLate = (await hasPassed(expireAt)) && !(await committer.knows(by, conversation, clientId));
+      if (isTooLate) throw invalid("expireAt", "has passed");
+      return undefined;
     },
     async list(by, { after, limit }) {
       const { items, ...next } = await agenda.list(by, after, limit);
@@ -105,8 +113,8 @@ export function createScheduled({ conversations, notifier, ...parts }: Scheduled
       let item = await agenda.get(by, id);
       if (item?.record !== record) return;
       if (item.state === "waiting") {
-        const { expireAt = Number.POSITIVE_INFINITY } = JSON.parse(item.content) as Content;
-        const result = parts.clock.now() <= expireAt ? await send() : EXPIRED;
+        const { expireAt, ...params } = JSON.parse(item.content) as Content;
+        const result = (await hasPassed(expireAt)) ? EXPIRED : await send({ by, params });
         item = await agenda.end(by, id, record, {
           ...{ state: result.ok ? "fired" : "refused", isListed: !result.ok },
           note: result.ok ? { seq: result.value.seq } : { code: result.error.code, reason: result.error.message },

@@ -116,6 +116,8 @@ const ArchivedCommand = v.strictObject({
   conversation: v.string(),
   epoch: v.string(),
   through: PositionSchema,
+  /** It holds them no longer: what is so old is not kept. Then they leave the hot window, too. */
+  expired: v.optional(v.literal(true)),
 });
 
 /**
@@ -131,15 +133,18 @@ const SendCommand = v.strictObject({
   body: BodySchema,
   replyTo: v.optional(SeqSchema),
   mentions: v.optional(v.pipe(v.array(UserIdSchema), v.maxLength(LIMITS.mentions))),
-  cause: v.strictObject({ kind: v.picklist(["scheduled", "broadcast"]), id: IdSchema }),
+  cause: v.strictObject({ kind: v.literal("broadcast"), id: IdSchema }),
 });
 export type SendCommand = v.InferOutput<typeof SendCommand>;
+
+/** A message that `by` has put off is due. What it says lies with him alone (agenda.ts). */
+const ScheduledCommand = v.strictObject({ type: v.literal("scheduled"), by: UserIdSchema, id: IdSchema });
 
 /** What lower layers and peers ask of logic: they may not call it. */
 export const imCommands = defineTopic("im.commands", {
   // What is done is of no use to anybody; a broadcast's commands all carry its text.
   retentionMs: 3_600_000,
-  schema: v.variant("type", [ArchivedCommand, SendCommand]),
+  schema: v.variant("type", [ArchivedCommand, SendCommand, ScheduledCommand]),
 });
 
 /**

@@ -46,7 +46,7 @@ const claimScript = defineScript({
   keys: ["record"],
   args: ["runner", "leaseMs"],
   decode: (reply) => {
-    const [outcome, nowMs, values = []] = reply as ["granted" | "held" | "ended", string, string[]];
+    const [outcome, nowMs, values = []] = reply as ["granted" | "held" | "ended" | "gone", string, string[]];
     if (outcome !== "granted") return outcome;
     const fields: Record<string, string> = {};
     for (let i = 0; i < values.length; i += 2) fields[values[i]!] = values[i + 1]!;
@@ -64,8 +64,12 @@ const noteScript = defineScript({
 });
 
 /** For one step, under a runner name of its own. `held` by another, `ended` when it does not run. */
-export function claimErrand(redis: RedisClient, record: string, runner: string, leaseMs: number) {
-  return claimScript(redis, { record, runner, leaseMs });
+export async function claimErrand(redis: RedisClient, place: ErrandPlace, runner: string, leaseMs: number) {
+  const claim = await claimScript(redis, { record: place.record, runner, leaseMs });
+  if (claim !== "gone") return claim;
+  // It was paused for longer than its owner keeps it.
+  await noteErrand(redis, place, { runner: "", state: "cancelled", keepMs: 0 });
+  return "ended";
 }
 
 /**

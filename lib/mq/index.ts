@@ -74,7 +74,7 @@ export {
 export type { Control } from "./control.ts";
 export type { DeadLetterPage, DeadLetterQuery, DeadLetters, StoredDeadLetter } from "./dead-letters.ts";
 export type { Delayed, DelayedMessage, DelayedPage, DelayedQuery, DelayedResult } from "./delayed.ts";
-export { type DelayedState, shelfKeys } from "./delayed-record.ts";
+export { type DelayedState, parseDelayed, shelfKeys } from "./delayed-record.ts";
 export { DELAY_MS_DEFAULT, issuesOfDueTime, PENDING_MAX, tooManyWait } from "./delaying.ts";
 export type { GroupDescription, TopicDescription } from "./describe.ts";
 export type { EffectInput, NextMessage } from "./effect.ts";

@@ -166,8 +166,8 @@ class Step {
   }
 
   async run(): Promise<void> {
-    const { keys, redis } = this.#context;
-    const claim = await claimErrand(redis.commands, keys.redrive(this.#id), this.#runner, LEASE_MS);
+    const { redis } = this.#context;
+    const claim = await claimErrand(redis.commands, placeOf(this.#context, this.#id), this.#runner, LEASE_MS);
     if (claim === "held" || claim === "ended") return;
     this.#record = toRecord(claim.fields);
     // A runner died with these in hand: those that are gone it redrove.

@@ -44,6 +44,11 @@ export interface BroadcastVerdict {
   readonly miscounted: number;
 }
 
+interface FoundMessage {
+  readonly from: string;
+  readonly text: string;
+}
+
 export interface BroadcastResult {
   readonly seed: number;
   readonly broadcast: Broadcast;
@@ -64,9 +69,11 @@ const IDLE_MS = 10_000;
 const WARM_MS = 1_000;
 /** Of the time that the rate asks for, so that the measured time ends before the broadcast. */
 const MEASURED_SHARE = 0.8;
+/** Of the users: the last strike comes well before the end. */
+const STRUCK_SHARE = 0.9;
 /** Nothing may stand still for so long. */
 const STALL_MS = 30_000;
-const POLL_MS = 200;
+const POLL_MS = 100;
 const SEED_CHUNK = 5_000;
 const LOG_SHOWN = 8_000;
 const UNLIMITED = "1000000";
@@ -99,12 +106,12 @@ export async function runBroadcastCampaign(options: BroadcastCampaignOptions): P
     const { broadcast } = await broadcasts.create({
       ...{ by: BROADCASTER, audience: { all: true }, type: "text", body: { text: TEXT }, perSecond },
     });
-    const takes = (count / perSecond) * 1_000;
     const [meanwhile, ended] = await Promise.all([
-      measure(takes * MEASURED_SHARE),
-      strikeUntilEnd(() => broadcasts.get(broadcast.id), { ...options, random, skein, takes }),
+      measure((count / perSecond) * 1_000 * MEASURED_SHARE),
+      strikeUntilEnd(() => broadcasts.get(broadcast.id), { ...options, random, skein }),
     ]);
-    const verdict = await judge(redis.commands, keys, users, ended);
+    const found = await readConversations(redis.commands, keys, users);
+    const verdict = judgeBroadcast(found, { from: BROADCASTER, text: TEXT }, ended);
     const isClean = Object.values(verdict).every((found) => found === 0);
     const seconds = (ended.endedAt! - ended.startedAt!) / 1_000;
     const result = { seed, broadcast: ended, kills: options.kills, seconds, idle, meanwhile, verdict, isClean };
@@ -133,58 +140,66 @@ async function seedUsers(commands: RedisClient, keys: Keys, count: number): Prom
 }
 
 interface Strikes {
+  readonly users: number;
   readonly kills: number;
   readonly random: Random;
   readonly skein: PrivateSkein;
-  /** How long the broadcast takes at its rate, ms. */
-  readonly takes: number;
 }
 
-/** Kills extlogics at moments spread over its time, until it has ended. Throws when it stands still. */
+/** Kills extlogics at places spread over its way, until it has ended. Throws when it stands still. */
 async function strikeUntilEnd(
   look: () => Promise<Broadcast>,
-  { kills, random, skein, takes }: Strikes,
+  { users, kills, random, skein }: Strikes,
 ): Promise<Broadcast> {
-  const startedMs = performance.now();
-  const moments = Array.from({ length: kills }, (_, i) => ((i + random.next()) / kills) * takes * MEASURED_SHARE);
+  const places = Array.from({ length: kills }, (_, i) => ((i + random.next()) / kills) * users * STRUCK_SHARE);
   const processes = () =>
     Object.entries(skein.pids())
       .filter(([name]) => name.startsWith("extlogic"))
       .map(([name, pid]) => ({ name, pid }));
-  let movedMs = startedMs;
+  let movedMs = performance.now();
   for (let total = -1; ; ) {
-    if (performance.now() - startedMs > (moments[0] ?? Number.POSITIVE_INFINITY)) {
-      moments.shift();
+    const broadcast = await look();
+    if (broadcast.total >= (places[0] ?? Number.POSITIVE_INFINITY)) {
+      places.shift();
       await strike("worker-kill", { random, processes, leaseMs: 0 });
     }
-    const broadcast = await look();
-    if (broadcast.state === "done") return broadcast;
+    if (broadcast.state === "done" && places.length === 0) return broadcast;
     if (broadcast.total !== total) [total, movedMs] = [broadcast.total, performance.now()];
     if (performance.now() - movedMs > STALL_MS) throw new Error(`it stands still: ${JSON.stringify(broadcast)}`);
     await Bun.sleep(POLL_MS);
   }
 }
 
-/** Reads every direct conversation with the broadcaster. */
-async function judge(
+/** What lies in the direct conversation of each user with the broadcaster. */
+async function readConversations(
   commands: RedisClient,
   keys: Keys,
   users: readonly string[],
-  { total, sent, refused }: Broadcast,
-): Promise<BroadcastVerdict> {
-  const found = await inParallel(users, async (user) => {
+): Promise<FoundMessage[][]> {
+  return inParallel(users, async (user) => {
     const conversation = await directConversationId(BROADCASTER, user);
     const rows = await commands.xrange(keys.log(conversation), "-", "+");
-    return rows.map(([, [, record]]) => JSON.parse(record!) as { from: string; body: { text: string } });
+    return rows.map(([, [, record]]) => {
+      const { from, body } = JSON.parse(record!) as { from: string; body: { text: string } };
+      return { from, text: body.text };
+    });
   });
-  const isOurs = ({ from, body }: { from: string; body: { text: string } }) =>
-    from === BROADCASTER && body.text === TEXT;
-  const ours = found.map((messages) => messages.filter(isOurs).length);
+}
+
+/** `found`: per user who is to have it. */
+export function judgeBroadcast(
+  found: readonly (readonly FoundMessage[])[],
+  wanted: FoundMessage,
+  { total, sent, refused }: Pick<Broadcast, "total" | "sent" | "refused">,
+): BroadcastVerdict {
+  const isWanted = ({ from, text }: FoundMessage) => from === wanted.from && text === wanted.text;
+  const counts = found.map((messages) => messages.filter(isWanted).length);
+  const sum = counts.reduce((all, count) => all + count, 0);
   return {
-    missing: ours.filter((count) => count === 0).length,
-    doubled: ours.reduce((sum, count) => sum + Math.max(0, count - 1), 0),
-    strange: found.flat().length - ours.reduce((sum, count) => sum + count, 0),
-    miscounted: Math.abs(total - users.length) + Math.abs(sent - users.length) + Object.keys(refused).length,
+    missing: counts.filter((count) => count === 0).length,
+    doubled: counts.reduce((all, count) => all + Math.max(0, count - 1), 0),
+    strange: found.flat().length - sum,
+    miscounted: Math.abs(total - found.length) + Math.abs(sent - found.length) + Object.keys(refused).length,
   };
 }
 

@@ -380,3 +380,31 @@ test("what is sent by its method's name, or scheduled for a time that has passed
   expect(await it.client.schedule("c1", "later", 2)).toEqual({ scheduled: "s1", deliverAt: 2 });
   expect(it.texts).toEqual(["by name", "late"]);
 });
+
+test("a refusal after an answer that was lost leaves the outcome open: the first copy may have been committed", async () => {
+  let isFirst = true;
+  using gateway = startScriptedGateway((frame, connection) => {
+    if (frame.method !== "message.send") return undefined;
+    if (isFirst) connection.socket.terminate();
+    else connection.refuse(frame, "NOT_MEMBER");
+    isFirst = false;
+    return true;
+  });
+  using it = await follow(gateway);
+  const error = await it.client.send("c1", "x").catch((caught: unknown) => caught);
+  expect(error).toMatchObject({ code: "NOT_MEMBER", outcome: "unknown" });
+});
+
+test("a token of another user ends it: what waits is not his", async () => {
+  using gateway = startScriptedGateway();
+  const tokens = ["good", "good of bob"];
+  const client = connect({ url: gateway.url, getToken: () => tokens.shift()! });
+  await client.ready();
+  const ended = Promise.withResolvers<ClientError>();
+  client.on("ended", ({ error }) => ended.resolve(error));
+  gateway.connections[0]!.socket.close(4502, "the token has expired");
+  const waiting = client.send("c1", "x").catch((error: ClientError) => error.code);
+  expect((await ended.promise).message).toContain("bob");
+  expect(await waiting).toBe("CONFLICT");
+  expect(gateway.of("message.send")).toEqual([]);
+});

@@ -11,6 +11,12 @@ export interface Frame {
   params: Record<string, unknown>;
 }
 
+/** By token; every other token is refused. */
+const USERS: ReadonlyMap<unknown, string> = new Map([
+  ["good", "alice"],
+  ["good of bob", "bob"],
+]);
+
 export class Connection {
   readonly socket: ServerWebSocket<unknown>;
   constructor(socket: ServerWebSocket<unknown>) {
@@ -71,8 +77,9 @@ export function startScriptedGateway(
         const connection = connections.find((candidate) => candidate.socket === socket)!;
         const frame = JSON.parse(String(data)) as Frame;
         if (frame.method === "session.open") {
-          if (frame.params.token !== "good") return connection.refuse(frame, "UNAUTHENTICATED");
-          const session = { user: "alice", connection: "x", ackLevel: "disk", serverTime: 0, limits: {}, heartbeatMs };
+          const user = USERS.get(frame.params.token);
+          if (user === undefined) return connection.refuse(frame, "UNAUTHENTICATED");
+          const session = { user, connection: "x", ackLevel: "disk", serverTime: 0, limits: {}, heartbeatMs };
           return connection.answer(frame, session);
         }
         frames.push(frame);

@@ -294,6 +294,24 @@ describe("a scheduled message", () => {
     expect(await world.chat.rows(conversation.id)).toEqual([]);
   });
 
+  test("whose message an operator has cancelled in the queue is cancelled", async () => {
+    const ann = somebody();
+    const id = await idOf(schedule(ann, await world.chat.group(ann), later()));
+    expect(await world.queue.delayed.cancel(await recordOf(ann, id))).toBe("ok");
+    expect(await listed(ann)).toEqual([]);
+    expect(await world.chat.scheduled.move(ann, id, later())).toBe("not_found");
+  });
+
+  test("asked for when its time is over and it has expired is refused, unless it was sent in time", async () => {
+    const ann = somebody();
+    const conversation = await world.chat.group(ann);
+    const past = Date.now() - HOUR_MS;
+    const late = { clientId: "late", expireAt: past + 1 };
+    expect(await refusal(schedule(ann, conversation, past, late))).toMatchObject({ issues: [{ path: "expireAt" }] });
+    await world.chat.send(ann, conversation, "in time", { clientId: "late" });
+    expect(await schedule(ann, conversation, past, late)).toBeUndefined();
+  });
+
   test("that could not be sent before it expired is not sent", async () => {
     const ann = somebody();
     const conversation = await world.chat.group(ann);
@@ -350,21 +368,4 @@ describe("races", () => {
     expect(await world.chat.reminders.fire(user, reminder, "another record")).toBeUndefined();
     expect(await reminders(user)).toMatchObject([{ state: "waiting" }]);
   });
-});
-
-test("what ended is forgotten after a week, or when as many ended since", async () => {
-  const user = somebody();
-  const conversation = await world.chat.group(user);
-  const { redis, keys } = world.store;
-  const ids = await Promise.all(
-    Array.from({ length: 100 }, (_, i) => idOf(schedule(user, conversation, later(), { clientId: `c${i}` }))),
-  );
-  for (const id of ids) expect(await world.chat.scheduled.cancel(user, id)).toBe("ok");
-  await idOf(schedule(user, conversation, later(), { clientId: "new" }));
-  expect(await redis.commands.zcard(keys.agendaEnded(user, "scheduled"))).toBe(100);
-  const week = Date.now() - 8 * 24 * HOUR_MS;
-  await redis.commands.zadd(keys.agendaEnded(user, "scheduled"), ...ids.slice(0, 40).flatMap((id) => [week, id]));
-  await idOf(schedule(user, conversation, later(), { clientId: "newer" }));
-  expect(await redis.commands.zcard(keys.agendaEnded(user, "scheduled"))).toBe(60);
-  expect(await redis.commands.hlen(keys.agenda(user, "scheduled"))).toBe(3 * 62);
 });

@@ -1,6 +1,5 @@
 /** Where a text still stands, in all of a test's Redis: names of keys, and everything that they hold, whatever their type. */
 
-import type { RedisClient } from "../../lib/redis/index.ts";
 import { contentOf } from "./content.ts";
 import type { TestStore } from "./redis.ts";
 
@@ -14,10 +13,4 @@ export async function remainsIn(store: TestStore, texts: readonly string[]): Pro
     const at = all.indexOf(text);
     return [`${key}: …${all.slice(Math.max(0, at - 80), at + 80)}…`];
   });
-}
-
-/** Every kind of key that there is, as its name's pattern: to see that a test has brought about what it wants to see erased. */
-export async function kindsOf(redis: RedisClient, prefix: string): Promise<Set<string>> {
-  const keys = await redis.keys(`${prefix}*`);
-  return new Set(keys.map((key) => key.slice(prefix.length + 1).replace(/^\{[^}]*\}:?/, "")));
 }

@@ -3,6 +3,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { openTestChat, type TestChat } from "../support/chat.ts";
 import { openTestStore, type TestStore } from "../support/redis.ts";
+import { readSources } from "../support/sources.ts";
 
 let store: TestStore;
 let chat: TestChat;
@@ -201,6 +202,14 @@ describe("/asyncapi.json", () => {
     });
     expect(faults.map(([name]) => name)).toEqual([]);
     expect(messages.filter((message) => !used.has(message))).toEqual([]);
+  });
+
+  test("describes all that is ever told: frames are made where the compiler knows their names", () => {
+    const makers = readSources("lib/**/*.ts", "workers/**/*.ts").filter(({ text }) =>
+      /\{"jsonrpc":"2\.0","method"/.test(text),
+    );
+    // Their names are NotificationName and SessionNotification, and NOTIFICATIONS must have each.
+    expect(makers.map(({ path }) => path)).toEqual(["lib/im/notify.ts", "workers/gateway/frames.ts"]);
   });
 
   test("holds schemas that can be read", async () => {

@@ -9,6 +9,7 @@ import { openTestChat, type TestChat } from "../support/chat.ts";
 import type { ChatClient } from "../support/chat-client.ts";
 import { eventually } from "../support/eventually.ts";
 import { openRawSocket, type RawSocket } from "../support/raw-socket.ts";
+import { openReceiver } from "../support/receiver.ts";
 import { openTestStore, type TestStore } from "../support/redis.ts";
 
 /** The system's clock, put forward by hand. */
@@ -76,6 +77,26 @@ describe("time", () => {
         .map(({ params }) => params.message.body.text);
       expect(texts).not.toContain("after");
     }
+  });
+
+  test("what was asked for before the token ended and is known behind it is not answered", async () => {
+    const clock = createShiftedClock();
+    await using hook = openReceiver({
+      secrets: [],
+      answer() {
+        clock.shiftMs = 61_000;
+        return Response.json({ action: "allow" });
+      },
+    });
+    await using store = await openTestStore("gs-expiry");
+    const env = { SKEIN_HOOK_URL: hook.url, SKEIN_HOOK_SECRET: "a secret of the hook's own" };
+    await using chat = await openTestChat(store, { clock, env });
+    const conversation = await chat.group("ada", "bob");
+    using ada = await chat.dial();
+    await ada.request("session.open", { token: await chat.token("ada", 60) });
+    const sent = await ada.call("message.send", { conversation, clientId: "c", body: { text: "hi" } });
+    expect(sent.error?.data.code).toBe("CLOSED");
+    expect((await ada.closed).code).toBe(4502);
   });
 
   test("a token of a thousand years does not overflow a timer", async () => {

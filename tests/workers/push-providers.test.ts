@@ -18,6 +18,7 @@ import { createWebPush } from "../../workers/pusher/web-push.ts";
 import { createPushWebhook } from "../../workers/pusher/webhook.ts";
 import { type AppleAnswer, openApple } from "../support/apple.ts";
 import { makeBrowser } from "../support/browser.ts";
+import { eventually } from "../support/eventually.ts";
 import { createFakeClock } from "../support/fake-clock.ts";
 import { temporaryFolder } from "../support/folder.ts";
 import { refusal } from "../support/refusal.ts";
@@ -45,8 +46,10 @@ interface Seen {
   readonly body: Buffer;
 }
 
+type LateResponse = Response | Promise<Response>;
+
 /** A server that answers with the statuses given, in turn, and keeps what it was sent. */
-function answering(...answers: readonly Response[]) {
+function answering(...answers: readonly LateResponse[]) {
   const seen: Seen[] = [];
   const server = Bun.serve({
     port: 0,
@@ -54,7 +57,7 @@ function answering(...answers: readonly Response[]) {
     async fetch(request) {
       const body = Buffer.from(await request.arrayBuffer());
       seen.push({ path: new URL(request.url).pathname, headers: request.headers, body });
-      return answers[Math.min(seen.length, answers.length) - 1]!.clone() as Response;
+      return (await answers[Math.min(seen.length, answers.length) - 1]!).clone() as Response;
     },
   });
   closers.push(() => server.stop(true));
@@ -237,7 +240,7 @@ describe("FCM", () => {
   const key = privateKey.export({ type: "pkcs8", format: "pem" }).toString();
   const granted = () => answer(200, {}, JSON.stringify({ access_token: "ya29.token", expires_in: 3_600 }));
 
-  function google(token: readonly Response[], ...answers: readonly Response[]) {
+  function google(token: readonly LateResponse[], ...answers: readonly LateResponse[]) {
     const tokens = answering(...token);
     const messages = answering(...answers);
     const account = {
@@ -295,6 +298,32 @@ describe("FCM", () => {
     expect(refused.messages.seen).toHaveLength(0);
     const away = google([answer(503, { "retry-after": "2" })], answer(200));
     expect(await away.fcm.send(address, notification, never)).toEqual({ kind: "later", afterMs: 2_000 });
+  });
+
+  test("a late word about an old token does not end the new one", async () => {
+    const late = Promise.withResolvers<Response>();
+    const { fcm, tokens, messages } = google([granted()], late.promise, answer(401), answer(200));
+    const slow = fcm.send(address, notification, never);
+    await eventually(() => expect(messages.seen).toHaveLength(1));
+    expect((await fcm.send(address, notification, never)).kind).toBe("expired");
+    expect((await fcm.send(address, notification, never)).kind).toBe("sent");
+    late.resolve(answer(401));
+    expect((await slow).kind).toBe("expired");
+    expect((await fcm.send(address, notification, never)).kind).toBe("sent");
+    expect(tokens.seen).toHaveLength(2);
+  });
+
+  test("who stops while the token is asked for fails nobody else", async () => {
+    const late = Promise.withResolvers<Response>();
+    const { fcm, tokens } = google([late.promise], answer(200));
+    const stopping = new AbortController();
+    const stopped = fcm.send(address, notification, stopping.signal);
+    const other = fcm.send(address, notification, never);
+    await eventually(() => expect(tokens.seen).toHaveLength(1));
+    stopping.abort();
+    late.resolve(granted());
+    await expect(stopped).rejects.toThrow();
+    expect(await other).toEqual({ kind: "sent" });
   });
 });
 

@@ -124,6 +124,15 @@ async function expireLeases(user: string): Promise<void> {
 const textsOf = (name: string) => service.of(name).map(({ said }) => said.text);
 
 describe("a burst", () => {
+  test("whose end was cancelled gives way to the next", async () => {
+    const { users, conversation } = await group("ann", "bob");
+    const [ann, bob] = users;
+    const lost = await burst(bob, conversation, await say(ann, conversation, "never told"));
+    expect(await queue.delayed.cancel(lost)).toBe("ok");
+    await end(bob, conversation, await say(ann, conversation, "told"));
+    await eventually(() => expect(textsOf(bob)).toEqual([`${ann}: told`]));
+  });
+
   test("of ten messages is one push to each device of who is away, decrypted, under one id", async () => {
     const { users, conversation } = await group("ann", "bob");
     const [ann, bob] = users;
@@ -160,6 +169,15 @@ describe("a burst", () => {
     await say(ann, conversation, "hello?");
     await end(bob, conversation, seq + 1);
     await eventually(() => expect(textsOf(bob)).toEqual([`${ann}: hello?`]));
+  });
+
+  test("whose end somebody took out of the queue keeps no later one from being told", async () => {
+    const { users, conversation } = await group("ann", "bob");
+    const [ann, bob] = users;
+    const first = await say(ann, conversation, "lost");
+    expect(await queue.delayed.cancel(await burst(bob, conversation, first))).toBe("ok");
+    await end(bob, conversation, await say(ann, conversation, "told"));
+    await eventually(() => expect(textsOf(bob)).toEqual([`${ann}: told`]));
   });
 
   test("is told as it is by then: edited, without what was recalled, hidden or blocked", async () => {

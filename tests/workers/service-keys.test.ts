@@ -37,6 +37,23 @@ test("a key is shown once, works on every gateway, and ends soon after it is rev
   expect((await services.call("DELETE", "/v1/service-keys/shop")).status).toBe(404);
 });
 
+test("sockets that a service opened close soon after its key is revoked, and no others", async () => {
+  const { body } = await create({ id: "bot", scopes: ["chat"] });
+  const { chat } = services;
+  const dial = (key: string, user: string, gateway: number) =>
+    chat.dial(chat.gateways[gateway], { authorization: `Bearer ${key}`, "skein-user": user });
+  using first = await dial(body.key, "ada", 0);
+  using second = await dial(body.key, "bob", 1);
+  using own = await dial(chat.serviceKey, "ada", 0);
+  using user = await chat.connect("ada");
+  for (const client of [first, second, own]) await client.next("session.ready");
+  expect((await services.call("DELETE", "/v1/service-keys/bot")).status).toBe(204);
+  // Another key of the same id does not keep them.
+  expect((await create({ id: "bot", scopes: ["chat"] })).status).toBe(201);
+  for (const client of [first, second]) expect((await client.closed).code).toBe(4501);
+  for (const client of [own, user]) expect(await client.request("session.ping")).toBeDefined();
+});
+
 test("a key without an id gets one, and an id that is taken is refused", async () => {
   const { body } = await create({ scopes: ["chat"] });
   expect(body.id).toMatch(/^[A-Za-z0-9]{1,32}$/);

@@ -11,7 +11,7 @@
 
 import * as v from "valibot";
 import { AppError, ERRORS } from "../../lib/errors.ts";
-import { isExpired, type TokenClaims, validate } from "../../lib/http/index.ts";
+import { isExpired, type ServicePass, type TokenClaims, validate } from "../../lib/http/index.ts";
 import type { UserId } from "../../lib/id.ts";
 import { CursorSchema, IdSchema, LIMITS, NoParams, type PresenceState, SyncReply } from "../../lib/im/index.ts";
 import { Batch } from "./batch.ts";
@@ -78,6 +78,12 @@ export interface SessionSocket extends Socket {
   ping(): unknown;
 }
 
+/** Whom the upgrade's Authorization header let in. */
+export interface SessionClaims extends TokenClaims {
+  /** Of a service that acts for the user. */
+  readonly pass?: ServicePass;
+}
+
 export class Session implements Caller {
   state: "opening" | "attaching" | "open" | "closed" = "opening";
   user: UserId | undefined;
@@ -100,8 +106,7 @@ export class Session implements Caller {
     /** Names it within this gateway; never used twice, so that no late frame reaches the wrong user. */
     readonly number: number,
     readonly startedAt: number,
-    /** From the upgrade's Authorization header. */
-    private readonly claims: TokenClaims | undefined,
+    readonly claims: SessionClaims | undefined,
   ) {
     this.outbox = new Outbox(sessions.writer, () => this.close(CLOSE.tooSlow, "too slow"));
   }
@@ -379,8 +384,9 @@ export class Session implements Caller {
     if (this.faults >= FAULTS_MAX) this.close(CLOSE.protocolError, "no JSON-RPC requests");
   }
 
+  /** Not what was asked for while the token was good, and is known only now that it has ended. */
   private answer(frame: string, id: RequestId | null, batch: Batch | undefined): void {
-    if (this.state === "closed") return;
+    if (this.state === "closed" || this.endIfExpired()) return;
     const whole = batch ? batch.add(frame, id) : frame;
     if (whole !== undefined) this.outbox.write(whole);
   }

@@ -8,13 +8,13 @@
 
 import type { Clock } from "../../lib/clock.ts";
 import { AppError } from "../../lib/errors.ts";
-import type { Authenticator, TokenClaims } from "../../lib/http/index.ts";
+import type { Authenticator } from "../../lib/http/index.ts";
 import { newId } from "../../lib/id.ts";
 import type { Log, Metrics } from "../../lib/observability/index.ts";
 import type { Limiters, Logic } from "./methods.ts";
 import { Writer } from "./outbox.ts";
 import { Passing } from "./passing.ts";
-import { AUTH_DEADLINE_MS, CLOSE, HEARTBEAT_MS, Session } from "./session.ts";
+import { AUTH_DEADLINE_MS, CLOSE, HEARTBEAT_MS, Session, type SessionClaims } from "./session.ts";
 import { Subscriptions } from "./subscriptions.ts";
 
 /** Sockets of one gateway, some 5 KB each. */
@@ -27,6 +27,8 @@ const OPENING_MAX = 4_096;
  */
 const CONNECTIONS_PER_USER_MAX = 20;
 const SWEEP_MS = 500;
+/** Service keys are asked for again at every second sweep: no more often than the store asks Redis (service-key-store.ts). */
+const SWEEPS_PER_LOOK = 2;
 /** A peer that does not answer the close frame is cut. */
 const CLOSE_TIMEOUT_MS = 3_000;
 /** Clients of a draining gateway come back spread over as long as a thousand a second take: few at once, many within 10 s. */
@@ -104,7 +106,7 @@ export class Sessions {
   }
 
   /** Throws OVERLOADED when no further socket is taken. */
-  create(claims: TokenClaims | undefined): Session {
+  create(claims: SessionClaims | undefined): Session {
     if (this.isDraining) throw new AppError("OVERLOADED", "This gateway is draining", { retryAfterMs: 1_000 });
     if (this.byNumber.size >= CONNECTIONS_MAX || this.opening.size >= OPENING_MAX) {
       throw new AppError("OVERLOADED", "This gateway takes no more connections now", { retryAfterMs: 2_000 });
@@ -304,9 +306,24 @@ export class Sessions {
       if (session.expiresAt <= now) session.close(CLOSE.expired, "the token has expired");
       else if (session.number % shares === share) session.ping();
     }
+    if (this.turn % SWEEPS_PER_LOOK === 0) this.closeRevoked();
     this.passing.sweep(now);
     if (this.framesIn > 0) this.metrics.frames.inc({ direction: "in" }, this.framesIn);
     this.framesIn = 0;
+  }
+
+  /** Of services whose key was revoked. While that cannot be known, as without Redis, they stay. */
+  private closeRevoked(): void {
+    for (const session of this.byNumber.values()) {
+      const pass = session.claims?.pass;
+      if (!pass) continue;
+      this.auth.isInForce(pass).then(
+        (isInForce) => {
+          if (!isInForce) session.close(CLOSE.badToken, "the service key was revoked");
+        },
+        (error: unknown) => this.log.debug({ key: pass.key, error }, "a service key could not be looked up"),
+      );
+    }
   }
 
   // The end

@@ -7,12 +7,12 @@
  */
 
 import { AppError } from "../../lib/errors.ts";
-import { type App, type Authenticator, actingUser, invalid, problem, type TokenClaims } from "../../lib/http/index.ts";
+import { type App, type Authenticator, actingUser, invalid, problem } from "../../lib/http/index.ts";
 import { LIMITS } from "../../lib/im/index.ts";
 import type { Log } from "../../lib/observability/index.ts";
 import { createService, type Service } from "../../lib/service.ts";
 import { OUTBOX_BYTES_MAX } from "./outbox.ts";
-import type { Session } from "./session.ts";
+import type { Session, SessionClaims } from "./session.ts";
 import type { Sessions } from "./sessions.ts";
 
 export const WEB_SOCKET_PATH = "/v1/ws";
@@ -76,9 +76,11 @@ export function createServer({ host, port, origins, app, auth, sessions, log }: 
     };
   }
 
-  async function claimsOf(headers: Headers): Promise<TokenClaims> {
+  async function claimsOf(headers: Headers): Promise<SessionClaims> {
     const caller = await auth.authenticate(headers);
-    return caller.kind === "user" ? caller : { user: actingUser(caller), expiresAt: Number.POSITIVE_INFINITY };
+    if (caller.kind === "user") return caller;
+    const { key, digest } = caller;
+    return { user: actingUser(caller), expiresAt: Number.POSITIVE_INFINITY, pass: { key, digest } };
   }
 
   function listen(): Bun.Server<Session> {

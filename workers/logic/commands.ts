@@ -23,6 +23,7 @@ const IN_FLIGHT_MAX = 32;
 
 export function createCommands(chat: Chat, queue: Queue): Service {
   const trim = createTrim(chat.redis, chat.keys);
+  const expire = createTrim(chat.redis, chat.keys, 0);
   return queue.consume(imCommands, {
     group: "logic",
     mode: "ordered",
@@ -30,22 +31,33 @@ export function createCommands(chat: Chat, queue: Queue): Service {
     async handle({ id, data }, context) {
       switch (data.type) {
         case "archived":
-          return trim(data.conversation, data.epoch, data.through);
+          return (data.expired ? expire : trim)(data.conversation, data.epoch, data.through);
         case "send":
-          return fulfil(chat, data, id, context);
+          return fulfil(chat, data, context);
+        case "scheduled":
+          return chat.scheduled.fire(data.by, data.id, id, (input) => settled(() => send(chat, input)));
       }
     },
   });
 }
 
-/** The send, by all the rules of a live one. A refusal is a result; what may pass (OVERLOADED, …) is thrown: the queue tries again. */
-async function execute(chat: Chat, { by, to, messageType: type, ...content }: SendCommand): Promise<SendResult> {
-  const { clientId, body, replyTo, mentions } = content;
-  try {
+/** Of a broadcast's recipient it is counted what became of it, by the commit that finishes the command: once. */
+async function fulfil(chat: Chat, command: SendCommand, context: DeliveryContext): Promise<void> {
+  const { by, to, clientId, messageType: type, body, replyTo, mentions, cause } = command;
+  const result = await settled(async () => {
     const conversation =
       "user" in to ? await chat.conversations.begin(by, { type: "direct", members: [to.user] }) : to.conversation;
-    const result = await send(chat, { by, params: { conversation, clientId, type, body, replyTo, mentions } });
-    if (!result.ok && result.error.retryable) throw result.error;
+    return send(chat, { by, params: { conversation, clientId, type, body, replyTo, mentions } });
+  });
+  const outcome = result.ok ? "sent" : result.error.code;
+  await context.commit({ writes: [["HINCRBY", broadcastCounts(cause.id), outcome, 1]] });
+}
+
+/** A send, by all the rules of a live one. A refusal is a result; what may pass (OVERLOADED, …) is thrown: the queue tries again. */
+async function settled(act: () => Promise<SendResult>): Promise<SendResult> {
+  try {
+    const result = await act();
+    if (!result.ok) throw result.error;
     return result;
   } catch (thrown) {
     const error = toAppError(thrown);
@@ -54,16 +66,4 @@ async function execute(chat: Chat, { by, to, messageType: type, ...content }: Se
     if (error.code === "INTERNAL") throw error;
     return { ok: false, error };
   }
-}
-
-/**
- * Sends it, and tells what wants to know. Of a broadcast's recipient it is counted by the commit that finishes the command: once. A
- * scheduled message knows whether it is over by now.
- */
-async function fulfil(chat: Chat, command: SendCommand, record: string, context: DeliveryContext): Promise<void> {
-  const { kind, id } = command.cause;
-  if (kind === "scheduled") return chat.scheduled.fire(command.by, id, record, () => execute(chat, command));
-  const result = await execute(chat, command);
-  const outcome = result.ok ? "sent" : result.error.code;
-  await context.commit({ writes: [["HINCRBY", broadcastCounts(id), outcome, 1]] });
 }

@@ -5,6 +5,7 @@
 
 import type { Clock } from "../../lib/clock.ts";
 import {
+  BROADCASTER,
   createChannels,
   createInbox,
   createMembership,
@@ -96,5 +97,7 @@ function newMembersOf(events: readonly Message<unknown>[]): Map<string, number> 
     const data = JSON.parse(event.raw) as { members: string[] } | { entry: { users: string[] } };
     for (const user of "members" in data ? data.members : data.entry.users) found.set(user, event.time);
   }
+  // It is nobody.
+  found.delete(BROADCASTER);
   return found;
 }

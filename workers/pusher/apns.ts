@@ -28,6 +28,11 @@ export interface ApnsAddress {
   readonly topic?: string | undefined;
 }
 
+interface Token {
+  readonly text: Promise<string>;
+  readonly madeMs: number;
+}
+
 export interface Apns extends PushProvider<ApnsAddress> {
   close(): void;
 }
@@ -48,7 +53,7 @@ export function createApns(options: ApnsOptions): Apns {
   const { origin, teamId, keyId, privateKey, topic, clock } = options;
   const circuits = new Circuits();
   let session: ClientHttp2Session | undefined;
-  let token: { text: Promise<string>; madeMs: number } | undefined;
+  let token: Token | undefined;
 
   function open(): ClientHttp2Session {
     if (session && !session.closed && !session.destroyed) return session;
@@ -64,9 +69,9 @@ export function createApns(options: ApnsOptions): Apns {
     return opened;
   }
 
-  function bearer(): Promise<string> {
+  function currentToken(): Token {
     if (!token || clock.now() - token.madeMs > TOKEN_MS) token = { text: sign(), madeMs: clock.now() };
-    return token.text;
+    return token;
   }
 
   async function sign(): Promise<string> {
@@ -94,10 +99,11 @@ export function createApns(options: ApnsOptions): Apns {
       const bytes = Buffer.byteLength(payload);
       if (bytes > PAYLOAD_BYTES_MAX)
         return { kind: "refused", reason: `${bytes} bytes; the limit is ${PAYLOAD_BYTES_MAX}` };
+      const used = currentToken();
       const headers = {
         ":method": "POST",
         ":path": `/3/device/${encodeURIComponent(deviceToken)}`,
-        authorization: `bearer ${await bearer()}`,
+        authorization: `bearer ${await used.text}`,
         "apns-topic": ownTopic ?? topic,
         "apns-push-type": "alert",
         "apns-priority": "10",
@@ -106,20 +112,22 @@ export function createApns(options: ApnsOptions): Apns {
       };
       const slot = await circuits.enter(origin, signal);
       if (typeof slot === "number") return { kind: "later", afterMs: slot };
+      const connection = open();
       let answer: Answer | undefined;
       try {
-        answer = await exchange(open(), headers, payload, signal);
+        answer = await exchange(connection, headers, payload, signal);
       } catch (error) {
         signal.throwIfAborted();
         // A connection that has gone dead answers nobody; others under way on it end, and come again.
-        if (error instanceof NoAnswer) session?.destroy();
+        if (error instanceof NoAnswer) connection.destroy();
         return { kind: "later", afterMs: undefined };
       } finally {
         // Our own haste says nothing of Apple.
         slot.release(answer !== undefined || signal.aborted);
       }
       const outcome = outcomeOf(answer);
-      if (outcome.kind === "expired") token = undefined;
+      // Not the next one, which another answer may have made by now: Apple complains of many.
+      if (outcome.kind === "expired" && token === used) token = undefined;
       return outcome;
     },
     close() {

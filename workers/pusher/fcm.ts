@@ -32,21 +32,28 @@ const SCOPE = "https://www.googleapis.com/auth/firebase.messaging";
 const ASSERTION_S = 3_600;
 /** A token is renewed so long before its end: a call under way must not outlive it. */
 const TOKEN_SPARE_MS = 60_000;
+const NEVER = new AbortController().signal;
+
+interface Token {
+  readonly text: string;
+  readonly untilMs: number;
+}
 
 export function createFcm({ account, origin, outbound, clock }: FcmOptions): PushProvider<FcmAddress> {
-  let token: { text: string; untilMs: number } | undefined;
-  let asking: Promise<PushOutcome | undefined> | undefined;
+  let token: Token | undefined;
+  let asking: Promise<Token | PushOutcome> | undefined;
 
-  /** Resolves to what keeps us from having a token, or undefined when there is one. Asked for once, however many wait. */
-  function authorise(signal: AbortSignal): Promise<PushOutcome | undefined> {
-    if (token && clock.now() < token.untilMs - TOKEN_SPARE_MS) return Promise.resolve(undefined);
-    asking ??= ask(signal).finally(() => {
+  /** Resolves to a token, or to what keeps us from having one. Asked for once, however many wait. */
+  async function authorise(): Promise<Token | PushOutcome> {
+    if (token && clock.now() < token.untilMs - TOKEN_SPARE_MS) return token;
+    asking ??= ask().finally(() => {
       asking = undefined;
     });
     return asking;
   }
 
-  async function ask(signal: AbortSignal): Promise<PushOutcome | undefined> {
+  /** By no caller's signal: who stops must not fail the others. The outbound client bounds its time. */
+  async function ask(): Promise<Token | PushOutcome> {
     const issued = Math.floor(clock.now() / 1_000);
     const assertion = await new SignJWT({ scope: SCOPE })
       .setProtectedHeader({ alg: "RS256", typ: "JWT" })
@@ -60,7 +67,7 @@ export function createFcm({ account, origin, outbound, clock }: FcmOptions): Pus
       assertion,
     }).toString();
     const headers = { "content-type": "application/x-www-form-urlencoded" };
-    const result = await outbound.call({ url: account.token_uri, headers, body }, signal);
+    const result = await outbound.call({ url: account.token_uri, headers, body }, NEVER);
     if (result.kind !== "answer") return unanswered(result);
     const reply = parse(result.body);
     if (result.status !== 200 || typeof reply.access_token !== "string") {
@@ -68,18 +75,19 @@ export function createFcm({ account, origin, outbound, clock }: FcmOptions): Pus
       return { kind: "refused", reason: `the token endpoint answered ${result.status}` };
     }
     token = { text: reply.access_token, untilMs: clock.now() + Number(reply.expires_in ?? 0) * 1_000 };
-    return undefined;
+    return token;
   }
 
   return {
     async send({ token: deviceToken }, notification, signal) {
-      const obstacle = await authorise(signal);
-      if (obstacle) return obstacle;
+      const used = await authorise();
+      if ("kind" in used) return used;
       const url = `${origin}/v1/projects/${encodeURIComponent(account.project_id)}/messages:send`;
-      const headers = { "content-type": "application/json", authorization: `Bearer ${token!.text}` };
+      const headers = { "content-type": "application/json", authorization: `Bearer ${used.text}` };
       const body = JSON.stringify({ message: messageOf(deviceToken, notification, clock.now()) });
       const outcome = outcomeOf(await outbound.call({ url, headers, body }, signal));
-      if (outcome.kind === "expired") token = undefined;
+      // Not the next one, which another answer may have asked for by now.
+      if (outcome.kind === "expired" && token === used) token = undefined;
       return outcome;
     },
   };

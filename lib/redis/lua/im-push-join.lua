@@ -2,7 +2,8 @@
 -- A message waits for a user's eyes: open a burst of its conversation, or join the one that is open.
 --
 -- All keys lie under the user's partition. A burst is opened together with the delayed message that ends it, of whose id it is;
--- so an open burst always has its end before it. Again with a seq that the burst has changes nothing.
+-- so an open burst has its end before it, unless that was taken out of the queue: then another one is opened. Again with a seq
+-- that the burst has changes nothing.
 -- Returns 'opened', 'joined', 'none' (the user has no device to push to), or 'full' (no more may wait in the partition).
 local push = KEYS[1]
 local bursts = KEYS[2]
@@ -22,8 +23,9 @@ local shelf = { records = records, due = due, ended = ended, relay = relay }
 local room = mq_delay_check(shelf, pending_max)
 local open = redis.call('HGET', bursts, burst)
 if redis.call('HLEN', push) == 0 then return 'none' end
-if open then
-  local opener, last = string.match(open, '^(%S+) (%d+)$')
+local opener, last = string.match(open or '', '^(%S+) (%d+)$')
+local ending = opener and mq_delay_get(shelf, opener)
+if ending and ending.state ~= 'C' then
   if tonumber(seq) > tonumber(last) then redis.call('HSET', bursts, burst, opener .. ' ' .. seq) end
   return 'joined'
 end

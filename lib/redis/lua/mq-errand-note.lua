@@ -2,7 +2,8 @@
 -- Note how far an errand has come, or bring it into another state.
 --
 -- Atomic; both keys share a hash tag. Only its runner may, or an operator (`runner` ''). A runner whose errand was paused or ended
--- under its hands still notes what it did. Again has no further effect. `lease_ms` 0 lets others take it at once.
+-- under its hands still notes what it did. One that has no record is not open. Again has no further effect. `lease_ms` 0 lets others take
+-- it at once.
 -- ARGV behind the named ones: fields and values of the record.
 -- Returns `ok`, `lost` to another runner, `not_found`, or the state it has, which is not one of `from`.
 local open = KEYS[1]
@@ -17,7 +18,10 @@ local keep_ms = ARGV[6]
 
 redis.call('SCARD', open)
 local old_state, holder = unpack(redis.call('HMGET', record, 'state', 'runner'))
-if not old_state then return 'not_found' end
+if not old_state then
+  redis.call('SREM', open, id)
+  return 'not_found'
+end
 if runner ~= '' and holder ~= runner then return old_state == 'running' and 'lost' or old_state end
 
 local time = redis.call('TIME')
