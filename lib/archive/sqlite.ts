@@ -107,7 +107,7 @@ export function openSqliteArchive(path: string): ArchiveStore {
 
   return {
     async write(entries) {
-      await rewriting.hasLock();
+      await rewriting.vacuumed();
       return write.immediate(entries);
     },
 
@@ -136,7 +136,7 @@ export function openSqliteArchive(path: string): ArchiveStore {
     },
 
     async noteAnnounced(timelines) {
-      await rewriting.hasLock();
+      await rewriting.vacuumed();
       const noteAll = database.transaction(() => {
         for (const { conversation, epoch, lastSeq } of timelines) note.run(lastSeq, conversation, epoch);
       });
@@ -144,7 +144,7 @@ export function openSqliteArchive(path: string): ArchiveStore {
     },
 
     async close() {
-      await rewriting.hasLock();
+      await rewriting.vacuumed();
       database.close();
     },
   };
