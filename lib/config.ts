@@ -81,6 +81,8 @@ const Settings = v.object({
   /** With its wait and the commit it must fit into the 5 s of a call. */
   SKEIN_HOOK_TIMEOUT_MS: v.optional(integer(50, 2_000), "1000"),
   SKEIN_HOOK_FAILURE: v.optional(v.picklist(["allow", "refuse"], "must be allow or refuse"), "allow"),
+  /** Messages and all other entries are kept for so many days; 0: for ever. */
+  SKEIN_ARCHIVE_DAYS: v.optional(integer(0, 36_500), "0"),
   /** Users who were not seen for so many days are won back (`im.user.winback`); 0: nobody is. */
   SKEIN_WINBACK_DAYS: v.optional(integer(0, 3_650), "0"),
   /** The same user at most once in so many days. */
@@ -146,6 +148,8 @@ export interface Config {
   readonly sendRate: number;
   readonly sendBurst: number;
   readonly recallSeconds: number;
+  /** 0: for ever. */
+  readonly archiveDays: number;
   /** Undefined: nobody is asked before a message is committed. */
   readonly hook: HookConfig | undefined;
   readonly winback: {
@@ -233,6 +237,7 @@ export function readConfig(env: Record<string, string | undefined> = process.env
     sendRate: settings.SKEIN_SEND_RATE,
     sendBurst: settings.SKEIN_SEND_BURST,
     recallSeconds: settings.SKEIN_RECALL_SECONDS,
+    archiveDays: settings.SKEIN_ARCHIVE_DAYS,
     hook: hookOf(settings),
     winback: {
       days: settings.SKEIN_WINBACK_DAYS,

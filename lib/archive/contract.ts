@@ -27,8 +27,12 @@ const SEARCHED_CHARACTERS_MAX = 256;
 const FoundSchema = v.strictObject({ conversation: v.string(), seq: Position, at: Position });
 export type Found = v.InferOutput<typeof FoundSchema>;
 
-/** Entries looked at in one call, and rewritten in one: some ms of the archive's time. */
-export const LOOKED_AT_MAX = 1_000;
+/**
+ * Entries looked at in one call: some ms of the archive's time. All may be found, each with its content: the largest that users can
+ * write, of control characters, are 150 KB in an answer, which is 64 MB at most.
+ */
+export const LOOKED_AT_MAX = 250;
+/** Rewritten in one. */
 export const REWRITTEN_MAX = 1_000;
 
 const TimelineFields = { conversation: v.string(), epoch: v.string(), seq: Position };

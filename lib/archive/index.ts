@@ -9,6 +9,7 @@
  *   contract.ts   what archive answers by RPC        store.ts   what a store promises
  *   sqlite.ts     the embedded store                 postgres.ts  a server's     connections.ts  the way to it
  *   rows.ts       what both stores do alike          sqlite-words.ts  the embedded store's search
+ *   sqlite-expiry.ts, postgres-expiry.ts             entries that are kept no longer
  *   sqlite-rewrite.ts, postgres-rewrite.ts           what erasure changes
  */
 
@@ -27,6 +28,7 @@ export {
   type ArchiveRange,
   type ArchiveSearch,
   type ArchiveStore,
+  type ExpiredTimeline,
   type NewEntry,
   openArchive,
   type TimelineState,

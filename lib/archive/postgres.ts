@@ -16,6 +16,7 @@ import { AppError } from "../errors.ts";
 import { wordsOf } from "../words.ts";
 import { type Connections, openConnections, rowsOf } from "./connections.ts";
 import { type ArchivedEntry, type Found, SEARCHED_WORDS_MAX } from "./contract.ts";
+import { createExpiry } from "./postgres-expiry.ts";
 import { createRewriting } from "./postgres-rewrite.ts";
 import { advance, joinParts, type PartRow, type TimelineRow, toState } from "./rows.ts";
 import type { ArchiveRange, ArchiveStore, NewEntry, WriteResult } from "./store.ts";
@@ -179,6 +180,7 @@ export async function openPostgresArchive(url: string): Promise<ArchiveStore> {
     },
 
     ...createRewriting(connections),
+    ...createExpiry(connections),
 
     async unannounced({ idleSinceMs, from, count }) {
       const to = from + count;

@@ -5,8 +5,9 @@
  *                                             └► many, or too much to read: each timeline is asked for its newest hits
  *   timelines, the one with the latest entry first ─► its hits ─► until no other one can add to the page
  *
- * So a word that many messages have fills its page from a few timelines, and of one that is common elsewhere only the list is read,
- * 0.1 µs an entry. The words that people say most, one message of four, in 500 timelines: 10 ms of CPU, 40 at most.
+ * So a word that is said all the time fills its page from some timelines, 0.1 to 0.3 ms each, and of one that is common elsewhere
+ * only the list is read, 0.1 µs an entry. What people say most, in one message of four, costs 20 to 40 ms in 500 timelines of a million
+ * messages, whatever moment is asked for (`bun run bench archive`).
  */
 
 import type { Database } from "bun:sqlite";
@@ -19,30 +20,31 @@ const WORDS_PART = "#words";
 /** Half a row id of timeline_words. Entries beyond, of a timeline of four thousand million, are not found. */
 const INDEXED_SEQ_MAX = 2 ** 32 - 1;
 
-/** Of the searched timelines, in one reading: 6 ms. Where there are more, some thirty visits fill a page. */
-const HITS_MAX = 20_000;
-/** Of everybody's in one reading, for each timeline searched: 40 µs, half of a visit. */
+/** Of the searched timelines, in one reading: 12 ms. Where they have more, a page is filled by fifty visits or a hundred. */
+const HITS_MAX = 40_000;
+/** Of everybody's in one reading, for each timeline searched: 40 µs, less than a visit. Few words are in so many messages for 500. */
 const READ_PER_TIMELINE = 400;
-/** One entry in so many of a timeline lies in the index by time: 1 byte an entry, and 16 are read past to find a moment. */
-const TIMED_EVERY = 16;
 
-/** Written in one step of a merge: some 30 ms. */
-const MERGE_PAGES = 64;
+/** Written in one step of a merge, of 512 bytes: some 10 ms, 30 at most. */
+const MERGE_PAGES = 512;
 
 /**
  * By timeline and seq, so that a search reads of each word's list only the stretch of a timeline. A list by time of all
  * timelines would be read past everybody's hits to find one user's. By seq downwards, newest first: FTS5 seeks forwards only, and
- * backwards reads the list from its end (2.2 ms instead of 0.06 for one timeline, of a word in 15 000 texts). Words come from lib/words.ts: the tokenizer only splits.
+ * backwards reads the list from its end (2.2 ms instead of 0.06 for one timeline, of a word in 15 000 texts). Words come from
+ * lib/words.ts: the tokenizer only splits.
  */
 export const WORDS_SCHEMA = `
 CREATE VIRTUAL TABLE timeline_words USING fts5(words, content='', contentless_delete=1, detail=none, tokenize='ascii');`;
 
 /**
  * FTS5 seeks in a list by pages, of 4 KB unless told: then a visit reads past thousands of entries, 220 to 530 µs for common words.
- * Pages of 512 bytes make it 80 and cost 3 bytes an entry. What was written before is rewritten at once, 3 s a million entries.
+ * Pages of 512 bytes make it 80 and cost 3 bytes an entry. The index by time finds the newest entry up to a moment, where a page
+ * after another one begins, in 10 µs and costs 20 bytes an entry; entries of a timeline are far apart in the file, and to look for
+ * it among them took 50. An archive of before is rewritten at once: 7 s a million entries.
  */
 export const SEARCH_SCHEMA = `
-CREATE INDEX timeline_entries_timed ON timeline_entries (timeline, committed_at) WHERE seq % ${TIMED_EVERY} = 0;
+CREATE INDEX timeline_entries_timed ON timeline_entries (timeline, committed_at, seq);
 INSERT INTO timeline_words (timeline_words, rank) VALUES ('pgsz', 512);
 INSERT INTO timeline_words (timeline_words) VALUES ('optimize');`;
 
@@ -80,13 +82,9 @@ const IN_TIMELINE = `SELECT entry.seq, entry.committed_at AS at
 
 const TIME_OF = "SELECT committed_at AS at FROM timeline_entries WHERE timeline = ? AND seq = ?";
 
-/** The last entry up to a moment: from the first timed one after it downwards. Entries lie in the order of their times. */
+/** The last entry up to a moment. */
 const AS_OF = `SELECT seq, committed_at AS at FROM timeline_entries
-  WHERE timeline = ?1 AND committed_at <= ?2 AND seq < ifnull(
-    (SELECT seq FROM timeline_entries
-      WHERE timeline = ?1 AND committed_at > ?2 AND seq % ${TIMED_EVERY} = 0 ORDER BY committed_at LIMIT 1),
-    ${Number.MAX_SAFE_INTEGER})
-  ORDER BY seq DESC LIMIT 1`;
+  WHERE timeline = ? AND committed_at <= ? ORDER BY committed_at DESC, seq DESC LIMIT 1`;
 
 export function createSearch(database: Database) {
   const find = database.prepare<SearchedTimeline, [string, string]>(FIND_TIMELINE);
@@ -205,7 +203,7 @@ export function createWordsRemover(database: Database): (timeline: number, seq: 
 
 /**
  * One step of merging all that the index consists of into one: only then are removed words out of it. True when there is more to do.
- * Of 150 000 entries 15 steps, half a second.
+ * Of a million entries 77 steps, one second.
  */
 export function mergeWords(database: Database): boolean {
   const changes = database.query<{ count: number }, []>("SELECT total_changes() AS count");

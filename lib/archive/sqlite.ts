@@ -5,7 +5,7 @@
  *   timeline_entries   timeline (its number)  seq  kind  id  ordinal  record  committed_at
  *   timeline_parts     timeline  seq  part  as_of (the entry that set it)  text: what later entries made of an entry
  *   timeline_words     FTS5 by (timeline << 32 | 2^32 - 1 - seq): the words by which an entry is found, nothing else of it
- *   timeline_entries_timed   an index of one entry in 16 by its time, for searches
+ *   timeline_entries_timed   an index of entries by their time, for searches
  *   entries, parts     views of them, by conversation and epoch: what people and checkers read
  *
  * CPU per row, commits of 1000 rows of 200 bytes that lie evenly over so many conversations, 2 shared cores:
@@ -25,6 +25,7 @@ import { dirname } from "node:path";
 import { AppError } from "../errors.ts";
 import type { ArchivedEntry } from "./contract.ts";
 import { advance, joinParts, type PartRow, type TimelineRow, toState } from "./rows.ts";
+import { createExpiry } from "./sqlite-expiry.ts";
 import { createRewriting } from "./sqlite-rewrite.ts";
 import { createSearch, createWordsWriter, SEARCH_SCHEMA, WORDS_SCHEMA } from "./sqlite-words.ts";
 import type { ArchiveRange, ArchiveStore, NewEntry, WriteResult } from "./store.ts";
@@ -122,6 +123,7 @@ export function openSqliteArchive(path: string): ArchiveStore {
     search: async (given) => search(given),
 
     ...rewriting.store,
+    ...createExpiry(database, rewriting.hasLock),
 
     async unannounced({ idleSinceMs, from, count }) {
       const to = from + count;

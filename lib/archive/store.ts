@@ -36,6 +36,13 @@ export interface TimelineState {
   readonly announcedSeq: number;
 }
 
+/** The entries of a timeline up to `through` are older than they are to be kept. */
+export interface ExpiredTimeline {
+  readonly conversation: string;
+  readonly epoch: string;
+  readonly through: number;
+}
+
 export interface WriteResult {
   /** Entries that the archive did not have. */
   readonly added: number;
@@ -77,6 +84,16 @@ export interface ArchiveStore {
   }>;
   /** Notes that logic was told of each timeline's lastSeq. Never moves back. */
   noteAnnounced(timelines: readonly TimelineState[]): Promise<void>;
+  /**
+   * Timelines that begin with entries committed before `beforeMs`, and up to where they are such. Pages as `unannounced` does. Cost:
+   * what is expired.
+   */
+  expired(page: { beforeMs: number; from: number; count: number }): Promise<{
+    readonly timelines: readonly ExpiredTimeline[];
+    readonly next: number;
+  }>;
+  /** Removes their entries up to there, with parts and words. Idempotent; in steps between which others are served. */
+  remove(timelines: readonly ExpiredTimeline[]): Promise<void>;
   close(): Promise<void>;
 }
 

@@ -12,6 +12,7 @@
  *   timeline.ts  order without a hole   passing.ts    typing, presence, receipts    store.ts    what outlives the app
  *   fold.ts      what a message looks like after an entry
  *   model.ts, methods.ts, wire.ts       types of what crosses the wire
+ *   error.ts, backoff.ts                what a call fails with, and how long to wait before the next try
  */
 
 export type { Client, ConnectOptions, Content, SendOptions } from "./client.ts";

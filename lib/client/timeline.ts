@@ -49,8 +49,16 @@ interface Place {
   seq: number;
   id: string | undefined;
   isBehind: boolean;
+  /** How often it fell behind: an answer to what was asked before the last time proves nothing. */
+  doubts: number;
   held: Map<number, Entry>;
   grace: ReturnType<typeof setTimeout> | undefined;
+}
+
+/** A place as of a question. */
+interface Asked {
+  readonly place: Place;
+  readonly doubts: number;
 }
 
 export type Timelines = ReturnType<typeof createTimelines>;
@@ -66,7 +74,7 @@ export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>,
 
   function begin(conversation: string, epoch: string, seq: number, id?: string): Place {
     left.delete(conversation);
-    const place: Place = { epoch, seq, id, isBehind: false, held: new Map(), grace: undefined };
+    const place: Place = { epoch, seq, id, isBehind: false, doubts: 0, held: new Map(), grace: undefined };
     places.set(conversation, place);
     return place;
   }
@@ -117,8 +125,13 @@ export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>,
     place.grace = undefined;
   }
 
-  function fallBehind(place: Place): void {
+  function doubt(place: Place): void {
     place.isBehind = true;
+    place.doubts += 1;
+  }
+
+  function fallBehind(place: Place): void {
+    doubt(place);
     void catchUp();
   }
 
@@ -131,12 +144,12 @@ export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>,
       if (behind.length === 0 && !isDiscovering) break;
       // Those that are up to date are named too: the server starts over whatever is not named.
       const others = [...places].filter(([, place]) => !place.isBehind);
-      const asked = [...behind, ...others].slice(0, CURSORS_MAX);
+      const asked = new Map([...behind, ...others].slice(0, CURSORS_MAX).map(([id, place]) => [id, toAsked(place)]));
       const wasDiscovering = isDiscovering;
       isDiscovering = false;
       try {
-        const { conversations } = await sync(asked.map(([conversation, place]) => toCursor(conversation, place)));
-        const isFutile = !settle(new Map(asked), conversations);
+        const { conversations } = await sync([...asked].map(([id, { place }]) => toCursor(id, place)));
+        const isFutile = !settle(asked, conversations);
         if (isFutile) await pause();
       } catch (error) {
         if (!(error instanceof ClientError)) throw error;
@@ -148,52 +161,53 @@ export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>,
   }
 
   /** Applies an answer. False when it brought none of those behind forward. */
-  function settle(asked: ReadonlyMap<string, Place>, answers: readonly Synced[]): boolean {
+  function settle(asked: ReadonlyMap<string, Asked>, answers: readonly Synced[]): boolean {
     let hasMoved = false;
     const unanswered = new Map(asked);
     for (const answer of answers) {
       const { conversation } = answer;
       unanswered.delete(conversation);
-      const place = places.get(conversation);
+      const question = asked.get(conversation);
       // Left meanwhile, or followed anew meanwhile: the answer is about a place that is no more.
-      if (place !== asked.get(conversation)) continue;
-      if (place && answer.verdict === "resumed") hasMoved = resume(conversation, place, answer) || hasMoved;
+      if (places.get(conversation) !== question?.place) continue;
+      if (question && answer.verdict === "resumed") hasMoved = resume(conversation, question, answer) || hasMoved;
       else {
-        startOver(conversation, place, answer);
+        startOver(conversation, question, answer);
         hasMoved = true;
       }
       for (const seq of answer.hidden ?? []) events.onHidden({ conversation, seq });
       if (answer.read > 0) events.onRead({ conversation, seq: answer.read });
     }
-    for (const [conversation, place] of unanswered) {
+    for (const [conversation, { place }] of unanswered) {
       // Not a member any more.
       if (place.isBehind && places.get(conversation) === place) forget(conversation);
     }
     return hasMoved;
   }
 
-  function resume(conversation: string, place: Place, { entries, more, epoch }: Synced): boolean {
+  function resume(conversation: string, { place, doubts }: Asked, { entries, more, epoch }: Synced): boolean {
     const before = place.seq;
     place.epoch = epoch;
     for (const entry of entries) if (entry.seq === place.seq + 1) advance(conversation, place, entry);
     const wasBehind = place.isBehind;
-    if (!more) {
-      place.isBehind = false;
+    const isNew = place.doubts !== doubts;
+    place.isBehind = more || isNew;
+    if (!place.isBehind) {
       drain(conversation, place);
       // What does not join up yet has its grace, as any hole has.
       if (place.held.size > 0) startGrace(place);
     }
-    return place.seq > before || (wasBehind && !place.isBehind);
+    return place.seq > before || isNew || (wasBehind && !place.isBehind);
   }
 
-  function startOver(conversation: string, old: Place | undefined, answer: Synced): void {
+  function startOver(conversation: string, question: Asked | undefined, answer: Synced): void {
     const { verdict, epoch, head, entries } = answer;
     const next = entries[0]?.seq ?? head + 1;
-    const place = old ?? begin(conversation, epoch, 0);
+    const place = question?.place ?? begin(conversation, epoch, 0);
     const after = verdict === "reset" ? 0 : place.seq;
     const fresh = verdict === "reset" ? entries : entries.filter((entry) => entry.seq > place.seq);
     place.epoch = epoch;
-    place.isBehind = false;
+    place.isBehind = question !== undefined && place.doubts !== question.doubts;
     if (verdict === "reset" || next > place.seq + 1) {
       const notice = { conversation, verdict: verdict as ResyncNotice["verdict"], after, next };
       place.seq = next - 1;
@@ -257,7 +271,7 @@ export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>,
     },
     /** Everything may have moved on: after a (re)connect, and when the server says so. */
     catchUpAll(): void {
-      for (const place of places.values()) place.isBehind = true;
+      for (const place of places.values()) doubt(place);
       isDiscovering = true;
       void catchUp();
     },
@@ -268,6 +282,10 @@ export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>,
       for (const conversation of [...places.keys()]) forget(conversation);
     },
   };
+}
+
+function toAsked(place: Place): Asked {
+  return { place, doubts: place.doubts };
 }
 
 function toCursor(conversation: string, { epoch, seq, id }: Place): Cursor {

@@ -1,12 +1,13 @@
 /**
- * What runs broadcasts: walks the audience step by step, at the rate that is asked for, and publishes one command per recipient for logic.
+ * What runs broadcasts: walks the audience step by step, no faster than is asked for, and publishes one command per recipient for logic.
  * Any number of processes may; a lease makes it one at a time (lib/mq/errand.ts).
  *
  * A step publishes, then notes how far it came. One that dies in between is done again by the next runner, with no effect: a recipient's
  * mark is committed with his command, in his partition (im-broadcast-publish.lua). So the walk may meet a user twice, too, and of all
  * users it does when he is seen meanwhile (users.ts); it must only miss nobody.
  *
- * Rate and window keep the chat fast: no more commands are out than logic sends in a second at that rate; when it is slower, the broadcast is.
+ * The chat comes first. A broadcast begins at a quarter of its rate and grows up to it as long as logic answers at once; when commands
+ * begin to wait, logic has as much to do as it can, so it goes back by a third, again and again. What is out is bounded in any case.
  */
 
 import type { Clock } from "../clock.ts";
@@ -36,10 +37,21 @@ const LOOKS_MAX = 200;
 const LEASE_MS = 5_000;
 /** What logic has answered is looked up so often, for it lies in all partitions. */
 const COUNT_MS = 250;
-/** A runner that comes late makes up for no more than this of its rate. */
-const BURST_MS = 1_000;
-/** Commands that are out, at least: a slow broadcast must not wait for each. */
+/** A runner that comes late makes up for no more than this of its pace: a burst is what the chat would feel. */
+const BURST_MS = 200;
+/** Commands that may be out at all: so many, or as many as the rate asks for in half a second. Without it they pile up while logic is away. */
 const WINDOW_MIN = 100;
+const WINDOW_MS = 500;
+/** Logic answers within some 10 ms. When more is out than is published in this time, commands wait. */
+const PROMPT_MS = 100;
+/** So many are no sign of it: as they come with one step. */
+const PROMPT_MIN = 10;
+/** Pace as a share of the rate: to begin with, and at least, for also a busy chat must let it come to an end. */
+const PACE_FIRST = 0.25;
+const PACE_MIN = 0.1;
+/** With each look at what is out: full pace after 4 s, a tenth of it after 1.5 s. */
+const PACE_UP = 0.05;
+const PACE_DOWN = 0.67;
 /** Members of a conversation per look, until its list is complete. */
 const GATHER_COUNT = 500;
 /** What was published and not counted for so long is not waited for any more: it lies among the dead letters. */
@@ -89,6 +101,8 @@ interface BroadcastRecord {
   /** Commands that were published and not answered: as of `countedMs`, and what was published since. */
   out: number;
   countedMs: number;
+  /** Recipients per second that the chat bears, at most `perSecond`. */
+  pace: number;
   /** Of all users: the partition that is walked. */
   partition: number;
   /** Of all users `<ms seen> <user>` in it, of a list the user, that it has come to; "" at the beginning. */
@@ -125,15 +139,21 @@ class Step {
 
   async #countOut(nowMs: number): Promise<void> {
     const { total = 0, ...answers } = await countsOf(this.#parts.redis, this.#parts.keys, this.#id);
-    this.#record.out = total - Object.values(answers).reduce((sum, count) => sum + count, 0);
-    this.#record.countedMs = nowMs;
+    const record = this.#record;
+    const { perSecond, pace } = record;
+    record.out = total - Object.values(answers).reduce((sum, count) => sum + count, 0);
+    record.countedMs = nowMs;
+    const isPrompt = record.out <= Math.max(PROMPT_MIN, (pace * PROMPT_MS) / 1_000);
+    record.pace = isPrompt
+      ? Math.min(perSecond, pace + perSecond * PACE_UP)
+      : Math.max(perSecond * PACE_MIN, pace * PACE_DOWN);
   }
 
   async #walk(nowMs: number): Promise<void> {
     const record = this.#record;
-    const { count, spentMs } = spendRate(record, nowMs, BURST_MS);
+    const { count, spentMs } = spendRate({ perSecond: record.pace, spentMs: record.spentMs }, nowMs, BURST_MS);
     record.spentMs = spentMs;
-    let left = Math.min(count, Math.max(WINDOW_MIN, record.perSecond) - record.out);
+    let left = Math.min(count, Math.max(WINDOW_MIN, (record.perSecond * WINDOW_MS) / 1_000) - record.out);
     for (let looks = 0; left > 0 && looks < LOOKS_MAX; looks++) {
       const { users, isEnd } = await this.#next(Math.min(left, CHUNK_MAX));
       const published = await publishBroadcast(this.#parts, this.#id, record, users);
@@ -192,10 +212,23 @@ class Step {
 
   /** Whether it is still this runner's, and to go on. */
   async #note(state: ErrandState, leaseMs = LEASE_MS): Promise<boolean> {
-    const { isGathered, startedMs, spentMs, out, countedMs, partition, position, walkedMs } = this.#record;
+    const { isGathered, startedMs, spentMs, out, countedMs, pace, partition, position, walkedMs } = this.#record;
     const fields = [
       ...["gathered", isGathered ? 1 : 0, "started", startedMs, "spent", spentMs],
-      ...["out", out, "counted", countedMs, "partition", partition, "position", position, "walked", walkedMs],
+      ...[
+        "out",
+        out,
+        "counted",
+        countedMs,
+        "pace",
+        pace,
+        "partition",
+        partition,
+        "position",
+        position,
+        "walked",
+        walkedMs,
+      ],
     ];
     const { redis, keys } = this.#parts;
     const note = { runner: this.#runner, state, fields, leaseMs, keepMs: BROADCAST_LIFE_MS };
@@ -244,18 +277,20 @@ function toPlace(position: string): SeenUser | undefined {
 }
 
 function toRecord(of: Readonly<Record<string, string>>): BroadcastRecord {
+  const perSecond = Number(of.per_second);
   return {
     by: of.by!,
     type: of.type!,
     body: of.body!,
     audience: JSON.parse(of.audience!) as ShownAudience,
     list: of.list!,
-    perSecond: Number(of.per_second),
+    perSecond,
     isGathered: of.gathered === "1",
     startedMs: Number(of.started ?? 0),
     spentMs: Number(of.spent),
     out: Number(of.out ?? 0),
     countedMs: Number(of.counted ?? 0),
+    pace: Number(of.pace ?? perSecond * PACE_FIRST),
     partition: Number(of.partition),
     position: of.position!,
     walkedMs: Number(of.walked ?? 0),

@@ -21,7 +21,7 @@ import type { Body } from "./protocol.ts";
 export const BROADCASTER = "skein";
 /** A list of users comes in one request. */
 export const BROADCAST_USERS_MAX = 10_000;
-/** Recipients per second. The default is a third of what two cores send while people chat; more than the maximum no machine does. */
+/** Recipients per second, at most: it is less while the chat has much to do (broadcast-runner.ts). */
 export const BROADCAST_RATE = 500;
 export const BROADCAST_RATE_MAX = 5_000;
 /** A broadcast's id is part of a clientId of 64 characters. */

@@ -7,10 +7,10 @@
  * product's topics, and once at every row of the archive.
  */
 
-import { type FindPage, LOOKED_AT_MAX, type Rewrite } from "../archive/contract.ts";
+import { type FindPage, LOOKED_AT_MAX, REWRITTEN_MAX, type Rewrite } from "../archive/contract.ts";
 import type { Clock } from "../clock.ts";
 import type { AnyTopic, Expunged, Name } from "../mq/index.ts";
-import { defineScript, type Keys, mastersOf, type RedisClient } from "../redis/index.ts";
+import { BURSTS, defineScript, type Keys, mastersOf, type RedisClient } from "../redis/index.ts";
 import changeLua from "../redis/lua/im-agenda-change.lua" with { type: "text" };
 import type { Scheduled } from "./agenda-requests.ts";
 import type { Blocks } from "./blocks.ts";
@@ -24,7 +24,7 @@ import type { Presence } from "./presence.ts";
 import type { Room } from "./room.ts";
 import { imEvents, imTopics } from "./topics.ts";
 
-/** Keys of one look, and so conversations looked at at once: each is up to some ms of Redis. */
+/** Keys of one look: 0.1 ms of Redis. A conversation is up to some ms more. */
 const KEYS_PER_SCAN = 200;
 const FIELDS_PER_SCAN = 500;
 const CHANGES_PER_READ = 1_000;
@@ -149,7 +149,8 @@ class EraseUser {
       let cursor = "0";
       do {
         const [next, found] = await node.scan(cursor, "MATCH", keys.pattern(), "COUNT", KEYS_PER_SCAN);
-        await Promise.all(found.map((key) => this.sweepKey(key)));
+        // One after the other: a pipeline of them would hold up everybody's commands behind it.
+        for (const key of found) await this.sweepKey(key);
         await this.beat();
         cursor = next;
       } while (cursor !== "0");
@@ -175,7 +176,7 @@ class EraseUser {
       case "scheduled":
         return this.sweepScheduled(key);
       case "sent":
-        return this.sweepSent(key);
+        return this.sweepFields(key);
       case "received":
         return this.sweepReply(key);
       case "broadcast":
@@ -231,19 +232,13 @@ class EraseUser {
     this.erased.keys += 1;
   }
 
-  /** Fields are `<sender>/…`, and no id of a user holds what a pattern would take for more than itself. */
-  private async sweepSent(key: string): Promise<void> {
+  /** Fields are `<user>/…`, and no id of a user holds what a pattern would take for more than itself. */
+  private async sweepFields(key: string): Promise<void> {
+    const pattern = `${this.subject.user}/*`;
     let cursor = "0";
     do {
-      const [next, fields] = await this.redis.hscan(
-        key,
-        cursor,
-        "MATCH",
-        `${this.subject.user}/*`,
-        "COUNT",
-        FIELDS_PER_SCAN,
-      );
-      const own = fields.filter((_, i) => i % 2 === 0);
+      const [next, found] = await this.redis.hscan(key, cursor, "MATCH", pattern, "COUNT", FIELDS_PER_SCAN);
+      const own = found.filter((_, i) => i % 2 === 0);
       if (own.length > 0) this.erased.keys += await this.redis.hdel(key, ...own);
       cursor = next;
     } while (cursor !== "0");
@@ -270,6 +265,7 @@ class EraseUser {
     // By the way that lets those speak again whom he has blocked.
     for (const block of await blocks.list(user)) await blocks.remove(user, block.user);
     if ((await this.redis.exists(keys.presence(user))) === 1) await presence.tell({ user, online: false });
+    await this.sweepFields(keys.own(keys.partitionOf(user), BURSTS));
     for (const key of indexKeys(keys, user)) this.erased.keys += await this.redis.zrem(key, user);
     for (const key of ownKeys(keys, user)) this.erased.keys += await this.redis.del(key);
   }
@@ -331,7 +327,7 @@ function* chunksOf(rewrites: readonly Rewrite[]): Generator<Rewrite[]> {
   for (const rewrite of rewrites) {
     chunk.push(rewrite);
     characters += (rewrite.record?.length ?? 0) + JSON.stringify(rewrite.parts ?? {}).length;
-    if (characters < REWRITE_CHARACTERS_MAX) continue;
+    if (characters < REWRITE_CHARACTERS_MAX && chunk.length < REWRITTEN_MAX) continue;
     yield chunk;
     chunk = [];
     characters = 0;

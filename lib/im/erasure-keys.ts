@@ -89,11 +89,11 @@ export const USERS_IN_KEYS = {
   redrives: "nobody",
   redrive: "nobody",
   timers: "nobody",
-  /** Services keep in these what they want, of whom they want: it is theirs to erase. The pusher's BURSTS live for seconds. */
+  /** The pusher's BURSTS, of our own. Services keep in theirs, and in their halves, what they want: it is theirs to erase. */
+  own: "swept",
   half: "nobody",
   halfDue: "nobody",
   halfIn: "nobody",
-  own: "nobody",
 
   serviceKeys: "nobody",
   registry: "nobody",

@@ -16,7 +16,7 @@ import { createHmac } from "node:crypto";
 import { AppError } from "../errors.ts";
 import { newId } from "../id.ts";
 import { claimErrand, noteErrand, runErrands } from "../mq/index.ts";
-import { defineScript, type Keys, type RedisClient, toAppError } from "../redis/index.ts";
+import { beginLogsAnew, defineScript, type Keys, type RedisClient, toAppError } from "../redis/index.ts";
 import startLua from "../redis/lua/im-erasure-start.lua" with { type: "text" };
 import { ERASED_KINDS, type ErasedCounts, type EraseParts, eraseUser, type Pass } from "./erase-user.ts";
 
@@ -173,7 +173,11 @@ class Step {
     const hasFound = ERASED_KINDS.some((kind) => erased[kind] > 0);
     if (Object.keys(waiting).length > 0) await this.note([...progress, ...this.dueFields(fields, nowMs)]);
     else if (hasFound || !isArchiveDone) await this.note([...progress, "waits", 0]);
-    else await this.note([...progress, "user", "", "pseudonym", ""], "done");
+    else {
+      await this.note([...progress, "user", "", "pseudonym", ""], "done");
+      // Of several together, with the last of them. Where Redis may not do it, it is the operator's, as copies and backups are.
+      if ((await this.parts.redis.scard(this.place.open)) === 0) await beginLogsAnew(this.parts.redis);
+    }
   }
 
   private dueFields(fields: Readonly<Record<string, string>>, nowMs: number): (string | number)[] {

@@ -44,50 +44,58 @@ export async function search(parts: SearchParts, user: string, params: SearchPar
     const message = `must be at most ${SEARCHED_WORDS_MAX} different words`;
     throw new AppError("INVALID", `q: ${message}`, { issues: [{ path: "q", message }] });
   }
-  const epochs = await epochsOf(parts, user, conversation);
-  if (words.length === 0 || epochs.size === 0) return { hits: [] };
+  const searched = await timelinesOf(parts, user, conversation);
+  if (words.length === 0 || searched.size === 0) return { hits: [] };
   const found = await parts.searchArchive({
-    timelines: Array.from(epochs, ([id, epoch]) => ({ conversation: id, epoch })),
+    timelines: Array.from(searched, ([id, { epoch }]) => ({ conversation: id, epoch })),
     text: q,
     limit,
     ...(before === undefined ? {} : { before: toFound(before) }),
   });
   const last = found.length === limit ? found.at(-1) : undefined;
   return {
-    hits: await shown(parts, user, found, epochs),
+    hits: await shown(parts, user, found, searched),
     ...(last ? { next: `${last.at}:${last.conversation}:${last.seq}` } : {}),
   };
 }
 
-/** The epoch of each conversation that is searched, all of which the user is a member of now. */
-async function epochsOf(
+interface Searched {
+  readonly epoch: string;
+  /** The caller is a member as of this seq. Who is put out while the archive searches is told nothing that came behind it. */
+  readonly head: number;
+}
+
+/** Each conversation that is searched, all of which the user is a member of now. */
+async function timelinesOf(
   { redis, keys, inbox }: SearchParts,
   user: string,
   conversation: string | undefined,
-): Promise<ReadonlyMap<string, string>> {
+): Promise<ReadonlyMap<string, Searched>> {
   const ids =
     conversation === undefined ? (await inbox.page(user, SEARCHED_TIMELINES_MAX)).conversations : [conversation];
   const values = await Promise.all(ids.map((id) => redis.hmget(keys.members(id), "#", user)));
-  const epochs = new Map<string, string>();
+  const searched = new Map<string, Searched>();
   for (const [i, [place, member]] of values.entries()) {
-    if (place && member) epochs.set(ids[i]!, place.split(" ")[4]!);
+    if (!place || !member) continue;
+    const [head, , , , epoch] = place.split(" ");
+    searched.set(ids[i]!, { epoch: epoch!, head: Number(head) });
   }
-  if (conversation !== undefined && epochs.size === 0) throw new AppError("NOT_MEMBER");
-  return epochs;
+  if (conversation !== undefined && searched.size === 0) throw new AppError("NOT_MEMBER");
+  return searched;
 }
 
 async function shown(
   { hidden, timeline }: SearchParts,
   user: string,
   found: readonly Found[],
-  epochs: ReadonlyMap<string, string>,
+  searched: ReadonlyMap<string, Searched>,
 ): Promise<SearchReply["hits"]> {
   const isHidden = await hidden.among(user, found);
-  const visible = found.filter((_, i) => !isHidden[i]);
+  const visible = found.filter(({ conversation, seq }, i) => !isHidden[i] && seq <= searched.get(conversation)!.head);
   const hits = await Promise.all(
     visible.map(async ({ conversation, seq }) => {
       const [stored] = await timeline.read({
-        ...{ conversation, epoch: epochs.get(conversation)!, after: seq - 1, before: seq + 1, limit: 1 },
+        ...{ conversation, epoch: searched.get(conversation)!.epoch, after: seq - 1, before: seq + 1, limit: 1 },
         ...{ newest: false, messagesOnly: true, parts: FOLDED_PARTS },
       });
       const message = stored && foldedMessage(stored.record, stored.parts);

@@ -95,7 +95,9 @@ async function catchUp(timeline: Timeline, conversation: string, state: Conversa
       head === cursor.seq
         ? []
         : await timeline.read({ ...range, after: cursor.seq, limit: PAGE_ENTRIES, newest: false });
-    return { verdict: "resumed" as const, stored: missed };
+    // Behind the cursor entries may be missing that were too old to be kept.
+    if (head === cursor.seq || missed[0]?.seq === cursor.seq + 1)
+      return { verdict: "resumed" as const, stored: missed };
   }
   const newest = head === 0 ? [] : await timeline.read({ ...range, after: 0, limit: NEWEST_ENTRIES, newest: true });
   return { verdict: isOurs ? ("gap" as const) : ("reset" as const), stored: newest };

@@ -116,6 +116,8 @@ const ArchivedCommand = v.strictObject({
   conversation: v.string(),
   epoch: v.string(),
   through: PositionSchema,
+  /** It holds them no longer: what is so old is not kept. Then they leave the hot window, too. */
+  expired: v.optional(v.literal(true)),
 });
 
 /**

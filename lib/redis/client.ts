@@ -53,6 +53,16 @@ export function mastersOf(client: RedisClient): Redis[] {
   return client instanceof Cluster ? client.nodes("master") : [client];
 }
 
+/**
+ * Has every master that keeps an append-only file begin it anew: until then the file holds what was deleted, as it was written. Does
+ * not wait for the end of it. Throws when a master may not, or is at it already.
+ */
+export async function beginLogsAnew(client: RedisClient): Promise<void> {
+  for (const node of mastersOf(client)) {
+    if ((await node.info("persistence")).includes("aof_enabled:1")) await node.bgrewriteaof();
+  }
+}
+
 export type RedisTopology = "single" | "sentinel" | "cluster";
 
 export interface RedisConnections {

@@ -19,6 +19,7 @@ export {
 } from "./checks.ts";
 export {
   BLOCK_MS,
+  beginLogsAnew,
   mastersOf,
   openRedis,
   parseRedisUrl,

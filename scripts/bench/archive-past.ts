@@ -20,8 +20,8 @@ const ENTRIES_PER_CONVERSATION = 500;
 const CONVERSATIONS_MIN = 600;
 /** The sizes of the others: 1/(rank + 10), so that no second one is nearly as large as the first. */
 const RANK_SHIFT = 10;
-/** Draws for a conversation that is alive; after them the largest takes the message, for it always is. */
-const DRAWS_MAX = 8;
+/** Draws for a conversation that is alive; after them the largest takes the message, for it always is. Half are, on the whole. */
+const DRAWS_MAX = 16;
 const USERS = 5_000;
 /** One entry in so many edits the message before it. */
 const EDIT_EVERY = 50;
@@ -103,32 +103,35 @@ export function createPast(count: number, lines: readonly string[]): Past {
 
 interface Life {
   readonly conversation: PastConversation;
-  /** Shares of all conversations up to and with this one. */
+  /** Of what the smaller ones have together: shares of those up to and with this one. */
   readonly upTo: number;
   /** When it lives, as shares of the span. */
   readonly from: number;
   readonly to: number;
 }
 
+/** The largest first, and to this day. */
 function createLives(count: number, random: Random): Life[] {
   const size = Math.max(CONVERSATIONS_MIN, Math.ceil(count / ENTRIES_PER_CONVERSATION));
   const weights = Array.from({ length: size - 1 }, (_, rank) => 1 / (rank + RANK_SHIFT));
   const all = weights.reduce((sum, weight) => sum + weight, 0);
-  let upTo = LARGEST_SHARE;
+  let upTo = 0;
   return [0, ...weights].map((weight, i) => {
-    upTo += ((1 - LARGEST_SHARE) * weight) / all;
+    upTo += weight / all;
     const conversation = { conversation: newId(i), epoch: "e1", entries: 0, messages: 0, lastAt: 0 };
-    // Half of them go on to this day.
     const from = i === 0 ? 0 : random.next() * 0.9;
+    // Half of them go on to this day.
     const to = i === 0 || random.next() < 0.5 ? 1 : from + (1 - from) * random.next();
     return { conversation, upTo, from, to };
   });
 }
 
 function drawConversation(lives: readonly Life[], progress: number, random: Random): PastConversation {
+  const largest = lives[0]!.conversation;
+  if (random.next() < LARGEST_SHARE) return largest;
   for (let draw = 0; draw < DRAWS_MAX; draw++) {
     const wanted = random.next();
-    let [low, high] = [0, lives.length - 1];
+    let [low, high] = [1, lives.length - 1];
     while (low < high) {
       const middle = (low + high) >> 1;
       if (lives[middle]!.upTo > wanted) high = middle;
@@ -137,7 +140,7 @@ function drawConversation(lives: readonly Life[], progress: number, random: Rand
     const { conversation, from, to } = lives[low]!;
     if (progress >= from && progress <= to) return conversation;
   }
-  return lives[0]!.conversation;
+  return largest;
 }
 
 function message(conversation: PastConversation, at: number, from: string, text: string): NewEntry {

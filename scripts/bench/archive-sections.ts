@@ -1,6 +1,7 @@
 /** The parts of `bench archive`: filling it, pages of history at any depth, and searches by words of every frequency. */
 
 import { statSync } from "node:fs";
+import { SQL } from "bun";
 import { type ArchiveStore, type NewEntry, openArchive } from "../../lib/archive/index.ts";
 import { FOLDED_PARTS } from "../../lib/im/index.ts";
 import { wordsOf } from "../../lib/words.ts";
@@ -21,7 +22,8 @@ const SEARCHED = 500;
 const COMMONEST = 10;
 /** A word that stands in so small a share of all messages is neither common nor rare. */
 const MIDDLING_SHARE = 1 / 500;
-/** Words are compiled, files read: before what is measured. */
+const SQLITE = "sqlite://";
+/** Calls before those measured: code is compiled, pages are read. */
 const WARM = 50;
 const SEED = 7;
 
@@ -58,6 +60,8 @@ export async function benchFill({ report, url, past }: ArchiveBench): Promise<vo
   const note = "of this process, making them up included; SQLite works in it, PostgreSQL does not";
   report.add({ name: "CPU per entry", value: (used / written) * 1e6, unit: "µs", note });
   await store.close();
+  // As the server does by itself within a minute: until then it does not know what is common.
+  if (!url.startsWith(SQLITE)) await analyze(url);
   if (url.startsWith(SQLITE)) {
     const bytes = statSync(url.slice(SQLITE.length)).size;
     report.add({
@@ -71,6 +75,12 @@ export async function benchFill({ report, url, past }: ArchiveBench): Promise<vo
   report.line(
     `${formatNumber(past.conversations.length)} conversations, the largest of ${formatNumber(entries)} entries`,
   );
+}
+
+async function analyze(url: string): Promise<void> {
+  const sql = new SQL(url);
+  await sql.unsafe("ANALYZE");
+  await sql.close();
 }
 
 export async function benchHistory(bench: ArchiveBench, store: ArchiveStore): Promise<void> {
@@ -171,7 +181,7 @@ async function measureSearch(bench: ArchiveBench, store: ArchiveStore, { name, t
  * too: on a machine that others use a call waits for them.
  */
 async function measure(
-  { report }: ArchiveBench,
+  { report, url }: ArchiveBench,
   name: string,
   goalMs: number,
   calls: number,
@@ -193,9 +203,8 @@ async function measure(
     name: `${name} p99`,
     value: p99,
     unit: "ms",
-    goal: { value: goalMs, reached: "at most" },
+    // The goals are the embedded archive's.
+    ...(url.startsWith(SQLITE) ? { goal: { value: goalMs, reached: "at most" } as const } : {}),
     note: `p50 ${formatNumber(p50)}, max ${formatNumber(max)}; CPU p99 ${formatNumber(used.percentiles().p99)}; ${formatNumber(found / calls)} found`,
   });
 }
-
-const SQLITE = "sqlite://";

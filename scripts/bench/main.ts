@@ -15,6 +15,8 @@ import { benchMq, MQ_SECTIONS, type MqSection } from "./mq.ts";
 
 /** Of each kind: the p99 is the tenth worst. */
 const CALLS = 1_000;
+/** Fewer make no conversations to speak of. */
+const MESSAGES_MIN = 10_000;
 /** An hour of filling. */
 const MESSAGES_MAX = 100_000_000;
 
@@ -78,7 +80,7 @@ const fanout = defineCommand({
   },
   async run({ args }) {
     const result = await benchFanout({
-      sizes: args.sizes.split(",").map((size) => numberOf("sizes", size, LIMITS.membersPerGroup)),
+      sizes: args.sizes.split(",").map((size) => numberOf("sizes", size, 2, LIMITS.membersPerGroup)),
       scale: args.quick ? FANOUT_QUICK : FANOUT_FULL,
       isProfiling: args.profile,
       print: args.json ? (line) => console.error(line) : (line) => console.log(line),
@@ -103,7 +105,7 @@ const archive = defineCommand({
   async run({ args }) {
     const missing = args._.find((file) => !existsSync(file));
     if (missing !== undefined) exitWith(`there is no file ${missing}`);
-    const messages = numberOf("messages", args.messages, MESSAGES_MAX);
+    const messages = numberOf("messages", args.messages, MESSAGES_MIN, MESSAGES_MAX);
     const result = await benchArchive({
       messages,
       logs: args._,
@@ -123,11 +125,11 @@ function listOf<T extends string>(name: string, text: string, allowed: readonly 
   return exitWith(`--${name}: "${unknown}" is not one of ${allowed.join(", ")}`);
 }
 
-/** A whole number from 2 on, or exits. */
-function numberOf(name: string, text: string, max: number): number {
+/** A whole number between them, or exits. */
+function numberOf(name: string, text: string, min: number, max: number): number {
   const number = Number(text);
-  if (Number.isSafeInteger(number) && number >= 2 && number <= max) return number;
-  return exitWith(`--${name}: "${text}" is no whole number from 2 to ${max}`);
+  if (Number.isSafeInteger(number) && number >= min && number <= max) return number;
+  return exitWith(`--${name}: "${text}" is no whole number from ${min} to ${max}`);
 }
 
 function exitWith(message: string): never {

@@ -473,6 +473,50 @@ describe.each(databases)("%s", (_name, database) => {
     });
   });
 
+  describe("retention", () => {
+    test("removes the old beginning of each timeline with parts and words, and names it before", async () => {
+      await using world = await setup();
+      const { store } = world;
+      const said = (seq: number, more: Partial<NewEntry> = {}) => entry(seq, { text: "word", ...more });
+      const edit = (seq: number, target: number) =>
+        entry(seq, { kind: "edit", fold: { target, parts: { content: "x" } }, text: "word", committedAt: 9_000 });
+      const old = Array.from({ length: 2_500 }, (_, i) => said(i + 1));
+      await store.write([...old, edit(2_501, 5), edit(2_502, 2_501)]);
+      await store.write([said(1, { conversation: "c2" }), said(2, { conversation: "c2" })]);
+      await store.write([said(1, { conversation: "c3", committedAt: 9_000 })]);
+
+      const expired = async (from = 0, count = 10) => store.expired({ beforeMs: 9_000, from, count });
+      const { timelines, next } = await expired();
+      expect(next).toBe(0);
+      expect(timelines.map(({ conversation, through }) => [conversation, through]).sort()).toEqual([
+        ["c1", 2_500],
+        ["c2", 2],
+      ]);
+      expect((await expired(0, 1)).next).toBe(1);
+      for (let i = 0; i < 2; i++) {
+        await store.remove(timelines);
+        expect(await seqs(store)).toEqual([2_501, 2_502]);
+        expect(await seqs(store, { conversation: "c2" })).toEqual([]);
+        expect(await seqs(store, { conversation: "c3" })).toEqual([1]);
+      }
+      expect((await expired()).timelines).toEqual([]);
+      for (const table of ["timeline_parts", "timeline_entries"]) {
+        const [row] = await world.select(`SELECT count(*) AS n FROM ${table} WHERE seq < 2501 AND timeline = 1`);
+        expect(Number(row!.n)).toBe(0);
+      }
+      const found = await store.search({
+        timelines: ["c1", "c2", "c3"].map((conversation) => ({ conversation, epoch: "e1" })),
+        ...{ text: "word", limit: 9 },
+      });
+      expect(found.map(({ conversation, seq }) => [conversation, seq])).toEqual([
+        ["c3", 1],
+        ["c1", 2_501],
+      ]);
+      // The numbering goes on.
+      expect(await store.write([entry(2_503)])).toMatchObject({ added: 1, timelines: [{ lastSeq: 2_503 }] });
+    });
+  });
+
   describe("opening", () => {
     test("twice at once, in two stores of one file, makes one archive that both write", async () => {
       await using world = await setup();

@@ -177,28 +177,50 @@ test("one that was paused for longer than it lives is not open any more", async 
   expect(await runBroadcasts(stage.parts)).toBe(0);
 });
 
-test("no faster than its rate, and no further ahead of logic than a second of it", async () => {
+test("no faster than its rate, and no further ahead of logic than half a second of it", async () => {
   await using stage = await openStage();
   await stage.know(users(2_000));
-  await stage.broadcasts.create({ ...TO_ALL, perSecond: 200 });
+  await stage.broadcasts.create({ ...TO_ALL, perSecond: 400 });
+  // At full pace, and nobody looks for some time whether logic has answered.
+  const later = Date.now() + 60_000;
+  await stage.commands.hset(stage.keys.broadcast("b"), "pace", 400, "counted", later);
   const startedMs = Date.now();
   const totalOf = async () => (await stage.broadcasts.get("b")).total;
   await eventually(async () => {
     await runBroadcasts(stage.parts);
     expect(await totalOf()).toBe(200);
   });
-  expect(Date.now() - startedMs).toBeGreaterThanOrEqual(990);
-  // Logic answers nothing: nothing more is published, whatever the rate allows.
-  for (let i = 0; i < 5; i++) {
-    await Bun.sleep(50);
+  expect(Date.now() - startedMs).toBeGreaterThanOrEqual(490);
+  // Logic has answered nothing: nothing more is published, whatever the rate allows.
+  for (let i = 0; i < 3; i++) {
+    await Bun.sleep(20);
     await runBroadcasts(stage.parts);
   }
   expect(await totalOf()).toBe(200);
   await stage.answer();
+  await stage.commands.hset(stage.keys.broadcast("b"), "counted", 0);
   await eventually(async () => {
     await runBroadcasts(stage.parts);
     expect(await totalOf()).toBeGreaterThan(200);
   });
+});
+
+test("slower while commands wait for logic, and up to its rate while they do not", async () => {
+  await using stage = await openStage();
+  await stage.know(users(2_000));
+  await stage.broadcasts.create({ ...TO_ALL, perSecond: 1_000 });
+  const paceIs = (check: (pace: number) => void, isAnswered: boolean) =>
+    eventually(async () => {
+      await runBroadcasts(stage.parts);
+      if (isAnswered) await stage.answer();
+      // As if a look were due already.
+      await stage.commands.hset(stage.keys.broadcast("b"), "counted", 0);
+      check(Number(await stage.commands.hget(stage.keys.broadcast("b"), "pace")));
+    });
+  await paceIs((pace) => expect(pace).toBe(1_000), true);
+  await paceIs((pace) => expect(pace).toBe(100), false);
+  await stage.answer();
+  await paceIs((pace) => expect(pace).toBeGreaterThan(500), true);
 });
 
 test("it is done when all are answered, refusals by their code", async () => {

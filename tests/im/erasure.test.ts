@@ -1,6 +1,8 @@
 /** What becomes of a conversation, and of its entries, when one of its members is erased; and that no crash leaves half of it. */
 
 import { describe, expect, test } from "bun:test";
+import * as v from "valibot";
+import { archiveContract, REWRITTEN_MAX } from "../../lib/archive/contract.ts";
 import { createEraser } from "../../lib/im/erased-record.ts";
 import { indexKeys, ownKeys, USERS_IN_KEYS } from "../../lib/im/erasure-keys.ts";
 import { imCommands, imEvents, sync } from "../../lib/im/index.ts";
@@ -272,5 +274,26 @@ describe("an erasure", () => {
     await chat.presence.watch("bob", [ANN], "g1");
     expect(await world.remains(ANN)).toEqual([]);
     await eventually(async () => expect((await queue.describe(imCommands)).length).toBe(0));
+  });
+
+  test("rewrites what the archive has of him in calls that it takes, however many entries a page has", async () => {
+    await using world = await setup();
+    const place = (seq: number) => ({ conversation: "c1", epoch: "e1", seq });
+    const records = Array.from({ length: REWRITTEN_MAX }, (_, i) => ({
+      ...{ ...place(i + 1), kind: "message" as const },
+      record: `{"seq":${i + 1},"id":"m","conversation":"c1","from":"${ANN}","type":"text","body":{"text":"x"},"sentAt":5}`,
+    }));
+    const parts = [{ ...place(1), part: "reactions", text: `1 [{"emoji":"👍","count":1,"users":["${ANN}"]}]` }];
+    const rewritten: number[] = [];
+    const { erase } = eraserOf(world.chat, world.queue, {
+      archive: {
+        ...emptyArchive,
+        find: async () => ({ records, parts }),
+        rewrite: async (input) =>
+          void rewritten.push(v.parse(archiveContract.methods.rewrite.input, input).entries.length),
+      },
+    });
+    expect((await erase(ANN)).erased.archived).toBe(REWRITTEN_MAX + parts.length);
+    expect(rewritten).toEqual([REWRITTEN_MAX, parts.length]);
   });
 });

@@ -275,22 +275,6 @@ test("a waiting receive ends with its time, its caller or its process; what it w
   expect(await last).toEqual([]);
 });
 
-test.serial("waiting costs Redis little: a hundred waiting clients look once a second together", async () => {
-  await using t = await openTestQueue("mq-pull");
-  await using client = openPuller(t, pullGroup());
-  const callsOf = async () => {
-    const stats = (await t.store.redis.commands.info("commandstats")) as string;
-    return Number(/cmdstat_evalsha:calls=(\d+)/.exec(stats)?.[1] ?? 0);
-  };
-  const waiting = Array.from({ length: 100 }, () => client.receive({ waitMs: 3_000 }));
-  await Bun.sleep(500);
-  const before = await callsOf();
-  await Bun.sleep(2_000);
-  // 4 partitions, two or three looks; some more for whatever runs beside this test.
-  expect((await callsOf()) - before).toBeLessThan(40);
-  expect((await Promise.all(waiting)).flat()).toEqual([]);
-});
-
 test("what is for another group, of another tag, expired, or no message, is finished unseen", async () => {
   await using t = await openTestQueue("mq-pull", { partitions: 1 });
   const { redis, keys } = t.store;
@@ -421,4 +405,20 @@ test("inputs beyond the limits are refused by name", async () => {
   expect(await refused(nack)).toMatchObject({ issues: [{ path: "retryAfterMs" }] });
   await using broadcast = openPuller(t, pullGroup({ mode: "broadcast" }));
   expect(await refused(broadcast.receive())).toMatchObject({ code: "INVALID" });
+});
+
+test.serial("waiting costs Redis little: a hundred waiting clients look once a second together", async () => {
+  await using t = await openTestQueue("mq-pull");
+  await using client = openPuller(t, pullGroup());
+  const callsOf = async () => {
+    const stats = (await t.store.redis.commands.info("commandstats")) as string;
+    return Number(/cmdstat_evalsha:calls=(\d+)/.exec(stats)?.[1] ?? 0);
+  };
+  const waiting = Array.from({ length: 100 }, () => client.receive({ waitMs: 3_000 }));
+  await Bun.sleep(500);
+  const before = await callsOf();
+  await Bun.sleep(2_000);
+  // 4 partitions, two or three looks; some more for whatever runs beside this test.
+  expect((await callsOf()) - before).toBeLessThan(40);
+  expect((await Promise.all(waiting)).flat()).toEqual([]);
 });

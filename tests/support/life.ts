@@ -4,6 +4,7 @@ import { systemClock } from "../../lib/clock.ts";
 import { imCommands, imPush, imTopics, imUsers } from "../../lib/im/index.ts";
 import { openQueue } from "../../lib/mq/index.ts";
 import { silentLog } from "../../lib/observability/index.ts";
+import { BURSTS } from "../../lib/redis/index.ts";
 import type { TestChat } from "./chat.ts";
 import type { TestStore } from "./redis.ts";
 
@@ -111,5 +112,6 @@ async function publish(store: TestStore, user: string, word: string, group: stri
   });
   const data = JSON.stringify({ from: user, body: { text: word } });
   await redis.commands.xadd(keys.deadLetters("im.events", 0, "archive"), "*", "i", "x", "k", group, "d", data);
+  await redis.commands.hset(keys.own(keys.partitionOf(user), BURSTS), `${user}/${group}`, "b1 1");
   await redis.commands.set(keys.received("im.events", "shop", "a1"), `[${data}]`);
 }

@@ -3,11 +3,12 @@ import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { type ArchiveStore, openArchive } from "../../lib/archive/index.ts";
 import { type Clock, systemClock } from "../../lib/clock.ts";
-import { imCommands, imEvents } from "../../lib/im/index.ts";
+import { history, imCommands, imEvents, sync } from "../../lib/im/index.ts";
 import { openQueue } from "../../lib/mq/index.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import type { Service } from "../../lib/service.ts";
 import { createAnnouncer } from "../../workers/archive/announce.ts";
+import { createExpiry } from "../../workers/archive/expire.ts";
 import { createIngest } from "../../workers/archive/ingest.ts";
 import { createCommands } from "../../workers/logic/commands.ts";
 import { eventually } from "../support/eventually.ts";
@@ -227,6 +228,36 @@ describe("the archive group", () => {
     database.close();
     expect(await last.stop()).toBe(0);
   }, 60_000);
+});
+
+test("what is older than it is kept is in no history any more, and who comes back to it is told of the gap", async () => {
+  await using world = await setup("archive-expiry");
+  const { chat, store } = world;
+  const clock = createFakeClock(Date.now());
+  const { redis, keys, metrics } = store;
+  const member = { redis, keys, metrics, clock: systemClock, log: silentLog };
+  await world.run(world.ingest());
+  await world.run(createCommands(chat, openQueue({ ...member, member: "t.logic" })));
+  const group = await chat.group("ann", "bob");
+  for (let i = 1; i <= 5; i++) await chat.send("ann", group, `old ${i}`);
+  await eventually(async () => expect(await world.rows(group)).toHaveLength(5));
+  const { epoch } = await chat.conversations.get("ann", group);
+  const parts = { store: world.archive, queue: world.queue, clock, log: silentLog, days: 30 };
+  await world.run(createExpiry(parts));
+  await clock.advance(3_600_000);
+  expect(await world.rows(group)).toHaveLength(5);
+  await clock.advance(31 * 24 * 3_600_000);
+  await eventually(async () => {
+    // The last message stays in the hot window, for lists show it.
+    const { messages, more } = await history(chat, "bob", { conversation: group, limit: 10 });
+    expect([messages.map(({ seq }) => seq), more]).toEqual([[5], false]);
+  });
+  expect(await world.rows(group)).toEqual([]);
+  await chat.send("ann", group, "new");
+  const cursor = { conversation: group, epoch, seq: 2 };
+  const { conversations } = await sync(chat, "bob", [cursor]);
+  expect(conversations[0]).toMatchObject({ verdict: "gap", head: 6 });
+  expect((await sync(chat, "bob", [{ ...cursor, seq: 5 }])).conversations[0]).toMatchObject({ verdict: "resumed" });
 });
 
 describe("announcements", () => {

@@ -151,34 +151,56 @@ describe.each(["group", "channel"] as const)("kicked out of a %s", (type) => {
   });
 });
 
-test("muted while speaking: nothing gets through from the answer on", async () => {
-  await using store = await openTestStore("gw-mute");
-  await using chat = await openTestChat(store);
-  const conversation = await chat.group("ada", "bob");
-  using bob = await chat.connect("bob");
-  for (let round = 0; round < 10; round++) {
-    let isMuted = false;
-    const path = `/v1/conversations/${conversation}/members/bob`;
-    const muting = chat.http("ada", "PATCH", path, { mutedUntil: Date.now() + 600_000 }).then(() => {
-      isMuted = true;
-    });
-    const late: number[] = [];
-    for (let i = 0; i < 20; i++) {
-      const wasMuted = isMuted;
-      const { result } = await bob.call("message.send", {
-        conversation,
-        clientId: `${round}.${i}`,
-        body: { text: "x" },
+describe.each([
+  {
+    ...{ silenced: "muted", code: "MUTED", type: "group" },
+    begin: (chat: TestChat, conversation: string) =>
+      chat.http("ada", "PATCH", `/v1/conversations/${conversation}/members/bob`, { mutedUntil: Date.now() + 600_000 }),
+    end: (chat: TestChat, conversation: string) =>
+      chat.http("ada", "PATCH", `/v1/conversations/${conversation}/members/bob`, { mutedUntil: 0 }),
+  },
+  {
+    ...{ silenced: "blocked", code: "FORBIDDEN", type: "direct" },
+    begin: (chat: TestChat) => chat.http("ada", "PUT", "/v1/me/blocks/bob"),
+    end: (chat: TestChat) => chat.http("ada", "DELETE", "/v1/me/blocks/bob"),
+  },
+])("$silenced while speaking", ({ code, type, begin, end }) => {
+  test("nothing gets through from the answer on", async () => {
+    await using store = await openTestStore("gw-silence");
+    await using chat = await openTestChat(store);
+    const created = await chat.http("ada", "POST", "/v1/conversations", { type, members: ["bob"] });
+    const conversation = ((await created.json()) as { conversation: { id: string } }).conversation.id;
+    using ada = await chat.connect("ada");
+    using bob = await chat.connect("bob");
+    await send(bob, conversation, "first");
+    for (let round = 0; round < 6; round++) {
+      let isSilenced = false;
+      const silencing = begin(chat, conversation).then(({ ok }) => {
+        isSilenced = ok;
       });
-      if (result && wasMuted) late.push(i);
+      const late: string[] = [];
+      for (let i = 0; i < 12; i++) {
+        const wasSilenced = isSilenced;
+        const clientId = `${round}.${i}`;
+        const acts = [
+          bob.call("message.send", { conversation, clientId, body: { text: clientId } }),
+          bob.call("message.edit", { conversation, seq: 1, body: { text: clientId } }),
+          bob.call("message.react", { conversation, seq: 1, emoji: "👍", on: i % 2 === 0 }),
+          bob.call("typing", { conversation, on: true }),
+        ];
+        const results = await Promise.all(acts);
+        if (wasSilenced && results.some(({ result }) => result)) late.push(clientId);
+      }
+      await silencing;
+      expect(late).toEqual([]);
+      const after = await bob.call("message.send", { conversation, clientId: `${round}`, body: { text: "after" } });
+      expect(after.error?.data.code).toBe(code);
+      await end(chat, conversation);
     }
-    await muting;
-    expect(late).toEqual([]);
-    expect(
-      (await bob.call("message.send", { conversation, clientId: `${round}`, body: { text: "x" } })).error?.data.code,
-    ).toBe("MUTED");
-    await chat.http("ada", "PATCH", path, { mutedUntil: 0 });
-  }
+    await send(bob, conversation, "last");
+    await eventually(() => expect(heard(ada, conversation)).toContain("last"));
+    expect(heard(ada, conversation)).not.toContain("after");
+  });
 });
 
 test("muting, blocking and their ends over the wire, told to one's own other devices", async () => {

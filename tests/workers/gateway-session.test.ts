@@ -3,11 +3,13 @@
 import { describe, expect, test } from "bun:test";
 import type { Clock } from "../../lib/clock.ts";
 import { systemClock } from "../../lib/clock.ts";
+import { detachFrom } from "../../lib/im/routes.ts";
 import type { Log } from "../../lib/observability/index.ts";
 import { openTestChat, type TestChat } from "../support/chat.ts";
 import type { ChatClient } from "../support/chat-client.ts";
 import { eventually } from "../support/eventually.ts";
 import { openRawSocket, type RawSocket } from "../support/raw-socket.ts";
+import { openReceiver } from "../support/receiver.ts";
 import { openTestStore, type TestStore } from "../support/redis.ts";
 
 /** The system's clock, put forward by hand. */
@@ -75,6 +77,26 @@ describe("time", () => {
         .map(({ params }) => params.message.body.text);
       expect(texts).not.toContain("after");
     }
+  });
+
+  test("what was asked for before the token ended and is known behind it is not answered", async () => {
+    const clock = createShiftedClock();
+    await using hook = openReceiver({
+      secrets: [],
+      answer() {
+        clock.shiftMs = 61_000;
+        return Response.json({ action: "allow" });
+      },
+    });
+    await using store = await openTestStore("gs-expiry");
+    const env = { SKEIN_HOOK_URL: hook.url, SKEIN_HOOK_SECRET: "a secret of the hook's own" };
+    await using chat = await openTestChat(store, { clock, env });
+    const conversation = await chat.group("ada", "bob");
+    using ada = await chat.dial();
+    await ada.request("session.open", { token: await chat.token("ada", 60) });
+    const sent = await ada.call("message.send", { conversation, clientId: "c", body: { text: "hi" } });
+    expect(sent.error?.data.code).toBe("CLOSED");
+    expect((await ada.closed).code).toBe(4502);
   });
 
   test("a token of a thousand years does not overflow a timer", async () => {
@@ -262,6 +284,11 @@ describe("the delivery stream", () => {
     await store.redis.commands.del(stream, store.keys.routes("bob"), store.keys.routes("ada"));
     expect((await bob.next("session.resync", 10_000)).reason).toBe("lost");
     await eventually(async () => expect(await routesOf(store, "bob")).toBe(1));
+    // Whoever found the old stream gone may still be taking the routes to it away: the new ones are none of those.
+    const { redis, keys } = store;
+    for (const user of ["ada", "bob"])
+      await detachFrom(redis.commands, keys, user, stream.slice(stream.indexOf(":{gateway:") + 10, -1));
+    expect(await routesOf(store, "bob")).toBe(1);
     await send(ada, conversation, "c2");
     expect((await bob.next("message")).message.seq).toBe(2);
   });

@@ -4,6 +4,7 @@ import { readConfig } from "../../lib/config.ts";
 import type { Verdict } from "../../lib/im/index.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import { createHook } from "../../workers/logic/hook.ts";
+import { eventually } from "../support/eventually.ts";
 import { makeChat } from "../support/im.ts";
 import { openReceiver, type Received } from "../support/receiver.ts";
 import { openTestStore } from "../support/redis.ts";
@@ -102,6 +103,22 @@ describe("the before-send hook", () => {
     });
     await Promise.all(["a", "b", "c"].map((text) => world.say(text)));
     expect(await world.texts()).toEqual(["a", "c"]);
+  });
+
+  test("that is slow over one sender, however much he says, holds up nobody else", async () => {
+    const { promise: isOver, resolve: end } = Promise.withResolvers<void>();
+    const judge = async ({ body }: Received): Promise<Verdict> => {
+      if ((JSON.parse(body) as { from: string }).from === "ann") await isOver;
+      return { action: "allow" };
+    };
+    await using world = await setup(judge, { timeoutMs: 10_000 });
+    const flood = Array.from({ length: 80 }, (_, i) => world.say(`flood ${i}`));
+    await eventually(() => expect(world.receiver.calls.length).toBeGreaterThan(0));
+    expect(await world.chat.send("bob", world.conversation, "hello")).toMatchObject({ ok: true });
+    expect(await world.texts()).toEqual(["hello"]);
+    end();
+    await Promise.all(flood);
+    expect(await world.texts()).toEqual(["hello", ...Array.from({ length: 80 }, (_, i) => `flood ${i}`)]);
   });
 
   test("judges edits too", async () => {

@@ -4,6 +4,7 @@ import { archiveContract, openArchive } from "../../lib/archive/index.ts";
 import { createService } from "../../lib/service.ts";
 import type { Worker } from "../context.ts";
 import { createAnnouncer } from "./announce.ts";
+import { createExpiry } from "./expire.ts";
 import { createIngest } from "./ingest.ts";
 import { createMethods } from "./methods.ts";
 
@@ -16,6 +17,7 @@ export const worker: Worker = {
       createService("archive store", async () => undefined, store.close),
       rpc.serve(archiveContract, createMethods(store)),
       announcer.service,
+      ...(config.archiveDays > 0 ? [createExpiry({ store, queue, clock, log, days: config.archiveDays })] : []),
       createIngest({ store, queue, clock, log, metrics, onWritten: announcer.consider }),
     ];
   },

@@ -6,7 +6,8 @@
  *
  * Delivery may repeat frames after a takeover: what was written of a conversation is remembered and dropped. The stream is
  * ours: we create it, let it expire should we die, and trim what we have read. When it was lost, or was trimmed beyond us,
- * every client is told to sync.
+ * every client is told to sync. After a loss we go on under another name: whoever found the old stream gone takes the routes to it
+ * away, for as long as it has thousands to take, and must not meet those that we write again.
  */
 
 import type { Clock } from "../../lib/clock.ts";
@@ -53,7 +54,9 @@ export interface Deliveries extends Service {
 }
 
 export function createDeliveries({ node, redis, keys, sessions, clock, log, metrics }: DeliveriesParts): Deliveries {
-  const stream = keys.gateway(node);
+  let stream = keys.gateway(node);
+  let losses = 0;
+  let refreshing: Promise<void> | undefined;
   const stopping = new AbortController();
   const targets = new Targets();
   let lastSeqs = new Map<string, number>();
@@ -86,9 +89,22 @@ export function createDeliveries({ node, redis, keys, sessions, clock, log, metr
       if (hasFrame) await redis.commands.xadd(stream, "*", NOTHING, "");
       return;
     }
-    log.warn({ node }, "the delivery stream was lost; connections are attached again");
+    losses += 1;
+    const name = `${node}.${losses}`;
+    log.warn({ node: name }, "the delivery stream was lost; connections are attached again");
+    stream = keys.gateway(name);
     await create();
-    sessions.doubtRoutes(0);
+    sessions.moveTo(name);
+  }
+
+  /** Beside the heartbeat: with thousands of routes to write on a busy machine it takes longer than the stream lives without one. */
+  function refresh(): void {
+    refreshing ??= sessions
+      .refreshRoutes()
+      .catch((error: unknown) => log.debug({ error }, "routes not refreshed"))
+      .finally(() => {
+        refreshing = undefined;
+      });
   }
 
   async function beat(): Promise<void> {
@@ -97,11 +113,12 @@ export function createDeliveries({ node, redis, keys, sessions, clock, log, metr
       if (stopping.signal.aborted) return;
       try {
         await renew();
-        await sessions.refreshRoutes();
+        refresh();
       } catch (error) {
         log.debug({ error }, "heartbeat failed");
       }
     }
+    await refreshing;
   }
 
   /** Whether entries behind our place were trimmed before we read them. */

@@ -26,16 +26,25 @@ export class Passing {
   readonly watches = new Watches<Session>();
   private readonly typists = new Typists<Session>();
   private renewedAt = 0;
+  private node: string;
 
-  constructor(private readonly parts: PassingParts) {}
+  constructor(private readonly parts: PassingParts) {
+    this.node = parts.node;
+  }
+
+  /** What is watched is to be heard of under this name. */
+  moveTo(node: string): void {
+    this.node = node;
+    this.renewedAt = 0;
+  }
 
   /** Answers with the users' presence; what changes from now on is told. */
   async watch(session: Session, users: readonly UserId[]): Promise<PresenceState[]> {
-    const { logic, node } = this.parts;
+    const { logic } = this.parts;
     // First: what is told while the answer is on its way is told here too.
     this.watches.add(session, users);
     try {
-      const input = { by: session.user!, params: { users: [...users] }, gateway: node };
+      const input = { by: session.user!, params: { users: [...users] }, gateway: this.node };
       const { presence, hidden } = await logic.watchPresence(input);
       this.watches.remove(session, hidden);
       // Closed meanwhile.
@@ -53,12 +62,12 @@ export class Passing {
 
   /** This gateway goes on hearing of those whom anybody here watches. */
   async renewWatches(): Promise<void> {
-    const { logic, node, clock } = this.parts;
+    const { logic, clock } = this.parts;
     if (clock.now() - this.renewedAt < WATCH_MS / 3) return;
     this.renewedAt = clock.now();
     const users = this.watches.users();
     for (let i = 0; i < users.length; i += WATCHES_PER_CALL) {
-      await logic.renewWatches({ users: users.slice(i, i + WATCHES_PER_CALL), gateway: node });
+      await logic.renewWatches({ users: users.slice(i, i + WATCHES_PER_CALL), gateway: this.node });
     }
   }
 

@@ -384,8 +384,9 @@ export class Session implements Caller {
     if (this.faults >= FAULTS_MAX) this.close(CLOSE.protocolError, "no JSON-RPC requests");
   }
 
+  /** Not what was asked for while the token was good, and is known only now that it has ended. */
   private answer(frame: string, id: RequestId | null, batch: Batch | undefined): void {
-    if (this.state === "closed") return;
+    if (this.state === "closed" || this.endIfExpired()) return;
     const whole = batch ? batch.add(frame, id) : frame;
     if (whole !== undefined) this.outbox.write(whole);
   }

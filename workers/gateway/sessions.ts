@@ -71,7 +71,7 @@ export class Sessions {
   /** Counted here and reported by the sweep: a metric per frame costs more than its dispatch. */
   framesIn = 0;
   isDraining = false;
-  private readonly node: string;
+  private node: string;
   private readonly metrics: Metrics;
   private readonly byNumber = new Map<number, Session>();
   private readonly byUser = new Map<string, Session[]>();
@@ -203,18 +203,20 @@ export class Sessions {
 
   async attach(session: Session): Promise<void> {
     const startedAt = this.clock.now();
+    const { node } = this;
     // Whatever comes of it, it may have been executed.
     session.hasRoute = true;
     this.subscriptions.begin(session);
     const { channels } = await this.logic.attach({
       user: session.user!,
       connection: session.id,
-      gateway: this.node,
+      gateway: node,
       number: session.number,
       device: session.device,
     });
     this.subscriptions.settle(session, channels);
-    session.attachedAt = startedAt;
+    // Moved meanwhile: it is due again.
+    session.attachedAt = node === this.node ? startedAt : 0;
   }
 
   detach(session: Session): void {
@@ -231,6 +233,13 @@ export class Sessions {
         if (this.detaches.size < DETACHES_MAX) this.detaches.set(id, user!);
       },
     );
+  }
+
+  /** Delivery finds us under this name from now on: every route is written again, and its client told to sync. */
+  moveTo(node: string): void {
+    this.node = node;
+    this.passing.moveTo(node);
+    this.doubtRoutes(0);
   }
 
   /** Routes written since then may be lost: they are written again, and their clients told to sync. */

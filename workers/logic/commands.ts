@@ -23,6 +23,7 @@ const IN_FLIGHT_MAX = 32;
 
 export function createCommands(chat: Chat, queue: Queue): Service {
   const trim = createTrim(chat.redis, chat.keys);
+  const expire = createTrim(chat.redis, chat.keys, 0);
   return queue.consume(imCommands, {
     group: "logic",
     mode: "ordered",
@@ -30,7 +31,7 @@ export function createCommands(chat: Chat, queue: Queue): Service {
     async handle({ id, data }, context) {
       switch (data.type) {
         case "archived":
-          return trim(data.conversation, data.epoch, data.through);
+          return (data.expired ? expire : trim)(data.conversation, data.epoch, data.through);
         case "send":
           return fulfil(chat, data, context);
         case "scheduled":

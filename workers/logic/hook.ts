@@ -22,6 +22,8 @@ import { createService, type Service } from "../../lib/service.ts";
 const REASON_CHARACTERS_MAX = 500;
 /** A second of messages at a hook that takes 60 ms is 1 000: more at once than a webhook's receiver is given. */
 const UNDER_WAY_MAX = 64;
+/** Of one sender, roughly: what he says too fast waits for himself, so a hook that is slow over him is not slow for the others. */
+const UNDER_WAY_OF_SENDER_MAX = 16;
 /** What waits for its turn at the hook has this much in all; with the commit it stays within the 5 s of a call. */
 const PATIENCE = 2;
 const RETRY_AFTER_MS = 1_000;
@@ -51,7 +53,26 @@ export function createHook(
   // The URL is the operator's own and not a user's: it may lie in a private network.
   const outbound = createOutbound({ allowPrivate: true, timeoutMs, underWayPerHost: UNDER_WAY_MAX });
 
-  async function ask(draft: Draft): Promise<Verdict> {
+  /** Questions that are not answered, by sender. */
+  const open = new Map<string, Promise<Verdict>[]>();
+
+  /** An earlier question has run out of patience before this one does: its turn needs no deadline of its own. */
+  async function askInTurn(draft: Draft): Promise<Verdict> {
+    const own = open.get(draft.by) ?? [];
+    open.set(draft.by, own);
+    const before = own.at(-UNDER_WAY_OF_SENDER_MAX);
+    const patience = AbortSignal.timeout(PATIENCE * timeoutMs);
+    const asked = Promise.allSettled([before]).then(() => ask(draft, patience));
+    own.push(asked);
+    try {
+      return await asked;
+    } finally {
+      own.splice(own.indexOf(asked), 1);
+      if (own.length === 0) open.delete(draft.by);
+    }
+  }
+
+  async function ask(draft: Draft, patience: AbortSignal): Promise<Verdict> {
     const { by, id, ...shown } = draft;
     const body = JSON.stringify({ ...shown, from: by });
     const signature = signWebhook({
@@ -61,7 +82,7 @@ export function createHook(
       secrets: [secret],
     });
     const headers = { "content-type": "application/json", "user-agent": "Skein", ...signature };
-    const result = await outbound.call({ url, headers, body }, AbortSignal.timeout(PATIENCE * timeoutMs));
+    const result = await outbound.call({ url, headers, body }, patience);
     if (result.kind === "later") throw new Error("it is left alone, for it did not answer");
     if (result.kind !== "answer") throw new Error(result.reason);
     if (result.status !== 200) throw new Error(`it answered ${result.status}`);
@@ -72,7 +93,7 @@ export function createHook(
     async judge(draft) {
       const startedMs = performance.now();
       try {
-        const verdict = await ask(draft);
+        const verdict = await askInTurn(draft);
         metrics.hookCalls.inc({ outcome: verdict.action });
         return verdict;
       } catch (error) {

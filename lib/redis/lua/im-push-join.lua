@@ -1,8 +1,8 @@
 #!lua
 -- A message waits for a user's eyes: open a burst of its conversation, or join the one that is open.
 --
--- All keys lie under the user's partition. A burst is opened together with the delayed message that ends it, of whose id it is.
--- One whose end an operator has taken out of the queue, or that was given up a day ago, gives way to another. Again with a seq
+-- All keys lie under the user's partition. A burst is opened together with the delayed message that ends it, of whose id it is;
+-- so an open burst has its end before it, unless that was taken out of the queue: then another one is opened. Again with a seq
 -- that the burst has changes nothing.
 -- Returns 'opened', 'joined', 'none' (the user has no device to push to), or 'full' (no more may wait in the partition).
 local push = KEYS[1]
@@ -23,13 +23,11 @@ local shelf = { records = records, due = due, ended = ended, relay = relay }
 local room = mq_delay_check(shelf, pending_max)
 local open = redis.call('HGET', bursts, burst)
 if redis.call('HLEN', push) == 0 then return 'none' end
-if open then
-  local opener, last = string.match(open, '^(%S+) (%d+)$')
-  local kept = mq_delay_get(shelf, opener)
-  if kept and kept.state ~= 'C' then
-    if tonumber(seq) > tonumber(last) then redis.call('HSET', bursts, burst, opener .. ' ' .. seq) end
-    return 'joined'
-  end
+local opener, last = string.match(open or '', '^(%S+) (%d+)$')
+local ending = opener and mq_delay_get(shelf, opener)
+if ending and ending.state ~= 'C' then
+  if tonumber(seq) > tonumber(last) then redis.call('HSET', bursts, burst, opener .. ' ' .. seq) end
+  return 'joined'
 end
 if room <= 0 then return 'full' end
 redis.call('HSET', bursts, burst, id .. ' ' .. seq)

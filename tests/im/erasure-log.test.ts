@@ -1,0 +1,28 @@
+import { expect, test } from "bun:test";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { eraserOf } from "../support/erasure.ts";
+import { eventually } from "../support/eventually.ts";
+import { makeChat } from "../support/im.ts";
+import { openTestQueue } from "../support/queue.ts";
+import { startTestRedis } from "../support/redis-server.ts";
+
+const ANN = "ann-of-before";
+
+test("an erasure that is done has Redis begin its append-only file anew: no file of it holds the user or his words", async () => {
+  const redis = await startTestRedis({ appendfsync: "everysec" });
+  const files = () => {
+    const folder = join(redis.directory, "appendonlydir");
+    return readdirSync(folder).map((name) => readFileSync(join(folder, name)));
+  };
+  const holds = (text: string) => files().some((bytes) => bytes.includes(text));
+  {
+    await using world = await openTestQueue("erasure-log", { url: redis.url });
+    const chat = makeChat(world.store);
+    await chat.send(ANN, await chat.group(ANN, "bob"), "canary");
+    await eventually(() => expect([holds(ANN), holds("canary")]).toEqual([true, true]));
+    await eraserOf(chat, world.queue).erase(ANN);
+    await eventually(() => expect([holds(ANN), holds("canary")]).toEqual([false, false]));
+  }
+  await redis.stop();
+});
