@@ -123,7 +123,7 @@ export function openSqliteArchive(path: string): ArchiveStore {
     search: async (given) => search(given),
 
     ...rewriting.store,
-    ...createExpiry(database, rewriting.hasLock),
+    ...createExpiry(database, rewriting.vacuumed),
 
     async unannounced({ idleSinceMs, from, count }) {
       const to = from + count;
