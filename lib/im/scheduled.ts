@@ -57,7 +57,7 @@ type Note = Pick<Scheduled, "seq" | "code" | "reason">;
 
 export function createScheduled({ committer, conversations, notifier, ...parts }: ScheduledParts): ScheduledMessages {
   const agenda = createAgenda(parts, {
-    ...{ kind: "scheduled", topic: imCommands, type: "im.command" },
+    ...{ kind: "scheduled", topic: imCommands, type: "im.command.scheduled" },
     ...{ waitingMax: LIMITS.scheduled, timePath: "deliverAt" },
   });
 
