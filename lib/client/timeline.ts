@@ -178,9 +178,11 @@ export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>,
       for (const seq of answer.hidden ?? []) events.onHidden({ conversation, seq });
       if (answer.read > 0) events.onRead({ conversation, seq: answer.read });
     }
-    for (const [conversation, { place }] of unanswered) {
-      // Not a member any more.
-      if (place.isBehind && places.get(conversation) === place) forget(conversation);
+    for (const [conversation, { place, doubts }] of unanswered) {
+      if (!place.isBehind || places.get(conversation) !== place) continue;
+      // Not a member any more. Or one again, by what came meanwhile: that the next answer tells.
+      if (place.held.size === 0 && place.doubts === doubts) forget(conversation);
+      else place.held.clear();
     }
     return hasMoved;
   }
