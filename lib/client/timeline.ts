@@ -125,13 +125,13 @@ export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>,
     place.grace = undefined;
   }
 
-  function doubt(place: Place): void {
+  function mark(place: Place): void {
     place.isBehind = true;
     place.doubts += 1;
   }
 
   function fallBehind(place: Place): void {
-    doubt(place);
+    mark(place);
     void catchUp();
   }
 
@@ -271,9 +271,14 @@ export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>,
       const place = places.get(id);
       if (place && place.epoch !== "" && place.epoch !== epoch) fallBehind(place);
     },
+    /** It may have moved on unheard. */
+    doubt(conversation: string): void {
+      const place = places.get(conversation);
+      if (place) fallBehind(place);
+    },
     /** Everything may have moved on: after a (re)connect, and when the server says so. */
     catchUpAll(): void {
-      for (const place of places.values()) doubt(place);
+      for (const place of places.values()) mark(place);
       isDiscovering = true;
       void catchUp();
     },
