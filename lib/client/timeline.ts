@@ -168,8 +168,13 @@ export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>,
       const { conversation } = answer;
       unanswered.delete(conversation);
       const question = asked.get(conversation);
-      // Left meanwhile, or followed anew meanwhile: the answer is about a place that is no more.
-      if (places.get(conversation) !== question?.place) continue;
+      const current = places.get(conversation);
+      if (current !== question?.place) {
+        // Left meanwhile, or followed anew meanwhile: the answer is about a place that is no more. But there may be more than ours.
+        if (current && answer.head > current.seq) mark(current);
+        hasMoved ||= current !== undefined;
+        continue;
+      }
       if (question && answer.verdict === "resumed") hasMoved = resume(conversation, question, answer) || hasMoved;
       else {
         startOver(conversation, question, answer);

@@ -125,3 +125,26 @@ test("who was out as of the question, and is in again before the answer, misses 
   expect(asked.length).toBeLessThan(6);
   timelines.end();
 });
+
+test("what is followed while an answer that knows more of it is on its way is asked about", async () => {
+  const heard: number[] = [];
+  const sync = async ([cursor]: readonly Cursor[]) => {
+    await new Promise((resolve) => setTimeout(resolve, 150));
+    const place = { conversation: "c", epoch: "e", head: 5, read: 0, unread: 0, more: false };
+    const seqs = cursor ? [4, 5].filter((seq) => seq > cursor.seq) : [1, 2, 3, 4, 5];
+    const entries = seqs.map((seq) => ({ ...entryOf(seq), kind: "message" as const }));
+    return { conversations: [{ ...place, verdict: cursor ? ("resumed" as const) : ("reset" as const), entries }] };
+  };
+  const timelines = createTimelines(sync, {
+    onEntry: (_, entry) => heard.push(entry.seq),
+    onResync: () => undefined,
+    onHidden: () => undefined,
+    onRead: () => undefined,
+  });
+  timelines.catchUpAll();
+  await pass(100);
+  timelines.follow({ conversation: "c", epoch: "e", seq: 3 });
+  await pass(2_000);
+  expect(heard).toEqual([4, 5]);
+  timelines.end();
+});

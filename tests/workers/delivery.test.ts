@@ -11,12 +11,12 @@ import { makeChat } from "../support/im.ts";
 import { openTestStore, type TestStore } from "../support/redis.ts";
 
 /** Delivery and inbox over a real queue; gateways are their streams, which is all that delivery sees of them. */
-async function setup(store: TestStore) {
+async function setup(store: TestStore, { hasInbox = true } = {}) {
   const { redis, keys, metrics } = store;
   const chat = makeChat(store);
   const queue = openQueue({ redis, keys, clock: systemClock, log: silentLog, metrics, member: "logic.1" });
   const parts = { redis: redis.commands, keys, clock: systemClock, queue, metrics };
-  const running = await startServices([createInboxConsumer(parts), createDelivery(parts)]);
+  const running = await startServices([...(hasInbox ? [createInboxConsumer(parts)] : []), createDelivery(parts)]);
   return {
     chat,
     queue,
@@ -129,6 +129,25 @@ describe("delivery", () => {
       expect(await heard("2")()).toEqual(["conversation", "before", "member", "with cid", "conversation"]);
       expect(await heard("3")()).toEqual(["member", "conversation", "with cid", "member", "without bob"]);
     });
+  });
+
+  test("who connects after his joining was delivered finds it in his list, however far behind the list's own group is", async () => {
+    await using store = await openTestStore("delivery-listed");
+    await using world = await setup(store, { hasInbox: false });
+    const { conversations, inbox, group } = world.chat;
+    // Whoever committed it died before he did it himself.
+    inbox.touch = async () => undefined;
+    await world.gateway("g1");
+    await world.attach("ann", "g1", 1);
+    const conversation = await group("ann", "bob");
+    await conversations.add("ann", conversation, ["cid"]);
+    const heard = (method: string) => async () =>
+      expect((await world.frames("g1")).map(([, frame]) => frame.method)).toContain(method);
+    await eventually(heard("member"));
+    const listOf = async (user: string) => (await inbox.page(user, 10)).conversations;
+    for (const user of ["ann", "bob", "cid"]) expect(await listOf(user)).toEqual([conversation]);
+    await conversations.remove("ann", conversation, "cid");
+    await eventually(async () => expect(await listOf("cid")).toEqual([]));
   });
 
   test("members without any connection are named to im.push, once per message", async () => {

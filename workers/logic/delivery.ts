@@ -10,6 +10,8 @@
  */
 
 import {
+  createChannels,
+  createInbox,
   createMembership,
   createRouteCache,
   imEvents,
@@ -25,7 +27,16 @@ import type { Metrics } from "../../lib/observability/index.ts";
 import type { Keys, RedisClient } from "../../lib/redis/index.ts";
 import type { Service } from "../../lib/service.ts";
 import { createChannelAudience } from "./channel-audience.ts";
-import { changedUsers, firstMembers, isMembership, isOfChannel, originOf, readerOf, senderOf } from "./event-facts.ts";
+import {
+  changedUsers,
+  firstMembers,
+  isMembership,
+  isOfChannel,
+  listChanges,
+  originOf,
+  readerOf,
+  senderOf,
+} from "./event-facts.ts";
 import { NO_PLACE, Outgoing } from "./outgoing.ts";
 
 /** Users named in one push message (its body stays under 256 KB). */
@@ -52,10 +63,11 @@ interface DeliveryParts {
 export function createDelivery({ redis, keys, queue, metrics }: DeliveryParts): Service {
   const channels = createChannelAudience(redis, keys);
   const audience = createAudience(redis, keys);
+  const inbox = createInbox(redis, keys, createChannels(redis, keys));
 
   async function handleBatch(events: readonly Message<unknown>[], { token }: DeliveryContext): Promise<void> {
     // Before the routes are looked at: who connects meanwhile reads what is noted here.
-    await channels.note(events);
+    await Promise.all([channels.note(events), inbox.apply(listChanges(events))]);
     await audience.refresh();
     const reaches = await channels.reaches(events);
     // Batches of other partitions run meanwhile, and what they learn or load drops what this one has loaded. So nothing is

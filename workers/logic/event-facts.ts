@@ -1,4 +1,4 @@
-/** What delivery must know of a chat event, read from its text with as little parsing as it takes. */
+/** What delivery and inbox must know of a chat event, read from its text with as little parsing as it takes. */
 
 import type { Route } from "../../lib/im/index.ts";
 import type { Message } from "../../lib/mq/index.ts";
@@ -16,6 +16,31 @@ export function changedUsers({ raw }: Event): readonly string[] {
 /** Of a conversation's creation: its first members. */
 export function firstMembers({ raw }: Event): readonly string[] {
   return (JSON.parse(raw) as { members: string[] }).members;
+}
+
+/** Who comes into a conversation, or leaves it, as lists have it. Channels are in no list's index. */
+export function listChanges(events: readonly Event[]): Map<string, Map<string, number | undefined>> {
+  const changes = new Map<string, Map<string, number | undefined>>();
+  for (const event of events) {
+    if (isOfChannel(event)) continue;
+    const isCreated = event.type === "im.conversation.created";
+    const users = isCreated ? firstMembers(event) : isMembership(event) ? changedUsers(event) : [];
+    const activeMs = event.type === "im.member.removed" ? undefined : event.time;
+    for (const user of users) listChange(changes, user, event.key, activeMs);
+  }
+  return changes;
+}
+
+/** Adds one: `activeMs` undefined takes the conversation out of the user's list. */
+export function listChange(
+  changes: Map<string, Map<string, number | undefined>>,
+  user: string,
+  conversation: string,
+  activeMs: number | undefined,
+): void {
+  const own = changes.get(user);
+  if (own) own.set(conversation, activeMs);
+  else changes.set(user, new Map([[conversation, activeMs]]));
 }
 
 export function readerOf({ raw }: Event): string {

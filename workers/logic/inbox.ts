@@ -11,12 +11,12 @@ import {
   createInbox,
   createMembership,
   createUserIndex,
-  type InboxChanges,
   imEvents,
 } from "../../lib/im/index.ts";
 import type { DeliveryContext, Message, Queue } from "../../lib/mq/index.ts";
 import type { Keys, RedisClient } from "../../lib/redis/index.ts";
 import type { Service } from "../../lib/service.ts";
+import { isOfChannel, listChange, listChanges } from "./event-facts.ts";
 
 /** Above so many members a conversation moves up its members' lists at most once per LARGE_EVERY_MS: 10 000 writes a message otherwise. */
 const LARGE_MEMBERS = 200;
@@ -44,31 +44,25 @@ export function createInboxConsumer({ redis, keys, clock, queue }: InboxParts): 
   const lastWritten = new Map<string, number>();
 
   async function handleBatch(all: readonly Message<unknown>[], { token }: DeliveryContext): Promise<void> {
-    const events = all.filter((event) => event.properties.channel === undefined);
+    const events = all.filter((event) => !isOfChannel(event));
     const conversations = events.map((event) => event.key);
     for (;;) {
       const missing = membership.missing(conversations, token);
       if (missing.length === 0) break;
       await membership.load(missing, token);
     }
-    const changes = new Map<string, Map<string, number | undefined>>();
-    const set = (user: string, conversation: string, activeMs: number | undefined) => {
-      const own = changes.get(user);
-      if (own) own.set(conversation, activeMs);
-      else changes.set(user, new Map([[conversation, activeMs]]));
-    };
+    const changes = listChanges(events);
     const active = new Map<string, number>();
     for (const event of events) {
-      const change = membership.apply(event);
-      if (change) for (const user of change.users) set(user, event.key, change.isAdded ? event.time : undefined);
+      membership.apply(event);
       if (ACTIVITY.test(event.type)) active.set(event.key, event.time);
     }
     for (const [conversation, activeMs] of active) {
       const { users } = membership.of(conversation);
       if (users.size > LARGE_MEMBERS && isRecent(conversation)) continue;
-      for (const user of users) set(user, conversation, activeMs);
+      for (const user of users) listChange(changes, user, conversation, activeMs);
     }
-    await Promise.all([inbox.apply(changes as InboxChanges), users.note(newMembersOf(all))]);
+    await Promise.all([inbox.apply(changes), users.note(newMembersOf(all))]);
   }
 
   function isRecent(conversation: string): boolean {
