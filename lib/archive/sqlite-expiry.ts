@@ -16,10 +16,10 @@ const EXPIRED = `SELECT conversation, epoch, coalesce(
 
 const OLDEST = "SELECT seq FROM timeline_entries WHERE timeline = ? AND seq <= ? ORDER BY seq LIMIT ?";
 
-/** `hasLock`: when the database may be written to. */
+/** Every write waits for `vacuumed` (sqlite-rewrite.ts). */
 export function createExpiry(
   database: Database,
-  hasLock: () => Promise<void>,
+  vacuumed: () => Promise<void>,
 ): Pick<ArchiveStore, "expired" | "remove"> {
   const select = database.prepare<ExpiredTimeline, [number, number, number]>(EXPIRED);
   const more = database.prepare<unknown, [number]>("SELECT 1 FROM timelines WHERE number > ? LIMIT 1");
@@ -51,7 +51,7 @@ export function createExpiry(
         const timeline = find.get(conversation, epoch)?.number;
         if (timeline === undefined) continue;
         do {
-          await hasLock();
+          await vacuumed();
           // The thread is others', too.
           await Bun.sleep(0);
         } while (removeSome.immediate(timeline, through));

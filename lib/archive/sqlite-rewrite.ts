@@ -26,13 +26,14 @@ const RECORDS = `SELECT conversation, epoch, seq, kind, record FROM timeline_ent
 const PARTS = `SELECT conversation, epoch, seq, part, text FROM timeline_parts JOIN timelines ON number = timeline
   WHERE ${WITHIN} AND text IS NOT NULL AND (part = ?6 OR instr(text, ?5) > 0)`;
 
-/** Its methods of the store; and when the database may be written to: not while it is vacuumed. */
+/** Its methods of the store; and what every write waits for: that the database is not vacuumed. */
 export function createRewriting(database: Database, path: string) {
   const pageEnd = database.prepare<{ timeline: number; seq: number }, [number, number, number]>(PAGE_END);
   const records = database.prepare<FindPage["records"][number], [...Bounds, string]>(RECORDS);
   const parts = database.prepare<FindPage["parts"][number], [...Bounds, string, string]>(PARTS);
   const rewriteAll = createRewriter(database);
   let vacuum: "none" | "running" | "failed" | "done" = "none";
+  let failure: unknown;
   let vacuuming = Promise.resolve();
 
   function startVacuum(): void {
@@ -41,8 +42,9 @@ export function createRewriting(database: Database, path: string) {
       () => {
         vacuum = "done";
       },
-      () => {
+      (error: unknown) => {
         vacuum = "failed";
+        failure = error;
       },
     );
   }
@@ -65,13 +67,14 @@ export function createRewriting(database: Database, path: string) {
         vacuum = "none";
         throw new AppError("OVERLOADED", "The archive could not be vacuumed: is the disk full?", {
           retryAfterMs: 5_000,
+          cause: failure,
         });
       }
       if (vacuum === "none" && !mergeWords(database)) startVacuum();
       return { more: vacuum !== "done" };
     },
   };
-  return { store, hasLock: () => vacuuming };
+  return { store, vacuumed: () => vacuuming };
 }
 
 /** In a thread of its own: 20 s per GB, in which history is read as ever. */
@@ -80,6 +83,8 @@ function vacuumAside(path: string): Promise<void> {
   const thread = new Worker(new URL("./sqlite-vacuum.ts", import.meta.url).href);
   thread.onmessage = () => resolve();
   thread.onerror = (event) => reject(new Error(event.message));
+  // Whatever ended it: nobody writes before one of the three is heard.
+  thread.addEventListener("close", () => reject(new Error("the thread ended")));
   thread.postMessage(path);
   return promise.finally(() => thread.terminate());
 }

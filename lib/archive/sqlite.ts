@@ -108,7 +108,7 @@ export function openSqliteArchive(path: string): ArchiveStore {
 
   return {
     async write(entries) {
-      await rewriting.hasLock();
+      await rewriting.vacuumed();
       return write.immediate(entries);
     },
 
@@ -123,7 +123,7 @@ export function openSqliteArchive(path: string): ArchiveStore {
     search: async (given) => search(given),
 
     ...rewriting.store,
-    ...createExpiry(database, rewriting.hasLock),
+    ...createExpiry(database, rewriting.vacuumed),
 
     async unannounced({ idleSinceMs, from, count }) {
       const to = from + count;
@@ -138,7 +138,7 @@ export function openSqliteArchive(path: string): ArchiveStore {
     },
 
     async noteAnnounced(timelines) {
-      await rewriting.hasLock();
+      await rewriting.vacuumed();
       const noteAll = database.transaction(() => {
         for (const { conversation, epoch, lastSeq } of timelines) note.run(lastSeq, conversation, epoch);
       });
@@ -146,7 +146,7 @@ export function openSqliteArchive(path: string): ArchiveStore {
     },
 
     async close() {
-      await rewriting.hasLock();
+      await rewriting.vacuumed();
       database.close();
     },
   };

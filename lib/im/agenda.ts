@@ -115,6 +115,8 @@ export interface NewItem<D> {
   readonly isPastNow: boolean;
   /** What is published for it when it is due. */
   readonly dataOf: (id: string) => D;
+  /** Throws when it may not be created now. One that is known is answered as it was the first time, whatever has changed since. */
+  readonly assertMay: () => Promise<void>;
 }
 
 export interface Ending {
@@ -125,13 +127,11 @@ export interface Ending {
 }
 
 export interface Agenda<D> {
-  /** Undefined: the time has passed. INVALID (too far ahead, too many wait), CONFLICT, RATE_LIMITED. */
+  /** Undefined: the time has passed. What `assertMay` throws, INVALID (too far ahead, too many wait), CONFLICT, RATE_LIMITED. */
   create(user: string, item: NewItem<D>): Promise<AgendaItem | undefined>;
   /** Those that are shown, by due time, behind the place of a former page. A page may be short and yet have a next one. */
   list(user: string, after: string | undefined, limit: number): Promise<AgendaPage>;
   get(user: string, id: string): Promise<AgendaItem | undefined>;
-  /** Whether the client key is one of an item that is remembered. */
-  knows(user: string, clientKey: string): Promise<boolean>;
   /** One that has fired is shown no more. */
   cancel(user: string, id: string): Promise<AgendaResult>;
   /** With `again`, what is then published, one that has fired waits again. INVALID, RATE_LIMITED. */
@@ -213,10 +213,11 @@ export function createAgenda<D>(
     });
   }
 
-  async function cancel(user: string, id: string): Promise<AgendaResult> {
-    const result = await cancelItem(redis, { ...own(user), ...recordsOf(user), id, expiryMs: EXPIRY_MS });
-    if (result === "ok") metrics.delayed.inc({ outcome: "cancelled" });
-    return result;
+  const cancelNow = (user: string, id: string): Promise<AgendaResult> =>
+    cancelItem(redis, { ...own(user), ...recordsOf(user), id, expiryMs: EXPIRY_MS });
+
+  async function isKnown(user: string, clientKey: string): Promise<boolean> {
+    return (await redis.hexists(keys.agenda(user, kind), `@${clientKey}`)) === 1;
   }
 
   /** Waiting ones whose message an operator has taken out of the queue. */
@@ -229,8 +230,13 @@ export function createAgenda<D>(
   }
 
   return {
-    async create(user, { clientKey, digest, content, dueMs, isPastNow, dataOf }) {
+    async create(user, { clientKey, digest, content, dueMs, isPastNow, dataOf, assertMay }) {
       assertTime(dueMs, timePath);
+      try {
+        await assertMay();
+      } catch (error) {
+        if (!(await isKnown(user, clientKey))) throw error;
+      }
       const id = newId(clock.now());
       const reply = await createItem(redis, {
         ...{ ...own(user), ...recordsOf(user), ...streamsOf(user), ...messageOf(user, dataOf(id)), ...bounds },
@@ -250,7 +256,8 @@ export function createAgenda<D>(
       // Those that ended long ago are swept with the next change.
       const oldest = clock.now() - KEPT_MS;
       const withdrawn = await withdrawnOf(user, items);
-      await Promise.all(Array.from(withdrawn, ({ id }) => cancel(user, id)));
+      // Counted by the operator's cancel.
+      await Promise.all(Array.from(withdrawn, ({ id }) => cancelNow(user, id)));
       const shown = items.filter((item) => !withdrawn.has(item) && (item.ended === 0 || item.ended > oldest));
       return ids.length > limit ? { items: shown, next: `${rows[2 * limit - 1]}:${ids[limit - 1]}` } : { items: shown };
     },
@@ -258,10 +265,11 @@ export function createAgenda<D>(
       const [item] = await read(user, [id]);
       return item;
     },
-    async knows(user, clientKey) {
-      return (await redis.hexists(keys.agenda(user, kind), `@${clientKey}`)) === 1;
+    async cancel(user, id) {
+      const result = await cancelNow(user, id);
+      if (result === "ok") metrics.delayed.inc({ outcome: "cancelled" });
+      return result;
     },
-    cancel,
     async move(user, id, atMs, again) {
       assertTime(atMs, "at");
       const message = again === undefined ? { record: "", topic: "", header: "", data: "" } : messageOf(user, again);

@@ -143,6 +143,7 @@ export function createAmendments(parts: AmendParts): Amendments {
     if (!state) throw new AppError("NOT_MEMBER");
     const wanted = [...FOLDED_PARTS, ownPart(by)];
     const { entry: found, asOf } = await timeline.archivedAt({ conversation, epoch: state.epoch, seq, parts: wanted });
+    if (!found && seq < ((await timeline.first(conversation, state.epoch))?.seq ?? 0)) throw refusalOf("NOT_FOUND");
     if (!found) throw new AppError("OVERLOADED", "The archive does not have this entry yet", { retryAfterMs: 500 });
     if (found.kind !== "message") throw refusalOf("NOT_FOUND");
     return {

@@ -3,7 +3,7 @@
  * Any number of processes may; a lease makes it one at a time (lib/mq/errand.ts).
  *
  * A step publishes, then notes how far it came. One that dies in between is done again by the next runner, with no effect: a recipient's
- * mark is committed with his command, in his partition (im-broadcast-publish.lua). So the walk may meet a user twice, too, and of all
+ * mark is committed with his command (broadcast-publish.ts). So the walk may meet a user twice, too, and of all
  * users it does when he is seen meanwhile (users.ts); it must only miss nobody.
  *
  * The chat comes first. A broadcast begins at a quarter of its rate and grows up to it as long as logic answers at once; when commands
@@ -14,19 +14,9 @@ import type { Clock } from "../clock.ts";
 import { newId } from "../id.ts";
 import { claimErrand, type ErrandState, noteErrand, runErrands, spendRate } from "../mq/index.ts";
 import type { Log } from "../observability/index.ts";
-import { defineScript, type Keys, type RedisClient } from "../redis/index.ts";
-import publishLua from "../redis/lua/im-broadcast-publish.lua" with { type: "text" };
-import append from "../redis/lua/mq-append.lua" with { type: "text" };
-import {
-  BROADCAST_LIFE_MS,
-  BROADCASTER,
-  broadcastCounts,
-  broadcastPlace,
-  countsOf,
-  forgetAudience,
-  type ShownAudience,
-} from "./broadcasts.ts";
-import { imCommands, type SendCommand } from "./topics.ts";
+import type { Keys, RedisClient } from "../redis/index.ts";
+import { publishBroadcast } from "./broadcast-publish.ts";
+import { BROADCAST_LIFE_MS, broadcastPlace, countsOf, forgetAudience, type ShownAudience } from "./broadcasts.ts";
 import { createUserIndex, type SeenUser } from "./users.ts";
 
 /** Recipients between two notes of the record: some 1 ms of Redis, in scripts of one partition each. */
@@ -63,15 +53,6 @@ export interface RunnerParts {
   readonly clock: Clock;
   readonly log: Log;
 }
-
-const publishCommands = defineScript({
-  name: "imBroadcastPublish",
-  lua: [append, publishLua],
-  keys: ["marks", "counts", "commands"],
-  args: ["commandStart", "commandEnd", "lifeMs"],
-  hasRest: true,
-  decode: (reply) => reply as number,
-});
 
 /**
  * One step of every broadcast that runs: what its rate allows since its last one. To be called many times a second, by whichever
@@ -234,40 +215,6 @@ class Step {
     const note = { runner: this.#runner, state, fields, leaseMs, keepMs: BROADCAST_LIFE_MS };
     return (await noteErrand(redis, broadcastPlace(keys, this.#id), note)) === "ok";
   }
-}
-
-/** Publishes the command for each of these users, once. Resolves to how many of them had none yet. */
-export async function publishBroadcast(
-  { redis, keys, clock }: Pick<RunnerParts, "redis" | "keys" | "clock">,
-  id: string,
-  { by, type: messageType, body }: Pick<BroadcastRecord, "by" | "type" | "body">,
-  users: readonly string[],
-): Promise<number> {
-  const byPartition = new Map<number, string[]>();
-  for (const user of users) {
-    if (user === by || user === BROADCASTER) continue;
-    const partition = keys.partitionOf(user);
-    const args = byPartition.get(partition) ?? [];
-    byPartition.set(partition, args);
-    args.push(user, newId(clock.now()));
-  }
-  const rest: Omit<SendCommand, "to" | "body"> = {
-    ...{ type: "send", by, clientId: broadcastCounts(id), messageType },
-    cause: { kind: "broadcast", id },
-  };
-  const published = Array.from(byPartition, ([partition, restArgs]) =>
-    publishCommands(redis, {
-      marks: keys.broadcastMarks(partition, id),
-      counts: keys.own(partition, broadcastCounts(id)),
-      commands: keys.topic(imCommands.name, partition),
-      // User ids are of an alphabet that needs no escaping in JSON.
-      commandStart: `${JSON.stringify(rest).slice(0, -1)},"to":{"user":"`,
-      commandEnd: `"},"body":${body}}`,
-      lifeMs: BROADCAST_LIFE_MS,
-      restArgs,
-    }),
-  );
-  return (await Promise.all(published)).reduce((sum, fresh) => sum + fresh, 0);
 }
 
 function toPlace(position: string): SeenUser | undefined {

@@ -13,18 +13,15 @@ import { assert } from "../assert.ts";
 import type { Clock } from "../clock.ts";
 import { AppError } from "../errors.ts";
 import { newPlacedId } from "../id.ts";
-import type { Write } from "../mq/index.ts";
+import { PENDING_MAX, type Write } from "../mq/index.ts";
 import { BURSTS, defineScript, type Keys, type RedisClient } from "../redis/index.ts";
 import closeLua from "../redis/lua/im-push-close.lua" with { type: "text" };
 import joinLua from "../redis/lua/im-push-join.lua" with { type: "text" };
 import append from "../redis/lua/mq-append.lua" with { type: "text" };
 import delay from "../redis/lua/mq-delay.lua" with { type: "text" };
 
-/**
- * Delayed messages that may wait in a partition before bursts are refused: half of what the queue keeps, for bursts come from
- * messages.
- */
-const PENDING_MAX = 50_000;
+/** Delayed messages that may wait in a partition before bursts are refused: the other half is for what users put off. */
+const WAITING_MAX = PENDING_MAX / 2;
 /** Bursts end within seconds. */
 const FULL_RETRY_MS = 5_000;
 
@@ -75,7 +72,7 @@ export function createBursts(redis: RedisClient, keys: Keys, clock: Clock): Burs
         ...{ push: keys.push(user), bursts: keys.own(partition, BURSTS) },
         ...{ records: keys.delayed(partition), due: keys.delayedDue(partition), ended: keys.delayedEnded(partition) },
         relay: keys.topic("im.relay", partition),
-        ...{ user, conversation, seq, waitMs, id: newPlacedId(clock.now(), partition), pendingMax: PENDING_MAX },
+        ...{ user, conversation, seq, waitMs, id: newPlacedId(clock.now(), partition), pendingMax: WAITING_MAX },
       });
       if (joined === "full") {
         throw new AppError("OVERLOADED", "too many pushes wait", { retryAfterMs: FULL_RETRY_MS });

@@ -49,6 +49,7 @@
  *   winback.ts           who was not seen for long
  *   broadcasts.ts        one message to many
  *   broadcast-runner.ts  walks their audience
+ *   broadcast-publish.ts  what logic is asked for
  *
  *   erasure.ts           a user is erased: begin, report, go on
  *   erase-user.ts        one pass over everything there is

@@ -56,12 +56,22 @@ export async function read(
   let reply = await room.run(conversation, () => call(""));
   if (reply === "NEEDS_ORDINAL") {
     const state = await conversations.state(user, conversation);
-    const archived = state && (await timeline.at(conversation, state.epoch, seq));
-    if (!archived) throw new AppError("OVERLOADED", "The archive does not have this entry yet", { retryAfterMs: 500 });
-    reply = await room.run(conversation, () => call(archived.ordinal));
+    const ordinal = state && (await ordinalAt(timeline, conversation, state.epoch, seq));
+    if (ordinal === undefined) {
+      throw new AppError("OVERLOADED", "The archive does not have this entry yet", { retryAfterMs: 500 });
+    }
+    reply = await room.run(conversation, () => call(ordinal));
   }
   if (typeof reply !== "string") return { read: reply[0], unread: reply[1] };
   throw refusalOf(reply);
+}
+
+/** How many messages there are up to the entry. Of one that is kept no longer: up to the first one that is, without it. */
+async function ordinalAt(timeline: Timeline, conversation: string, epoch: string, seq: number) {
+  const entry = await timeline.at(conversation, epoch, seq);
+  if (entry) return entry.ordinal;
+  const first = await timeline.first(conversation, epoch);
+  return first && seq < first.seq ? first.ordinal - Number(first.kind === "message") : undefined;
 }
 
 /** Notes that `seq` has reached a device of `user`, and tells the other members. Errors as of `read`. */

@@ -205,10 +205,12 @@ export function createRouteCache(
     refresh() {
       if (!running) return start();
       // Not joined with a read that is under way: it may have been answered before this caller's events were read.
-      queued ??= running.then(() => {
+      // Nor does its failure reach who waits behind it.
+      const next = () => {
         queued = undefined;
         return start();
-      });
+      };
+      queued ??= running.then(next, next);
       return queued;
     },
     async load(users) {

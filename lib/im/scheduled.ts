@@ -57,7 +57,7 @@ type Note = Pick<Scheduled, "seq" | "code" | "reason">;
 
 export function createScheduled({ committer, conversations, notifier, ...parts }: ScheduledParts): ScheduledMessages {
   const agenda = createAgenda(parts, {
-    ...{ kind: "scheduled", topic: imCommands, type: "im.command" },
+    ...{ kind: "scheduled", topic: imCommands, type: "im.command.scheduled" },
     ...{ waitingMax: LIMITS.scheduled, timePath: "deliverAt" },
   });
 
@@ -81,16 +81,11 @@ export function createScheduled({ committer, conversations, notifier, ...parts }
       if (deliverAt === undefined) throw invalid("expireAt", "needs a deliverAt");
       if (expireAt !== undefined && expireAt < deliverAt) throw invalid("expireAt", "must not lie before deliverAt");
       const clientKey = `${conversation}/${clientId}`;
-      try {
-        await assertMaySend(by, content as Content);
-      } catch (error) {
-        // Then it is answered as it was the first time, whatever has changed since.
-        if (!(await agenda.knows(by, clientKey))) throw error;
-      }
       const text = JSON.stringify(content);
       const item = await agenda.create(by, {
         ...{ clientKey, digest: digestOf(`${deliverAt} ${text}`), content: text, dueMs: deliverAt, isPastNow: false },
         dataOf: (id) => ({ type: "scheduled", by, id }),
+        assertMay: () => assertMaySend(by, content as Content),
       });
       if (item) return { scheduled: item.id, deliverAt: item.due };
       // One that was sent in time is answered as a repetition.

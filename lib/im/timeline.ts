@@ -58,6 +58,8 @@ export interface Timeline {
   read(range: Range): Promise<StoredEntry[]>;
   /** The entry at `seq`, or undefined when there is none. */
   at(conversation: string, epoch: string, seq: number): Promise<StoredEntry | undefined>;
+  /** The first entry that there is: those before it, if any, were too old to be kept. */
+  first(conversation: string, epoch: string): Promise<StoredEntry | undefined>;
   /** The archive's entry at `seq` with these parts, and the trims of folded state counted before it was read. */
   archivedAt(place: ArchivedPlace): Promise<{ entry: StoredEntry | undefined; asOf: string }>;
 }
@@ -167,6 +169,10 @@ export function createTimeline(redis: RedisClient, keys: Keys, readArchive: Read
     read,
     async at(conversation, epoch, seq) {
       const [entry] = await read(one(conversation, epoch, seq));
+      return entry;
+    },
+    async first(conversation, epoch) {
+      const [entry] = await read({ ...one(conversation, epoch, 1), before: Number.MAX_SAFE_INTEGER });
       return entry;
     },
     async archivedAt({ conversation, epoch, seq, parts }) {

@@ -121,9 +121,13 @@ interface Rate {
   readonly spentMs: number;
 }
 
-/** How many it allows now, and up to when it is used up with them. Who comes late makes up for no more than `burstMs` of it. */
+/**
+ * How many it allows now, and up to when it is used up with them. Who comes late makes up for no more than `burstMs` of it, or for one:
+ * a slow rate would never come to any.
+ */
 export function spendRate({ perSecond, spentMs }: Rate, nowMs: number, burstMs: number) {
-  const from = Math.max(spentMs, nowMs - burstMs);
+  const oneMs = Math.floor(1_000 / perSecond) + 1;
+  const from = Math.max(spentMs, nowMs - Math.max(burstMs, oneMs));
   const count = Math.max(0, Math.floor(((nowMs - from) * perSecond) / 1_000));
   return { count, spentMs: from + Math.ceil((count * 1_000) / perSecond) };
 }

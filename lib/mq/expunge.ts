@@ -6,6 +6,7 @@
  * Streams know no names, so all of a topic is looked through, in slices of about 1 ms of Redis: 2.3 µs an entry.
  */
 
+import { AppError } from "../errors.ts";
 import { defineScript, toAppError } from "../redis/index.ts";
 import expungeLua from "../redis/lua/mq-expunge.lua" with { type: "text" };
 import progressLua from "../redis/lua/mq-progress.lua" with { type: "text" };
@@ -105,7 +106,7 @@ async function expungeStream(
     if (isEnd === 1) return groups;
     after = last!;
   }
-  throw new Error(`the groups of ${topic.name} did not stand still`);
+  throw new AppError("OVERLOADED", `The groups of ${topic.name} come and go`, { retryAfterMs: 200 });
 }
 
 async function expungeLetters(

@@ -4,8 +4,9 @@
  *   startRedrive ──► running ──runRedrives, step by step──► done
  *                       └─────────cancelRedrive───────────► cancelled
  *
- * Any process may call runRedrives every second or so. A step notes the letters that it takes in hand before it redrives them. When it dies, the next runner redrives these again, which has no effect for those
- * that are done (redrive-letters.ts): they are counted as redriven, for they are gone.
+ * Any process may call runRedrives every second or so. A step notes the letters that it takes in hand before it redrives them. When it
+ * dies, the next runner redrives these again, which has no effect for those that are done (redrive-letters.ts): they are counted as
+ * redriven, for they are gone.
  */
 
 import { AppError } from "../errors.ts";

@@ -158,8 +158,9 @@ export function createKeys(prefix: string, partitions: number) {
     /**
      * hash, a broadcast (lib/im/broadcasts.ts): `state`, `digest` of what it was created with, `by`, `type`, `body` JSON, `audience`
      * JSON, `list` name of the audience's list, `per_second`, `created` ms, `started` ms, `spent` ms up to which its rate is used up,
-     * `out` commands that logic has not answered, `counted` ms when they were, `pace` per second that the chat bears, `gathered` 1 when the list is complete, `partition` and `position` it has come to, `walked` ms when it came to the end, `runner` and
-     * `lease` ms of its holder, `ended` ms.
+     * `out` commands that logic has not answered, `counted` ms when they were, `pace` per second that the chat bears, `gathered` 1 when
+     * the list is complete, `partition` and `position` it has come to, `walked` ms when it came to the end, `runner` and `lease` ms of
+     * its holder, `ended` ms.
      */
     broadcast: (id: string) => `${prefix}:{broadcasts}:of:${id}`,
     /** zset, all scores 0: the users of an audience that is a list or a conversation. One hour until its broadcast is there; gone with its end. */

@@ -14,8 +14,11 @@ import type { Stage, StageCounters } from "./stage.ts";
 const LINES_UNDER_WAY = 50;
 /** As many as one request takes. */
 const USERS_PER_REQUEST = 100;
-/** Nothing arrives at any member for so long: restarts and back-offs are over, what is missing is lost. */
-export const STALL_MS = 60_000;
+/**
+ * Nothing arrives at any device for so long: what is missing is lost, not late. More than a client's own deadline for a sync whose
+ * answer was lost (a minute) and the attempts to connect after it, on a machine that is busy with everybody's reconnects.
+ */
+export const STALL_MS = 150_000;
 
 export interface PlayOptions {
   readonly stage: Stage;

@@ -1,4 +1,7 @@
-/** The judge of the campaign on broadcasts: each fault planted alone is found under its name. The campaign in small is tests/workers/broadcasts.test.ts. */
+/**
+ * The judge of the campaign on broadcasts: each fault planted alone is found under its name. The campaign in small is
+ * tests/workers/broadcasts.test.ts.
+ */
 
 import { expect, test } from "bun:test";
 import { type BroadcastVerdict, judgeBroadcast } from "../../scripts/chaos/broadcast-campaign.ts";

@@ -172,6 +172,18 @@ describe("a reminder", () => {
     expect(await reminders(user)).toEqual([]);
   });
 
+  test("asked for again by who is no member any more is the one that there is", async () => {
+    const [owner, user] = [somebody(), somebody()];
+    const conversation = await world.chat.group(owner, user);
+    const params = { at: later(), text: "tea", conversation, clientId: "tea" };
+    const first = await world.chat.reminders.create(user, params);
+    await world.chat.conversations.remove(owner, conversation, user);
+    expect(await world.chat.reminders.create(user, params)).toEqual(first);
+    expect(await refusal(world.chat.reminders.create(user, { ...params, clientId: "more" }))).toMatchObject({
+      code: "NOT_MEMBER",
+    });
+  });
+
   test("snoozed it comes again, and a waiting one is moved", async () => {
     const user = somebody();
     const { id } = await world.chat.reminders.create(user, { at: 0, text: "tea" });

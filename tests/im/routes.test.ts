@@ -89,6 +89,21 @@ test("a reader whose place in the log is gone drops all it knew", async () => {
   expect(cache.of("ann").map(({ connection }) => connection)).toEqual(["k1", "k2"]);
 });
 
+test("a read that failed fails its own caller, and nobody behind it, then or later", async () => {
+  await using store = await openTestStore("routes");
+  const { commands } = store.redis;
+  const cache = createRouteCache(commands, store.keys, () => undefined);
+  await cache.refresh();
+  const xrange = commands.xrange.bind(commands);
+  commands.xrange = () => {
+    commands.xrange = xrange;
+    return Promise.reject(new Error("Connection is closed."));
+  };
+  const both = () => Promise.allSettled([cache.refresh(), cache.refresh()]);
+  expect((await both()).map(({ status }) => status)).toEqual(["rejected", "fulfilled"]);
+  expect((await both()).map(({ status }) => status)).toEqual(["fulfilled", "fulfilled"]);
+});
+
 test("a dead gateway's routes are removed, here and in Redis", async () => {
   await using store = await openTestStore("routes");
   const { commands } = store.redis;

@@ -5,7 +5,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { systemClock } from "../../lib/clock.ts";
-import { publishBroadcast } from "../../lib/im/broadcast-runner.ts";
+import { publishBroadcast } from "../../lib/im/broadcast-publish.ts";
 import { eraseConversation } from "../../lib/im/erase-conversation.ts";
 import { createEraser } from "../../lib/im/erased-record.ts";
 import {

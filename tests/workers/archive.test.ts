@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { type ArchiveStore, openArchive } from "../../lib/archive/index.ts";
 import { type Clock, systemClock } from "../../lib/clock.ts";
-import { history, imCommands, imEvents, sync } from "../../lib/im/index.ts";
+import { history, imCommands, imEvents, read, sync } from "../../lib/im/index.ts";
 import { openQueue } from "../../lib/mq/index.ts";
 import { silentLog } from "../../lib/observability/index.ts";
 import type { Service } from "../../lib/service.ts";
@@ -16,6 +16,7 @@ import { createFakeClock } from "../support/fake-clock.ts";
 import { temporaryFolder } from "../support/folder.ts";
 import { makeChat } from "../support/im.ts";
 import { openTestStore } from "../support/redis.ts";
+import { refusal } from "../support/refusal.ts";
 import { startUnit } from "../support/unit.ts";
 
 const HARD = AbortSignal.abort();
@@ -253,6 +254,10 @@ test("what is older than it is kept is in no history any more, and who comes bac
     expect([messages.map(({ seq }) => seq), more]).toEqual([[5], false]);
   });
   expect(await world.rows(group)).toEqual([]);
+  // What is gone is not to be changed, and counts as read.
+  const reaction = chat.amendments.react("bob", { conversation: group, seq: 2 }, "👍", true);
+  expect((await refusal(reaction)).code).toBe("NOT_FOUND");
+  expect(await read(chat, "bob", group, 2)).toEqual({ read: 2, unread: 1 });
   await chat.send("ann", group, "new");
   const cursor = { conversation: group, epoch, seq: 2 };
   const { conversations } = await sync(chat, "bob", [cursor]);

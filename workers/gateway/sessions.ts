@@ -8,7 +8,7 @@
 
 import type { Clock } from "../../lib/clock.ts";
 import { AppError } from "../../lib/errors.ts";
-import type { Authenticator } from "../../lib/http/index.ts";
+import type { Authenticator, ServicePass } from "../../lib/http/index.ts";
 import { newId } from "../../lib/id.ts";
 import type { Log, Metrics } from "../../lib/observability/index.ts";
 import type { Limiters, Logic } from "./methods.ts";
@@ -314,12 +314,19 @@ export class Sessions {
 
   /** Of services whose key was revoked. While that cannot be known, as without Redis, they stay. */
   private closeRevoked(): void {
+    // One question per key: a service may have thousands of sockets.
+    const byDigest = new Map<string, { readonly pass: ServicePass; readonly sessions: Session[] }>();
     for (const session of this.byNumber.values()) {
       const pass = session.claims?.pass;
       if (!pass) continue;
+      const found = byDigest.get(pass.digest);
+      if (found) found.sessions.push(session);
+      else byDigest.set(pass.digest, { pass, sessions: [session] });
+    }
+    for (const { pass, sessions } of byDigest.values()) {
       this.auth.isInForce(pass).then(
         (isInForce) => {
-          if (!isInForce) session.close(CLOSE.badToken, "the service key was revoked");
+          if (!isInForce) for (const session of sessions) session.close(CLOSE.badToken, "the service key was revoked");
         },
         (error: unknown) => this.log.debug({ key: pass.key, error }, "a service key could not be looked up"),
       );

@@ -1,7 +1,7 @@
 /**
  * The `delivery` group: each chat event goes, as a ready frame, to every gateway that holds a connection of a member. One append
- * per gateway and batch. Members without any connection go to `im.push`, and those who
- * have one and push as well: nobody may be looking at it. Who has push is cached with the routes.
+ * per gateway and batch. Members without any connection go to `im.push`, and those who have one and push as well: nobody may be
+ * looking at it. Who has push is cached with the routes.
  *
  * Delivered at least once, in the order of the conversation: an owner that died after the append and before its checkpoint
  * repeats frames, and the gateway drops by seq what it has written. A frame is a hint: the timeline is the truth.

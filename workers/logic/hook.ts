@@ -53,6 +53,7 @@ export function createHook(
   // The URL is the operator's own and not a user's: it may lie in a private network.
   const outbound = createOutbound({ allowPrivate: true, timeoutMs, underWayPerHost: UNDER_WAY_MAX });
 
+  let isFailing = false;
   /** Questions that are not answered, by sender. */
   const open = new Map<string, Promise<Verdict>[]>();
 
@@ -95,10 +96,13 @@ export function createHook(
       try {
         const verdict = await askInTurn(draft);
         metrics.hookCalls.inc({ outcome: verdict.action });
+        isFailing = false;
         return verdict;
       } catch (error) {
         metrics.hookCalls.inc({ outcome: "failed" });
-        log.warn({ error, onFailure }, "the before-send hook gave no verdict");
+        // The first of several: a hook that is away fails thousands of times a second. The metric counts them.
+        if (!isFailing) log.warn({ error, onFailure }, "the before-send hook gives no verdict");
+        isFailing = true;
         if (onFailure === "allow") return { action: "allow" };
         throw new AppError("OVERLOADED", "The message could not be reviewed", { retryAfterMs: RETRY_AFTER_MS });
       } finally {

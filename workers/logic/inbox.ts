@@ -1,6 +1,7 @@
 /**
- * The `inbox` group: keeps every user's conversation list, and takes new members into the index of all users. A batch is folded first, so a busy conversation costs one index
- * write per member and batch, not per message. Channels are in no index: a list takes them in by their own activity.
+ * The `inbox` group: keeps every user's conversation list, and takes new members into the index of all users. A batch is folded
+ * first, so a busy conversation costs one write per member and batch, not per message. Channels are in no list's index: a list takes
+ * them in by their own activity.
  */
 
 import type { Clock } from "../../lib/clock.ts";
