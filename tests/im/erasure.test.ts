@@ -7,6 +7,7 @@ import { createEraser } from "../../lib/im/erased-record.ts";
 import { indexKeys, ownKeys, USERS_IN_KEYS } from "../../lib/im/erasure-keys.ts";
 import { imCommands, imEvents, sync } from "../../lib/im/index.ts";
 import { createKeys } from "../../lib/redis/index.ts";
+import { createMethods } from "../../workers/logic/methods.ts";
 import { emptyArchive, eraserOf } from "../support/erasure.ts";
 import { eventually } from "../support/eventually.ts";
 import { makeChat } from "../support/im.ts";
@@ -274,6 +275,31 @@ describe("an erasure", () => {
     await chat.presence.watch("bob", [ANN], "g1");
     expect(await world.remains(ANN)).toEqual([]);
     await eventually(async () => expect((await queue.describe(imCommands)).length).toBe(0));
+  });
+
+  test("is followed by nothing of what a process had in hand that stood still meanwhile", async () => {
+    await using world = await setup();
+    const { chat, erasures } = world;
+    const methods = createMethods({
+      ...{ chat, erasures, searchArchive: async () => [], pushPublicKey: "" },
+      async registerPush(user, { device, ...address }) {
+        await chat.pushDevices.register(user, device, address);
+        return {};
+      },
+      status: async () => ({ ackLevel: "memory", redis: "single" }),
+    });
+    const call = (method: "addBlock" | "createReminder" | "registerPush", by: string, params: object) =>
+      refusal((methods[method] as (input: object) => Promise<unknown>)({ by, params }));
+    await world.erase(ANN);
+    const late = await Promise.all([
+      call("createReminder", ANN, { text: "late", at: Date.now() + 60_000 }),
+      call("addBlock", ANN, { user: "bob" }),
+      call("registerPush", ANN, { device: "phone", kind: "fcm", token: "t" }),
+      call("addBlock", "bob", { user: ANN }),
+    ]);
+    const refused = "UNAUTHENTICATED";
+    expect(late.map(({ code }) => code)).toEqual([refused, refused, refused, "INVALID"]);
+    expect(await world.remains(ANN)).toEqual([]);
   });
 
   test("rewrites what the archive has of him in calls that it takes, however many entries a page has", async () => {
