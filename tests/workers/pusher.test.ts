@@ -362,6 +362,10 @@ describe("a registration", () => {
       "INVALID",
       "device",
     ]);
+    const many = Array.from({ length: 80 }, (_, i) => put("trudy", `d${i}`, { kind: "webpush", subscription }));
+    const taken = (await Promise.all(many)).filter(({ ok }) => ok).length;
+    expect(taken).toBeLessThanOrEqual(20);
+    expect(await store.redis.commands.hlen(store.keys.push("trudy"))).toBe(taken);
   });
 
   test("of a browser is made with the key that signs the calls", async () => {
