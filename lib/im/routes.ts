@@ -130,7 +130,7 @@ const UNREACHED: Reach = { routes: [], hasPush: false };
 export interface RouteCache {
   /** Reads the log of changes to its end. Calls of one tick share a read. Names the users whose routes changed to `onChange`. */
   refresh(): Promise<void>;
-  /** Loads the routes of users that are not cached. By the time it resolves, another caller's refresh may have dropped some. */
+  /** Loads the routes of users that are not cached. Another caller's refresh may drop some: look again right before the use. */
   load(users: Iterable<string>): Promise<void>;
   has(user: string): boolean;
   /** The cached routes; empty when the user has none or was not loaded. */
@@ -148,11 +148,14 @@ export function createRouteCache(
   onChange: (user: string | undefined) => void,
 ): RouteCache {
   const cache = new Map<string, Reach>();
+  /** Users whose routes are being read. A change takes the mark away: what was asked before it is not to be cached after it. */
+  const loading = new Map<string, symbol>();
   let position: string | undefined;
   let running: Promise<void> | undefined;
   let queued: Promise<void> | undefined;
 
   function drop(user: string): void {
+    loading.delete(user);
     if (cache.delete(user)) onChange(user);
   }
 
@@ -167,6 +170,7 @@ export function createRouteCache(
   async function startOver(): Promise<void> {
     const [last] = await redis.xrevrange(keys.routeChanges(), "+", "-", "COUNT", 1);
     position = last?.[0] ?? "0-0";
+    loading.clear();
     cache.clear();
     onChange(undefined);
   }
@@ -194,6 +198,18 @@ export function createRouteCache(
     }
   }
 
+  async function loadOne(user: string): Promise<void> {
+    // Reads at once share it, or they would keep each other from being cached for ever.
+    const mark = loading.get(user) ?? Symbol(user);
+    loading.set(user, mark);
+    try {
+      const [routes, push] = await Promise.all([redis.hgetall(keys.routes(user)), redis.exists(keys.push(user))]);
+      if (loading.get(user) === mark) cache.set(user, toReach(routes, push > 0));
+    } finally {
+      if (loading.get(user) === mark) loading.delete(user);
+    }
+  }
+
   function start(): Promise<void> {
     running = readChanges().finally(() => {
       running = undefined;
@@ -215,14 +231,7 @@ export function createRouteCache(
     },
     async load(users) {
       const pending: Promise<void>[] = [];
-      for (const user of users) {
-        if (cache.has(user)) continue;
-        pending.push(
-          Promise.all([redis.hgetall(keys.routes(user)), redis.exists(keys.push(user))]).then(([routes, push]) => {
-            cache.set(user, toReach(routes, push > 0));
-          }),
-        );
-      }
+      for (const user of users) if (!cache.has(user)) pending.push(loadOne(user));
       await Promise.all(pending);
     },
     has: (user) => cache.has(user),

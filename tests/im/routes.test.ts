@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import type { RedisKey } from "ioredis";
 import { systemClock } from "../../lib/clock.ts";
 import { attach, createPushDevices, createRouteCache, detach } from "../../lib/im/index.ts";
 import { openTestStore } from "../support/redis.ts";
@@ -68,6 +69,29 @@ test("a change of one user leaves the others cached, and names whom it touched",
 
   expect(changed).toEqual(["bob"]);
   expect(cache.of("ann")).toHaveLength(1);
+});
+
+test("a change that overtakes the answer of a read that was before it is not lost", async () => {
+  await using store = await openTestStore("routes");
+  const { commands } = store.redis;
+  const cache = createRouteCache(commands, store.keys, () => undefined);
+  await cache.refresh();
+  const hgetall = commands.hgetall.bind(commands);
+  const answer = Promise.withResolvers<void>();
+  commands.hgetall = async (key: RedisKey) => {
+    const routes = await hgetall(key);
+    await answer.promise;
+    return routes;
+  };
+  const before = [cache.load(["ann"]), cache.load(["ann"])];
+  await attach(commands, store.keys, systemClock, route("ann", "k1"));
+  await cache.refresh();
+  answer.resolve();
+  await Promise.all(before);
+  expect(cache.has("ann")).toBe(false);
+
+  await cache.load(["ann"]);
+  expect(cache.of("ann").map(({ connection }) => connection)).toEqual(["k1"]);
 });
 
 test("a reader whose place in the log is gone drops all it knew", async () => {
