@@ -5,7 +5,8 @@ import * as v from "valibot";
 import { archiveContract, REWRITTEN_MAX } from "../../lib/archive/contract.ts";
 import { createEraser } from "../../lib/im/erased-record.ts";
 import { indexKeys, ownKeys, USERS_IN_KEYS } from "../../lib/im/erasure-keys.ts";
-import { imCommands, imEvents, sync } from "../../lib/im/index.ts";
+import { createBroadcasts, imCommands, imEvents, runBroadcasts, sync } from "../../lib/im/index.ts";
+import { silentLog } from "../../lib/observability/index.ts";
 import { createKeys } from "../../lib/redis/index.ts";
 import { createMethods } from "../../workers/logic/methods.ts";
 import { emptyArchive, eraserOf } from "../support/erasure.ts";
@@ -300,6 +301,23 @@ describe("an erasure", () => {
     const refused = "UNAUTHENTICATED";
     expect(late.map(({ code }) => code)).toEqual([refused, refused, refused, "INVALID"]);
     expect(await world.remains(ANN)).toEqual([]);
+  });
+
+  test("is no place where a broadcast stands, which goes on all the same", async () => {
+    await using world = await setup();
+    const { redis, keys, clock } = world.chat;
+    const broadcasts = createBroadcasts(redis, keys, clock);
+    const message = { by: "bob", type: "text", body: { text: "news" }, perSecond: 1_000 };
+    await broadcasts.create({ ...message, id: "list", audience: { users: [ANN, "zoe"] } });
+    await broadcasts.create({ ...message, id: "all", audience: { all: true } });
+    await redis.hset(keys.broadcast("list"), "position", ANN);
+    await redis.hset(keys.broadcast("all"), "position", `5 ${ANN}`);
+    await world.erase(ANN);
+    expect(await world.remains(ANN)).toEqual([]);
+    await eventually(async () => {
+      await runBroadcasts({ redis, keys, clock, log: silentLog });
+      expect((await broadcasts.get("list")).total).toBe(1);
+    });
   });
 
   test("rewrites what the archive has of him in calls that it takes, however many entries a page has", async () => {
