@@ -87,8 +87,13 @@ export function connect(options: ConnectOptions): Client {
   /** Sends to one conversation go one after the other. */
   async function commit(input: SendParams, withinMs: number): Promise<SendReply | ScheduledReply> {
     const { conversation } = input;
-    const reply = await requests.ask("message.send", input, { timeoutMs: withinMs, lane: conversation });
     // The server tells every connection of the sender but this one.
+    const reply = await requests
+      .ask("message.send", input, { timeoutMs: withinMs, lane: conversation })
+      .catch((error: ClientError) => {
+        if (error.outcome === "unknown") timelines.doubt(conversation);
+        throw error;
+      });
     if ("seq" in reply) timelines.live(conversation, messageEntry(committed(input, reply, user)));
     return reply;
   }

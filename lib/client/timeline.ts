@@ -125,13 +125,13 @@ export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>,
     place.grace = undefined;
   }
 
-  function doubt(place: Place): void {
+  function mark(place: Place): void {
     place.isBehind = true;
     place.doubts += 1;
   }
 
   function fallBehind(place: Place): void {
-    doubt(place);
+    mark(place);
     void catchUp();
   }
 
@@ -178,9 +178,11 @@ export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>,
       for (const seq of answer.hidden ?? []) events.onHidden({ conversation, seq });
       if (answer.read > 0) events.onRead({ conversation, seq: answer.read });
     }
-    for (const [conversation, { place }] of unanswered) {
-      // Not a member any more.
-      if (place.isBehind && places.get(conversation) === place) forget(conversation);
+    for (const [conversation, { place, doubts }] of unanswered) {
+      if (!place.isBehind || places.get(conversation) !== place) continue;
+      // Not a member any more. Or one again, by what came meanwhile: that the next answer tells.
+      if (place.held.size === 0 && place.doubts === doubts) forget(conversation);
+      else place.held.clear();
     }
     return hasMoved;
   }
@@ -269,9 +271,14 @@ export function createTimelines(sync: (cursors: Cursor[]) => Promise<SyncReply>,
       const place = places.get(id);
       if (place && place.epoch !== "" && place.epoch !== epoch) fallBehind(place);
     },
+    /** It may have moved on unheard. */
+    doubt(conversation: string): void {
+      const place = places.get(conversation);
+      if (place) fallBehind(place);
+    },
     /** Everything may have moved on: after a (re)connect, and when the server says so. */
     catchUpAll(): void {
-      for (const place of places.values()) doubt(place);
+      for (const place of places.values()) mark(place);
       isDiscovering = true;
       void catchUp();
     },

@@ -111,6 +111,20 @@ test("past its deadline a sent request is unknown, one that never left has faile
   });
 });
 
+test("what was sent and never answered is seen by its sender, if it was committed", async () => {
+  let wasSent = false;
+  using gateway = startScriptedGateway((frame, connection) => {
+    if (frame.method === "message.send") wasSent = true;
+    else if (frame.method === "sync") {
+      connection.answer(frame, { conversations: [synced("resumed", wasSent ? [1] : [])] });
+    } else return undefined;
+    return true;
+  });
+  using it = await follow(gateway, { timeoutMs: 150 });
+  expect(await it.client.send("c1", "x").catch((error: ClientError) => error.outcome)).toBe("unknown");
+  await eventually(() => expect(it.texts).toEqual(["text 1"]));
+});
+
 test("a request that the server could never take is refused here, without losing the connection", async () => {
   using gateway = startScriptedGateway(obliging());
   using it = await follow(gateway);

@@ -90,3 +90,38 @@ test("every entry once, by seq, whatever becomes of the frames", async () => {
     { numRuns: 150 },
   );
 });
+
+test("who was out as of the question, and is in again before the answer, misses nothing", async () => {
+  const heard: number[] = [];
+  const asked: number[] = [];
+  let head = 3;
+  let isMember = false;
+  const sync = async ([cursor]: readonly Cursor[]) => {
+    asked.push(cursor!.seq);
+    const isAnswered = isMember;
+    await new Promise((resolve) => setTimeout(resolve, 150));
+    const place = { conversation: "c", verdict: "resumed" as const, epoch: "e", head, read: 0, unread: 0, more: false };
+    const entries = [4, 5].map((seq) => ({ ...entryOf(seq), kind: "message" as const }));
+    return { conversations: isAnswered ? [{ ...place, entries }] : [] };
+  };
+  const timelines = createTimelines(sync, {
+    onEntry: (_, entry) => heard.push(entry.seq),
+    onResync: () => undefined,
+    onHidden: () => undefined,
+    onRead: () => undefined,
+  });
+  timelines.follow({ conversation: "c", epoch: "e", seq: head });
+  timelines.catchUpAll();
+  await pass(100);
+  isMember = true;
+  head = 5;
+  for (const seq of [4, 5]) timelines.live("c", { ...entryOf(seq), kind: "message" as const });
+  await pass(2_000);
+  expect(heard).toEqual([4, 5]);
+  isMember = false;
+  timelines.catchUpAll();
+  await pass(5_000);
+  expect(timelines.cursors()).toEqual([]);
+  expect(asked.length).toBeLessThan(6);
+  timelines.end();
+});

@@ -30,7 +30,7 @@ const SEQS_MAX = 50_000;
  */
 const PAUSE_MS = 100;
 const RETRY_MS = 200;
-/** Routes written so shortly before Redis went away may not have survived it, below ack level disk. */
+/** Routes written so shortly before Redis went away are written again at ack level disk too, should it not be in force. */
 const DOUBT_MS = 5_000;
 
 /** Addresses nobody: an entry that is a place in the stream, and nothing else. */
@@ -54,6 +54,8 @@ export interface Deliveries extends Service {
 }
 
 export function createDeliveries({ node, redis, keys, sessions, clock, log, metrics }: DeliveriesParts): Deliveries {
+  /** Under this name delivery finds us. */
+  let ours = node;
   let stream = keys.gateway(node);
   let losses = 0;
   let refreshing: Promise<void> | undefined;
@@ -69,11 +71,17 @@ export function createDeliveries({ node, redis, keys, sessions, clock, log, metr
 
   // Its place in the stream
 
-  /** Creates the stream with one entry, so that there is a place to read from that cannot be missed. */
-  async function create(): Promise<void> {
-    const replies = await redis.commands.multi().xadd(stream, "*", NOTHING, "").pexpire(stream, EXPIRES_MS).exec();
+  /**
+   * Creates the stream with one entry, so that there is a place to read from that cannot be missed. It is ours when that is
+   * answered: were it so before, the next heartbeat would find it in order, and nobody would move to it.
+   */
+  async function create(name: string): Promise<void> {
+    const key = keys.gateway(name);
+    const replies = await redis.commands.multi().xadd(key, "*", NOTHING, "").pexpire(key, EXPIRES_MS).exec();
     const [error, first] = replies?.[0] ?? [];
     if (error || typeof first !== "string") throw error ?? new Error("the delivery stream was not created");
+    ours = name;
+    stream = key;
     position = first;
     lastSeqs = new Map();
     renewedAt = clock.now();
@@ -86,14 +94,14 @@ export function createDeliveries({ node, redis, keys, sessions, clock, log, metr
       renewedAt = clock.now();
       // To the entry: what was written is to be kept nowhere, and an idle stream is never longer than a node.
       await redis.commands.xtrim(stream, "MINID", position);
-      if (hasFrame) await redis.commands.xadd(stream, "*", NOTHING, "");
+      // Not one that has expired since: without it delivery takes our routes away, and we are to find that out.
+      if (hasFrame) await redis.commands.xadd(stream, "NOMKSTREAM", "*", NOTHING, "");
       return;
     }
     losses += 1;
     const name = `${node}.${losses}`;
     log.warn({ node: name }, "the delivery stream was lost; connections are attached again");
-    stream = keys.gateway(name);
-    await create();
+    await create(name);
     sessions.moveTo(name);
   }
 
@@ -121,6 +129,15 @@ export function createDeliveries({ node, redis, keys, sessions, clock, log, metr
     await refreshing;
   }
 
+  /**
+   * Redis goes away, or is back. What it had not written down it may have forgotten: routes, frames that we have not read, and
+   * entries whose seqs come again then.
+   */
+  function doubt(): void {
+    lastSeqs = new Map();
+    sessions.doubtRoutes(sessions.isDurable ? clock.now() - DOUBT_MS : 0);
+  }
+
   /** Whether entries behind our place were trimmed before we read them. */
   async function wasOverrun(): Promise<boolean> {
     const [first] = await redis.commands.xrange(stream, "-", "+", "COUNT", 1);
@@ -137,7 +154,7 @@ export function createDeliveries({ node, redis, keys, sessions, clock, log, metr
         if ((wasFull || performance.now() - issuedMs > PAUSE_MS) && (await wasOverrun())) {
           metrics.resyncs.inc({ reason: "overrun" });
           log.warn({ node }, "the delivery stream was trimmed beyond our place");
-          await create();
+          await create(ours);
           sessions.resyncAll("overrun");
           // Their routes stand, but not what was said of channels in what was trimmed.
           sessions.doubtRoutes(0);
@@ -191,14 +208,15 @@ export function createDeliveries({ node, redis, keys, sessions, clock, log, metr
   const service = createService(
     "deliveries",
     async () => {
-      await create();
+      await create(node);
       reader = redis.blocking("deliveries");
       let isLost = false;
       reader.on("close", () => {
-        if (!isLost) sessions.doubtRoutes(clock.now() - DOUBT_MS);
+        if (!isLost) doubt();
         isLost = true;
       });
       reader.on("ready", () => {
+        if (isLost) doubt();
         isLost = false;
       });
       running = Promise.all([read(), beat()]);

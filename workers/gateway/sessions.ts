@@ -79,6 +79,8 @@ export class Sessions {
   private readonly closingSince = new Map<Session, number>();
   private readonly detaches = new Map<string, string>();
   private detaching = 0;
+  /** How often routes were in doubt. */
+  private doubts = 0;
   private lastNumber = 0;
   private turn = 0;
   private timer: ReturnType<typeof setInterval> | undefined;
@@ -202,8 +204,7 @@ export class Sessions {
   // Routes
 
   async attach(session: Session): Promise<void> {
-    const startedAt = this.clock.now();
-    const { node } = this;
+    const { node, doubts } = this;
     // Whatever comes of it, it may have been executed.
     session.hasRoute = true;
     this.subscriptions.begin(session);
@@ -215,8 +216,8 @@ export class Sessions {
       device: session.device,
     });
     this.subscriptions.settle(session, channels);
-    // Moved meanwhile: it is due again.
-    session.attachedAt = node === this.node ? startedAt : 0;
+    // In doubt meanwhile: it is due again. Else as of the answer, which comes after what it tells of.
+    session.attachedAt = doubts === this.doubts ? this.clock.now() : 0;
   }
 
   detach(session: Session): void {
@@ -244,6 +245,7 @@ export class Sessions {
 
   /** Routes written since then may be lost: they are written again, and their clients told to sync. */
   doubtRoutes(sinceMs: number): void {
+    this.doubts += 1;
     for (const session of this.byNumber.values()) if (session.attachedAt >= sinceMs) session.attachedAt = 0;
   }
 
@@ -270,6 +272,11 @@ export class Sessions {
     // Closed meanwhile: its own detach may have come first.
     if (session.state !== "open") this.detach(session);
     else if (wasLost) session.resync("lost");
+  }
+
+  /** Whether Redis forgets nothing that it has answered, as far as is known. A replica may: only sends wait for it. */
+  get isDurable(): boolean {
+    return this.level?.value === "disk";
   }
 
   /** What the deployment promises, at most some seconds old. */
