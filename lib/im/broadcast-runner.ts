@@ -56,15 +56,20 @@ export interface RunnerParts {
 
 /**
  * One step of every broadcast that runs: what its rate allows since its last one. To be called many times a second, by whichever
- * processes. Resolves to how many are open. Throws the first Redis error after it has tried all; again goes on from where each stood.
+ * processes. Resolves to how many run: paused ones can wait. Throws the first Redis error after it has tried all; again goes on from
+ * where each stood.
  */
 export async function runBroadcasts(parts: RunnerParts): Promise<number> {
-  return runErrands(
+  let running = 0;
+  await runErrands(
     parts.redis,
     parts.keys.openBroadcasts(),
-    (id) => new Step(parts, id).run(),
+    async (id) => {
+      if (await new Step(parts, id).run()) running += 1;
+    },
     (broadcast, error) => parts.log.debug({ broadcast, error }, "a broadcast's step failed, the next one goes on"),
   );
+  return running;
 }
 
 /** As the hash keeps it. */
@@ -104,18 +109,22 @@ class Step {
     this.#runner = newId(parts.clock.now());
   }
 
-  async run(): Promise<void> {
+  /** Resolves to whether it runs, here or elsewhere. */
+  async run(): Promise<boolean> {
     const { redis, keys } = this.#parts;
     const claim = await claimErrand(redis, broadcastPlace(keys, this.#id), this.#runner, LEASE_MS);
-    if (claim === "held" || claim === "ended") return;
+    if (claim === "held" || claim === "ended") return claim === "held";
     this.#record = toRecord(claim.fields);
     this.#record.startedMs ||= claim.nowMs;
-    if (!this.#record.isGathered && !(await this.#gather())) return;
+    if (!this.#record.isGathered && !(await this.#gather())) return false;
     if (claim.nowMs >= this.#record.countedMs + COUNT_MS) await this.#countOut(claim.nowMs);
     const { walkedMs, out, countedMs } = this.#record;
     if (walkedMs === 0) await this.#walk(claim.nowMs);
-    else if ((out === 0 && countedMs > walkedMs) || claim.nowMs > walkedMs + ANSWERS_WITHIN_MS) return this.#end();
-    await this.#note("running", 0);
+    else if ((out === 0 && countedMs > walkedMs) || claim.nowMs > walkedMs + ANSWERS_WITHIN_MS) {
+      await this.#end();
+      return false;
+    }
+    return this.#note("running", 0);
   }
 
   async #countOut(nowMs: number): Promise<void> {

@@ -17,7 +17,7 @@ import createLua from "../redis/lua/im-broadcast-create.lua" with { type: "text"
 import { digest } from "./conversations.ts";
 import type { Body } from "./protocol.ts";
 
-/** Sends what no user has asked for in his own name. Nobody logs in as it; it is no recipient. */
+/** Sends what no user has asked for in his own name; it is no recipient. No user should have the name: he would read the answers. */
 export const BROADCASTER = "skein";
 /** A list of users comes in one request. */
 export const BROADCAST_USERS_MAX = 10_000;

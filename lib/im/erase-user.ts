@@ -225,7 +225,12 @@ class EraseUser {
   /** One of his that goes on goes no further, and what it said goes. */
   private async sweepBroadcast(key: string, id: string): Promise<void> {
     const { user, pseudonym } = this.subject;
-    const [by, state] = await this.redis.hmget(key, "by", "state");
+    const [by, state, position] = await this.redis.hmget(key, "by", "state", "position");
+    // The last whom it has come to: it begins again, and who is marked is passed over.
+    if (position === user || position?.endsWith(` ${user}`)) {
+      await this.redis.hset(key, "position", "");
+      this.erased.keys += 1;
+    }
     if (by !== user) return;
     if (state === "running" || state === "paused") await this.parts.broadcasts.order(id, "cancel");
     await this.redis.hset(key, "by", pseudonym, "body", "{}", "digest", "erased");

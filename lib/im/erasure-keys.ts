@@ -58,7 +58,7 @@ export const USERS_IN_KEYS = {
 
   broadcasts: "nobody",
   openBroadcasts: "nobody",
-  /** By whom it is. */
+  /** By whom it is, and the last whom it has come to. */
   broadcast: "swept",
   broadcastList: "swept",
   broadcastMarks: "swept",

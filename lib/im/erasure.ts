@@ -5,8 +5,9 @@
  *   begin ─► he counts as erased: no token of his is taken, no route written, nobody takes him in
  *     └─► im.user.erased is told ─► pass ─► pass ─► … one that found nothing ─► done; 31 days later he is forgotten altogether
  *
- * The record lies under a keyed digest of his id, so who reads Redis cannot tell whom it is of, nor try ids. While the erasure goes on it
- * names him, for the passes must know whom to look for; done, it holds counts, and neither his id nor his pseudonym.
+ * The record lies under a keyed digest of his id, so who reads Redis cannot tell whom it is of, nor try ids. While there are passes it
+ * names him, for they must know whom to look for; then it holds counts, and neither his id nor his pseudonym, and last of all Redis
+ * begins its append-only file anew.
  *
  * im.user.erased names him, for other services have to erase what they took from us. It is one of the messages that name him: it goes when
  * every group has finished it, and until then the erasure waits.
@@ -158,6 +159,7 @@ class Step {
 
   private async pass(fields: Readonly<Record<string, string>>, nowMs: number): Promise<void> {
     const { user, pseudonym, created } = fields as { user: string; pseudonym: string; created: string };
+    if (user === "") return this.finish();
     if (fields.told !== "1") {
       await this.parts.tell(user, `${this.place.id}.${created}`, Number(created));
       await this.beatNow(["told", 1]);
@@ -174,10 +176,18 @@ class Step {
     if (Object.keys(waiting).length > 0) await this.note([...progress, ...this.dueFields(fields, nowMs)]);
     else if (hasFound || !isArchiveDone) await this.note([...progress, "waits", 0]);
     else {
-      await this.note([...progress, "user", "", "pseudonym", ""], "done");
-      // Of several together, with the last of them. Where Redis may not do it, it is the operator's, as copies and backups are.
-      if ((await this.parts.redis.scard(this.place.open)) === 0) await beginLogsAnew(this.parts.redis);
+      await this.beatNow([...progress, "user", "", "pseudonym", ""]);
+      await this.finish();
     }
+  }
+
+  /** Nothing names him any more but the past of Redis' append-only file. Of several that have come so far one sees to it for all. */
+  private async finish(): Promise<void> {
+    const { redis, keys } = this.parts;
+    const others = (await redis.smembers(this.place.open)).filter((id) => id > this.place.id);
+    const users = await Promise.all(others.map((id) => redis.hget(keys.erasure(id), "user")));
+    if (!users.includes("")) await beginLogsAnew(redis);
+    await this.note([], "done");
   }
 
   private dueFields(fields: Readonly<Record<string, string>>, nowMs: number): (string | number)[] {

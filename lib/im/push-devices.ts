@@ -48,14 +48,15 @@ export function createPushDevices(redis: RedisClient, keys: Keys, clock: Clock):
       return new Map(Object.entries(stored).map(([device, text]) => [device, toRegistration(text)]));
     },
     async register(user, device, address) {
-      // Two at once may pass the limit by one: it bounds memory, it is nothing that anybody counts on.
-      const [count, isKnown] = await Promise.all([redis.hlen(keys.push(user)), redis.hexists(keys.push(user), device)]);
-      if (count >= PUSH_DEVICES_MAX && isKnown === 0) {
+      const id = newId(clock.now());
+      const push = keys.push(user);
+      const isNew = (await redis.hset(push, device, `${id} ${JSON.stringify(address)}`)) === 1;
+      // Counted behind the write: of many at once too many may be refused, but none is let in beyond what a transaction carries.
+      if (isNew && (await redis.hlen(push)) > PUSH_DEVICES_MAX) {
+        await dropRegistration(redis, { push, device, id });
         const message = `at most ${PUSH_DEVICES_MAX} devices can have push`;
         throw new AppError("INVALID", `device: ${message}`, { issues: [{ path: "device", message }] });
       }
-      const id = newId(clock.now());
-      await redis.hset(keys.push(user), device, `${id} ${JSON.stringify(address)}`);
       await announceRoutes(redis, keys, user);
       return { id, address };
     },

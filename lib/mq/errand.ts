@@ -92,15 +92,15 @@ export function noteErrand(redis: RedisClient, { open, record, id }: ErrandPlace
 }
 
 /**
- * One step of every open errand, one after the other: their rates add up to what one runner can do anyway. Resolves to how many there
- * are. Throws the first error after it has tried all; again goes on from where each stood.
+ * One step of every open errand, one after the other: their rates add up to what one runner can do anyway. Throws the first error after
+ * it has tried all; again goes on from where each stood.
  */
 export async function runErrands(
   redis: RedisClient,
   open: string,
   step: (id: string) => Promise<void>,
   onFailure: (id: string, error: unknown) => void,
-): Promise<number> {
+): Promise<void> {
   const ids = await redis.smembers(open);
   let failure: unknown;
   for (const id of ids.sort()) {
@@ -112,7 +112,6 @@ export async function runErrands(
     }
   }
   if (failure !== undefined) throw failure;
-  return ids.length;
 }
 
 interface Rate {

@@ -55,11 +55,20 @@ export function mastersOf(client: RedisClient): Redis[] {
 
 /**
  * Has every master that keeps an append-only file begin it anew: until then the file holds what was deleted, as it was written. Does
- * not wait for the end of it. Throws when a master may not, or is at it already.
+ * not wait for the end of it. One that may not be told to is its operator's, as copies and backups are. Throws OVERLOADED when one is
+ * at it already: what it writes may be older than the deletion.
  */
 export async function beginLogsAnew(client: RedisClient): Promise<void> {
   for (const node of mastersOf(client)) {
-    if ((await node.info("persistence")).includes("aof_enabled:1")) await node.bgrewriteaof();
+    if (!(await node.info("persistence")).includes("aof_enabled:1")) continue;
+    try {
+      await node.bgrewriteaof();
+    } catch (error) {
+      const { name, message } = error as Error;
+      if (name !== "ReplyError") throw error;
+      if (!message.includes("already in progress")) continue;
+      throw new AppError("OVERLOADED", "Redis writes its append-only file anew already", { retryAfterMs: 1_000 });
+    }
   }
 }
 

@@ -139,7 +139,7 @@ export function createKeys(prefix: string, partitions: number) {
     /** set of the ids of erasures under way. No expiry. Owner: lib/im in logic. */
     erasures: () => `${prefix}:{erasures}`,
     /**
-     * hash, an erasure (lib/im/erasure.ts), by a keyed digest of the user: `state`, `created` ms, `user` and `pseudonym` while it goes on,
+     * hash, an erasure (lib/im/erasure.ts), by a keyed digest of the user: `state`, `created` ms, `user` and `pseudonym` while there are passes,
      * `counts` and `waiting` JSON, `passes`, `waits`, `due` ms of the next pass, `archived` and `told` 1 when that is done, `runner` and
      * `lease` ms of its holder, `ended` ms. As long as it is there the user counts as erased: expires 31 days after its end.
      */

@@ -168,13 +168,17 @@ test("paused, resumed and cancelled: each may be said again, and of one that has
   expect(await broadcasts.order("d", "cancel").catch((error: AppError) => error.state)).toBe("done");
 });
 
-test("one that was paused for longer than it lives is not open any more", async () => {
+test("one that is paused does not run, and for longer than it lives is not open any more", async () => {
   await using stage = await openStage();
   await stage.broadcasts.create(TO_ALL);
-  await stage.broadcasts.order("b", "pause");
-  await stage.commands.del(stage.keys.broadcast("b"));
   expect(await runBroadcasts(stage.parts)).toBe(1);
+  await stage.broadcasts.order("b", "pause");
   expect(await runBroadcasts(stage.parts)).toBe(0);
+  const open = () => stage.commands.scard(stage.keys.openBroadcasts());
+  expect(await open()).toBe(1);
+  await stage.commands.del(stage.keys.broadcast("b"));
+  expect(await runBroadcasts(stage.parts)).toBe(0);
+  expect(await open()).toBe(0);
 });
 
 test("no faster than its rate, and no further ahead of logic than half a second of it", async () => {

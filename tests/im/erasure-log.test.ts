@@ -1,3 +1,5 @@
+/** Redis' append-only file behind an erasure, also when Redis was at it already. */
+
 import { expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -21,7 +23,17 @@ test("an erasure that is done has Redis begin its append-only file anew: no file
     const chat = makeChat(world.store);
     await chat.send(ANN, await chat.group(ANN, "bob"), "canary");
     await eventually(() => expect([holds(ANN), holds("canary")]).toEqual([true, true]));
+    const { commands } = world.store.redis;
+    const bgrewriteaof = commands.bgrewriteaof.bind(commands);
+    let tries = 0;
+    commands.bgrewriteaof = () => {
+      tries += 1;
+      if (tries > 1) return bgrewriteaof();
+      const text = "ERR Background append only file rewriting already in progress";
+      return Promise.reject(Object.assign(new Error(text), { name: "ReplyError" }));
+    };
     await eraserOf(chat, world.queue).erase(ANN);
+    expect(tries).toBe(2);
     await eventually(() => expect([holds(ANN), holds("canary")]).toEqual([false, false]));
   }
   await redis.stop();

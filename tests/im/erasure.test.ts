@@ -5,8 +5,10 @@ import * as v from "valibot";
 import { archiveContract, REWRITTEN_MAX } from "../../lib/archive/contract.ts";
 import { createEraser } from "../../lib/im/erased-record.ts";
 import { indexKeys, ownKeys, USERS_IN_KEYS } from "../../lib/im/erasure-keys.ts";
-import { imCommands, imEvents, sync } from "../../lib/im/index.ts";
+import { createBroadcasts, imCommands, imEvents, runBroadcasts, sync } from "../../lib/im/index.ts";
+import { silentLog } from "../../lib/observability/index.ts";
 import { createKeys } from "../../lib/redis/index.ts";
+import { createMethods } from "../../workers/logic/methods.ts";
 import { emptyArchive, eraserOf } from "../support/erasure.ts";
 import { eventually } from "../support/eventually.ts";
 import { makeChat } from "../support/im.ts";
@@ -274,6 +276,48 @@ describe("an erasure", () => {
     await chat.presence.watch("bob", [ANN], "g1");
     expect(await world.remains(ANN)).toEqual([]);
     await eventually(async () => expect((await queue.describe(imCommands)).length).toBe(0));
+  });
+
+  test("is followed by nothing of what a process had in hand that stood still meanwhile", async () => {
+    await using world = await setup();
+    const { chat, erasures } = world;
+    const methods = createMethods({
+      ...{ chat, erasures, searchArchive: async () => [], pushPublicKey: "" },
+      async registerPush(user, { device, ...address }) {
+        await chat.pushDevices.register(user, device, address);
+        return {};
+      },
+      status: async () => ({ ackLevel: "memory", redis: "single" }),
+    });
+    const call = (method: "addBlock" | "createReminder" | "registerPush", by: string, params: object) =>
+      refusal((methods[method] as (input: object) => Promise<unknown>)({ by, params }));
+    await world.erase(ANN);
+    const late = await Promise.all([
+      call("createReminder", ANN, { text: "late", at: Date.now() + 60_000 }),
+      call("addBlock", ANN, { user: "bob" }),
+      call("registerPush", ANN, { device: "phone", kind: "fcm", token: "t" }),
+      call("addBlock", "bob", { user: ANN }),
+    ]);
+    const refused = "UNAUTHENTICATED";
+    expect(late.map(({ code }) => code)).toEqual([refused, refused, refused, "INVALID"]);
+    expect(await world.remains(ANN)).toEqual([]);
+  });
+
+  test("is no place where a broadcast stands, which goes on all the same", async () => {
+    await using world = await setup();
+    const { redis, keys, clock } = world.chat;
+    const broadcasts = createBroadcasts(redis, keys, clock);
+    const message = { by: "bob", type: "text", body: { text: "news" }, perSecond: 1_000 };
+    await broadcasts.create({ ...message, id: "list", audience: { users: [ANN, "zoe"] } });
+    await broadcasts.create({ ...message, id: "all", audience: { all: true } });
+    await redis.hset(keys.broadcast("list"), "position", ANN);
+    await redis.hset(keys.broadcast("all"), "position", `5 ${ANN}`);
+    await world.erase(ANN);
+    expect(await world.remains(ANN)).toEqual([]);
+    await eventually(async () => {
+      await runBroadcasts({ redis, keys, clock, log: silentLog });
+      expect((await broadcasts.get("list")).total).toBe(1);
+    });
   });
 
   test("rewrites what the archive has of him in calls that it takes, however many entries a page has", async () => {

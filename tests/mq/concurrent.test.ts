@@ -36,6 +36,7 @@ test("messages of one key run in parallel, up to the in-flight cap", async () =>
   let inHand = 0;
   let most = 0;
   let done = 0;
+  const { promise: full, resolve: fill } = Promise.withResolvers<void>();
   await t.publish("k", 1, 40);
   await t.run(
     t.queue.consume(t.topic, {
@@ -43,6 +44,8 @@ test("messages of one key run in parallel, up to the in-flight cap", async () =>
       async handle() {
         inHand += 1;
         most = Math.max(most, inHand);
+        if (inHand === 5) fill();
+        await full;
         await Bun.sleep(3);
         inHand -= 1;
         done += 1;

@@ -1,8 +1,10 @@
 /** Search of one's own conversations, by HTTP and WebSocket, through gateway, logic and archive. */
 
 import { expect, test } from "bun:test";
+import { search as searchConversations } from "../../lib/im/index.ts";
 import { openTestChat, type TestChat } from "../support/chat.ts";
 import { eventually } from "../support/eventually.ts";
+import { makeChat } from "../support/im.ts";
 import { openTestStore } from "../support/redis.ts";
 
 async function send(chat: TestChat, by: string, conversation: string, text: string): Promise<number> {
@@ -98,4 +100,24 @@ test("refuses what is no search, and a conversation of others as one that is not
   expect(await refused("q=a&before=1:x")).toEqual(["INVALID", "before"]);
   expect(await refused(`q=a&conversation=${group}`)).toEqual(["NOT_MEMBER", undefined]);
   expect(await refused("q=a&conversation=none")).toEqual(["NOT_MEMBER", undefined]);
+});
+
+test("tells who is put out while the archive searches nothing that was said behind him", async () => {
+  await using store = await openTestStore("search");
+  const chat = makeChat(store);
+  const conversation = await chat.group("ann", "bob");
+  await chat.send("ann", conversation, "word before");
+  const { hits } = await searchConversations(
+    {
+      ...chat,
+      async searchArchive() {
+        await chat.conversations.remove("ann", conversation, "bob");
+        await chat.send("ann", conversation, "word behind");
+        return [3, 1].map((seq) => ({ conversation, seq, at: seq }));
+      },
+    },
+    "bob",
+    { q: "word", conversation, limit: 20 },
+  );
+  expect(hits.map(({ message }) => message.body.text)).toEqual(["word before"]);
 });

@@ -5,7 +5,7 @@ import { createRepeating, type Service } from "../../lib/service.ts";
 
 /** Many small pieces and not a few large ones: a live message must not stand behind a tenth of a second's worth of commands. */
 const STEP_MS = 20;
-/** While there is nothing to run. */
+/** While none runs; a paused one that is resumed waits for as long. */
 const LOOK_MS = 500;
 
 export function createBroadcastRunner(parts: RunnerParts): Service {

@@ -46,7 +46,7 @@ export function createMethods({
   erasures,
   status,
 }: MethodParts): LogicHandlers {
-  return guarded(chat, {
+  return guarded(chat, erasures, {
     ...{
       ...ofRoutes(chat, erasures),
       ...ofErasures(erasures),
@@ -237,15 +237,31 @@ const PASSING: readonly (keyof LogicHandlers)[] = [
 ];
 
 /**
+ * What needs no conversation to begin. Gateways take no call of an erased user, but one that a process had in hand while it stood still
+ * comes behind his erasure, which would find nothing more of him to remove.
+ */
+const BEGINNING: readonly (keyof LogicHandlers)[] = ["addBlock", "createReminder", "registerPush"];
+
+async function refuseErased(erasures: Erasures, input: unknown): Promise<void> {
+  const { by, params } = input as { by: string; params: { user?: string } };
+  if (await erasures.has(by)) throw new AppError("UNAUTHENTICATED", "The user was erased");
+  if (params.user === undefined || !(await erasures.has(params.user))) return;
+  const message = "was erased";
+  throw new AppError("INVALID", `user ${message}`, { issues: [{ path: "user", message }] });
+}
+
+/**
  * Every handler rejects with an AppError: what Redis said becomes OVERLOADED, UNKNOWN_OUTCOME or INTERNAL here, once. At `replicated`
  * one that changes something answers when the replicas have it.
  */
-function guarded({ redis, replicas }: Chat, handlers: LogicHandlers): LogicHandlers {
+function guarded({ redis, replicas }: Chat, erasures: Erasures, handlers: LogicHandlers): LogicHandlers {
   const wrapped = Object.entries(handlers).map(([method, handler]) => {
     const call = handler as (input: unknown, context: unknown) => Promise<unknown>;
     const isPassing = (PASSING as readonly string[]).includes(method);
+    const isBeginning = (BEGINNING as readonly string[]).includes(method);
     const guardedCall = async (input: unknown, context: unknown) => {
       try {
+        if (isBeginning) await refuseErased(erasures, input);
         const reply = await call(input, context);
         if (!isPassing) await awaitReplicas(redis, replicas);
         return reply;
