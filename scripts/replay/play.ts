@@ -67,9 +67,10 @@ async function act(options: PlayOptions, step: Step, seqs: Map<number, number>):
   } else if (step.kind === "join") await takeIn(options, [step.user]);
   else {
     // Whoever leaves has read what was said: what is still on its way would find no member.
+    const sinceMs = performance.now();
     await stage.untilReceived(step.user, stage.head, STALL_MS);
     await insist(() => crowd.client(step.user).leave(stage.conversation));
-    stage.left(step.user);
+    stage.left(step.user, sinceMs);
   }
 }
 

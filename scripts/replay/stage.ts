@@ -145,12 +145,13 @@ export class Stage {
     this.#settle();
   }
 
-  left(user: string): void {
+  /** `sinceMs`: when it began to leave. A device that woke after that had no time to catch up: nothing is due to it. */
+  left(user: string, sinceMs: number): void {
     for (const device of this.#devices) {
       const key = placeKey(user, device);
       const place = this.#places.get(key)!;
       if (!this.#asleep.has(key)) {
-        this.#missing(place);
+        if (place.awakeSinceMs <= sinceMs) this.#missing(place);
         this.outstanding -= this.head - place.last;
       }
       this.#places.delete(key);

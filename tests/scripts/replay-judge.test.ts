@@ -72,7 +72,7 @@ test("members who got everything count nothing, early deliveries and late joiner
   commit(3);
   for (const user of ["ann", "bob", "cid"]) receive(user, message(3));
   expect(await stage.untilOutstanding(0, 1)).toBe(true);
-  stage.left("cid");
+  stage.left("cid", 1);
   for (const user of ["ann", "bob"]) receive(user, member(4, "left"));
   stage.conclude();
   expect(stage.faults).toEqual(HEALTH);
@@ -124,8 +124,22 @@ test("a device that is offline owes nothing, and everything once it is back", as
   commit(2);
   for (const user of ["ann", "bob"]) receive(user, message(2));
   receiveOn("tablet", "ann", message(2));
-  stage.left("bob");
+  stage.left("bob", 2);
   expect(stage.faults).toEqual(HEALTH);
+});
+
+test("a device that wakes while its user leaves had no time to catch up; one that was awake before must have everything", () => {
+  const { stage, commit, receive } = makeStage(["phone", "tablet"]);
+  stage.begin(["bob", "cid"]);
+  for (const user of ["bob", "cid"]) stage.slept(user, "tablet");
+  commit(1);
+  for (const user of ["bob", "cid"]) receive(user, message(1));
+  stage.woke("bob", "tablet", 10);
+  stage.woke("cid", "tablet", 10);
+  stage.left("bob", 9);
+  expect(stage.faults).toEqual(HEALTH);
+  stage.left("cid", 11);
+  expect(stage.faults).toMatchObject({ lost: 1 });
 });
 
 test("devices that hold other texts than a fresh client are named; what a recall left is the same message", () => {
