@@ -138,8 +138,10 @@ test("a device that wakes while its user leaves had no time to catch up; one tha
   stage.woke("cid", "tablet", 10);
   stage.left("bob", 9);
   expect(stage.faults).toEqual(HEALTH);
+  receive("cid", member(2, "left"));
   stage.left("cid", 11);
-  expect(stage.faults).toMatchObject({ lost: 1 });
+  expect(stage.faults).toMatchObject({ lost: 2 });
+  expect(stage.examples.join()).toContain("cid/tablet got nothing after 0 of 2");
 });
 
 test("devices that hold other texts than a fresh client are named; what a recall left is the same message", () => {
