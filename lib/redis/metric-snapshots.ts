@@ -10,7 +10,7 @@
 import type { Registry } from "prom-client";
 import type { Clock } from "../clock.ts";
 import { type Log, type Metrics, mergeExpositions } from "../observability/index.ts";
-import { createService, type Service } from "../service.ts";
+import { createRepeating, createService, type Service } from "../service.ts";
 import type { RedisConnections } from "./client.ts";
 import type { Keys } from "./keys.ts";
 
@@ -51,8 +51,6 @@ export function createMetricSnapshots({
   log,
 }: MetricSnapshotsParts): MetricSnapshots {
   const names = keys.metricSnapshots();
-  const stopping = new AbortController();
-  let keeping: Promise<void> | undefined;
 
   async function write(name: string, registry: Registry): Promise<void> {
     const snapshot = Buffer.from(Bun.gzipSync(await registry.metrics()));
@@ -83,24 +81,17 @@ export function createMetricSnapshots({
     }
   }
 
-  async function keep(): Promise<void> {
-    while (!stopping.signal.aborted) {
-      await write(unit, metrics.registry).catch((error: unknown) => {
-        log.debug({ error }, "this process' metrics could not be written; the next time tries again");
-      });
-      await clock.sleep(EVERY_MS, stopping.signal);
-    }
-  }
+  const keeping = createRepeating("metric snapshots", {
+    ...{ clock, everyMs: EVERY_MS, act: () => write(unit, metrics.registry) },
+    report: (error) => log.debug({ error }, "this process' metrics could not be written; the next time tries again"),
+  });
 
   return {
     service: createService(
-      "metric snapshots",
-      async () => {
-        keeping = keep();
-      },
-      async () => {
-        stopping.abort();
-        await keeping;
+      keeping.name,
+      () => keeping.start(),
+      async (signal) => {
+        await keeping.stop(signal);
         await commands.del(keys.metricSnapshot(unit)).catch(() => undefined);
       },
     ),
