@@ -140,7 +140,8 @@ function levelOf(nodes: readonly NodeSettings[], { ackLevel }: CheckedConfig): A
       : "disk";
 }
 
-function replicasOf(ackLevel: AckLevel): number {
+/** Replicas that must hold what is acknowledged; 0 below `replicated`. */
+export function replicasOf(ackLevel: AckLevel): number {
   return ackLevel.startsWith("replicated:") ? Number(ackLevel.slice("replicated:".length)) : 0;
 }
 

@@ -15,6 +15,7 @@ export {
   claimInstallation,
   createRedisCheck,
   type Finding,
+  replicasOf,
   type Severity,
 } from "./checks.ts";
 export {

@@ -3,7 +3,7 @@
 import { archiveContract } from "../../lib/archive/index.ts";
 import { AppError } from "../../lib/errors.ts";
 import { createChat, createErasures, ERASURES_PURPOSE, imEvents, logicContract } from "../../lib/im/index.ts";
-import { ackLevelInForce } from "../../lib/redis/index.ts";
+import { ackLevelInForce, replicasOf } from "../../lib/redis/index.ts";
 import { deriveSecret, vapidPublicKey } from "../../lib/secrets.ts";
 import type { Worker } from "../context.ts";
 import { createCommands } from "./commands.ts";
@@ -20,9 +20,7 @@ export const worker: Worker = {
   role: "logic",
   async build({ config, secrets, redis, keys, clock, log, metrics, queue, rpc }) {
     const archive = rpc.client(archiveContract);
-    const replicas = config.ackLevel.startsWith("replicated:")
-      ? Number(config.ackLevel.slice("replicated:".length))
-      : 0;
+    const replicas = replicasOf(config.ackLevel);
     // WAIT names no key, so a Cluster may ask another master than the one that holds the commit.
     if (replicas > 0 && redis.topology === "cluster") {
       throw new AppError("INVALID", "SKEIN_ACK_LEVEL: replicated:<n> is not available on a Cluster; use disk");
