@@ -87,6 +87,11 @@ export class AppError extends Error {
   }
 }
 
+/** INVALID of one field; `message` says what is wrong with it, naming the limit. */
+export function invalidField(path: string, message: string): AppError {
+  return new AppError("INVALID", `${path} ${message}`, { issues: [{ path, message }] });
+}
+
 /** What the wire carries of an error, in HTTP, WebSocket and internal RPC alike. */
 export interface ErrorBody {
   readonly code: ErrorCode;

@@ -4,7 +4,7 @@
  */
 
 import type { Clock } from "../clock.ts";
-import { AppError, type ErrorCode } from "../errors.ts";
+import { AppError, type ErrorCode, invalidField } from "../errors.ts";
 import { newId } from "../id.ts";
 import { defineScript, type Keys, type RedisClient } from "../redis/index.ts";
 import amendLua from "../redis/lua/im-amend.lua" with { type: "text" };
@@ -178,7 +178,7 @@ function refusalOf(code: string): AppError {
   const fault = FAULTS[code];
   if (fault) {
     const [path, message] = fault;
-    return new AppError("INVALID", `${path} ${message}`, { issues: [{ path, message }] });
+    return invalidField(path, message);
   }
   const [error, detail] = REFUSALS[code] ?? (["INTERNAL"] as const);
   return new AppError(error, detail);

@@ -3,7 +3,7 @@
  * connections are told; who has none is to be woken (`fire` says so). One with `unlessRead` is looked at then, and not when it was made.
  */
 
-import { AppError } from "../errors.ts";
+import { AppError, invalidField } from "../errors.ts";
 import { newId } from "../id.ts";
 import { type AgendaItem, type AgendaParts, createAgenda } from "./agenda.ts";
 import type {
@@ -50,12 +50,12 @@ export function createReminders({ conversations, notifier, ...parts }: ReminderP
   });
 
   async function assertPlace(by: string, { conversation, seq, unlessRead }: Content): Promise<void> {
-    if (seq !== undefined && conversation === undefined) throw invalid("seq", "needs a conversation");
-    if (unlessRead && seq === undefined) throw invalid("unlessRead", "needs a conversation and a seq");
+    if (seq !== undefined && conversation === undefined) throw invalidField("seq", "needs a conversation");
+    if (unlessRead && seq === undefined) throw invalidField("unlessRead", "needs a conversation and a seq");
     if (conversation === undefined) return;
     const state = await conversations.state(by, conversation);
     if (!state) throw new AppError("NOT_MEMBER");
-    if (seq !== undefined && seq > state.head) throw invalid("seq", `must be at most the head, ${state.head}`);
+    if (seq !== undefined && seq > state.head) throw invalidField("seq", `must be at most the head, ${state.head}`);
   }
 
   /** Who is no member any more has read nothing since. */
@@ -100,8 +100,4 @@ function toReminder({ id, state, due, created, ended, content }: AgendaItem): Re
     ...(JSON.parse(content) as Content),
     ...{ createdAt: created, ...(ended === 0 ? {} : { firedAt: ended }) },
   };
-}
-
-function invalid(path: string, message: string): AppError {
-  return new AppError("INVALID", `${path} ${message}`, { issues: [{ path, message }] });
 }

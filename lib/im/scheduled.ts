@@ -4,7 +4,7 @@
  * in his list for 7 days.
  */
 
-import { AppError } from "../errors.ts";
+import { AppError, invalidField } from "../errors.ts";
 import { redisTimeMs } from "../redis/index.ts";
 import { type AgendaItem, type AgendaParts, createAgenda } from "./agenda.ts";
 import type {
@@ -65,7 +65,7 @@ export function createScheduled({ committer, conversations, notifier, ...parts }
   async function assertMaySend(by: string, { conversation, replyTo }: Content): Promise<void> {
     await assertMaySpeak(parts, by, conversation);
     const head = replyTo === undefined ? 0 : ((await conversations.state(by, conversation))?.head ?? 0);
-    if (replyTo !== undefined && replyTo > head) throw invalid("replyTo", "must be the seq of an earlier entry");
+    if (replyTo !== undefined && replyTo > head) throw invalidField("replyTo", "must be the seq of an earlier entry");
   }
 
   const hasPassed = async (atMs: number | undefined) => atMs !== undefined && (await redisTimeMs(parts.redis)) > atMs;
@@ -78,8 +78,9 @@ export function createScheduled({ committer, conversations, notifier, ...parts }
   return {
     async schedule({ by, params: { deliverAt, ...content } }) {
       const { conversation, clientId, expireAt } = content;
-      if (deliverAt === undefined) throw invalid("expireAt", "needs a deliverAt");
-      if (expireAt !== undefined && expireAt < deliverAt) throw invalid("expireAt", "must not lie before deliverAt");
+      if (deliverAt === undefined) throw invalidField("expireAt", "needs a deliverAt");
+      if (expireAt !== undefined && expireAt < deliverAt)
+        throw invalidField("expireAt", "must not lie before deliverAt");
       const clientKey = `${conversation}/${clientId}`;
       const text = JSON.stringify(content);
       const item = await agenda.create(by, {
@@ -90,7 +91,7 @@ export function createScheduled({ committer, conversations, notifier, ...parts }
       if (item) return { scheduled: item.id, deliverAt: item.due };
       // One that was sent in time is answered as a repetition.
       const isTooLate = (await hasPassed(expireAt)) && !(await committer.knows(by, conversation, clientId));
-      if (isTooLate) throw invalid("expireAt", "has passed");
+      if (isTooLate) throw invalidField("expireAt", "has passed");
       return undefined;
     },
     async list(by, { after, limit }) {
@@ -100,7 +101,7 @@ export function createScheduled({ committer, conversations, notifier, ...parts }
     async move(by, id, atMs) {
       const item = await agenda.get(by, id);
       const { expireAt = atMs } = item ? (JSON.parse(item.content) as Content) : {};
-      if (atMs > expireAt) throw invalid("at", `must not lie behind its expireAt, ${expireAt}`);
+      if (atMs > expireAt) throw invalidField("at", `must not lie behind its expireAt, ${expireAt}`);
       return agenda.move(by, id, atMs);
     },
     cancel: (by, id) => agenda.cancel(by, id),
@@ -131,8 +132,4 @@ function toScheduled({ id, state, due, created, note, content }: AgendaItem): Sc
     ...(JSON.parse(content) as Content),
     ...{ deliverAt: due, createdAt: created, ...(note === "" ? {} : (JSON.parse(note) as Note)) },
   };
-}
-
-function invalid(path: string, message: string): AppError {
-  return new AppError("INVALID", `${path} ${message}`, { issues: [{ path, message }] });
 }
