@@ -96,7 +96,7 @@ export { type EntryEvent, FOLDED_PARTS, foldedMessage, partsOf } from "./fold.ts
 export { createHidden, type Hidden } from "./hidden.ts";
 export { createInbox, type Inbox, type InboxChanges } from "./inbox.ts";
 export { listConversations } from "./list.ts";
-export { createMembership, type Membership } from "./membership.ts";
+export { createMembership, firstMembers, type Membership } from "./membership.ts";
 export { type SendInput, type SendResult, send } from "./messages.ts";
 export { createMutes, type Mutes } from "./mutes.ts";
 export { appendFrames, createNotifier, type NotificationName, type Notifier, notification } from "./notify.ts";

@@ -4,10 +4,10 @@
  * what follows in the channel's order reaches, or no longer reaches, him.
  */
 
-import { createChannels, type Route } from "../../lib/im/index.ts";
+import { createChannels, firstMembers, type Route } from "../../lib/im/index.ts";
 import type { Message } from "../../lib/mq/index.ts";
 import type { Keys, RedisClient } from "../../lib/redis/index.ts";
-import { changedUsers, firstMembers, isMembership, isOfChannel, originOf } from "./event-facts.ts";
+import { changedUsers, isMembership, isOfChannel, originOf } from "./event-facts.ts";
 import type { Outgoing } from "./outgoing.ts";
 
 type Event = Message<unknown>;

@@ -14,6 +14,7 @@ import {
   createInbox,
   createMembership,
   createRouteCache,
+  firstMembers,
   imEvents,
   imPush,
   LIMITS,
@@ -27,16 +28,7 @@ import type { Metrics } from "../../lib/observability/index.ts";
 import type { Keys, RedisClient } from "../../lib/redis/index.ts";
 import type { Service } from "../../lib/service.ts";
 import { createChannelAudience } from "./channel-audience.ts";
-import {
-  changedUsers,
-  firstMembers,
-  isMembership,
-  isOfChannel,
-  listChanges,
-  originOf,
-  readerOf,
-  senderOf,
-} from "./event-facts.ts";
+import { changedUsers, isMembership, isOfChannel, listChanges, originOf, readerOf, senderOf } from "./event-facts.ts";
 import { NO_PLACE, Outgoing } from "./outgoing.ts";
 
 /** Users named in one push message (its body stays under 256 KB). */
@@ -203,10 +195,7 @@ function createAudience(redis: RedisClient, keys: Keys) {
     /** Conversations of the batch whose members, and users whose routes, are not loaded. */
     missing(events: readonly Message<unknown>[], token: number): Missing {
       const ofMembers = events.filter((event) => !isOfChannel(event));
-      const conversations = membership.missing(
-        ofMembers.map((event) => event.key),
-        token,
-      );
+      const conversations = membership.missing(ofMembers, token);
       const users = new Set<string>();
       for (const event of ofMembers) {
         if (!isMembership(event) && resolved.has(event.key)) continue;

@@ -1,6 +1,6 @@
 /** What delivery and inbox must know of a chat event, read from its text with as little parsing as it takes. */
 
-import type { Route } from "../../lib/im/index.ts";
+import { firstMembers, type Route } from "../../lib/im/index.ts";
 import type { Message } from "../../lib/mq/index.ts";
 
 type Event = Message<unknown>;
@@ -11,11 +11,6 @@ export const isMembership = ({ type }: Event) => type === "im.member.added" || t
 /** Of an event of membership: who came or went. */
 export function changedUsers({ raw }: Event): readonly string[] {
   return (JSON.parse(raw) as { entry: { users: string[] } }).entry.users;
-}
-
-/** Of a conversation's creation: its first members. */
-export function firstMembers({ raw }: Event): readonly string[] {
-  return (JSON.parse(raw) as { members: string[] }).members;
 }
 
 /** Who comes into a conversation, or leaves it, as lists have it. Channels are in no list's index. */

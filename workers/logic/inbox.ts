@@ -45,9 +45,8 @@ export function createInboxConsumer({ redis, keys, clock, queue }: InboxParts): 
 
   async function handleBatch(all: readonly Message<unknown>[], { token }: DeliveryContext): Promise<void> {
     const events = all.filter((event) => !isOfChannel(event));
-    const conversations = events.map((event) => event.key);
     for (;;) {
-      const missing = membership.missing(conversations, token);
+      const missing = membership.missing(events, token);
       if (missing.length === 0) break;
       await membership.load(missing, token);
     }
