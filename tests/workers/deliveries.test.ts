@@ -115,17 +115,34 @@ test("a stream that expires within a heartbeat is not brought back without its r
   });
 });
 
-test("when Redis was away and may have forgotten something, all routes are in doubt and seqs may come again", async () => {
+test("when Redis was away, all routes are in doubt, and what it has not forgotten is not written twice", async () => {
   await using store = await openTestStore("deliveries-away");
   await using deliveries = await openDeliveries(store);
   await deliveries.append("g1", "c 7 1", "before");
   await eventually(() => expect(deliveries.delivered).toEqual(["before"]));
   deliveries.reader.disconnect(true);
   await eventually(() => expect(deliveries.doubts).toEqual([0, 0]));
-  await deliveries.append("g1", "c 7 1", "another");
+  await deliveries.append("g1", "c 7 1", "before", "c 8 1", "another");
   await eventually(async () => {
     await deliveries.beat();
     expect(deliveries.delivered).toEqual(["before", "another"]);
+  });
+});
+
+test("when Redis was away and has forgotten what was read last, seqs come again", async () => {
+  await using store = await openTestStore("deliveries-forgot");
+  const { redis, keys } = store;
+  await using deliveries = await openDeliveries(store);
+  const last = await deliveries.append("g1", "c 7 1", "forgotten");
+  await eventually(() => expect(deliveries.delivered).toEqual(["forgotten"]));
+  deliveries.reader.disconnect(true);
+  await redis.commands.xdel(keys.gateway("g1"), last!);
+  await eventually(() => expect(deliveries.doubts).toEqual([0, 0]));
+  await deliveries.append("g1", "c 7 1", "another");
+  // Read again long before a heartbeat would trim the stream.
+  await eventually(async () => {
+    await deliveries.clock.advance(20);
+    expect(deliveries.delivered).toEqual(["forgotten", "another"]);
   });
 });
 

@@ -62,6 +62,9 @@ export function createDeliveries({ node, redis, keys, sessions, clock, log, metr
   const stopping = new AbortController();
   const targets = new Targets();
   let lastSeqs = new Map<string, number>();
+  /** How often Redis went away or came back, and as of which time of them `lastSeqs` holds. */
+  let doubts = 0;
+  let settledDoubts = 0;
   let position = "";
   /** Whether the entry at our place is one for sockets: it goes with the heartbeat after the one that puts another behind it. */
   let hasFrame = false;
@@ -134,8 +137,20 @@ export function createDeliveries({ node, redis, keys, sessions, clock, log, metr
    * entries whose seqs come again then.
    */
   function doubt(): void {
-    lastSeqs = new Map();
+    doubts += 1;
     sessions.doubtRoutes(sessions.isDurable ? clock.now() - DOUBT_MS : 0);
+  }
+
+  /**
+   * Before frames are written that were read after a doubt: delivery repeats what it could not check off when Redis went away, and
+   * that is dropped, but not what has taken the seq of something forgotten. Redis writes down in order, so while it holds the entry
+   * that we read last it has forgotten nothing that came before. Of a Cluster's other masters that says nothing.
+   */
+  async function settleDoubt(): Promise<void> {
+    const asOf = doubts;
+    const [kept] = redis.topology === "cluster" ? [] : await redis.commands.xrange(stream, position, position);
+    if (kept === undefined) lastSeqs = new Map();
+    settledDoubts = asOf;
   }
 
   /** Whether entries behind our place were trimmed before we read them. */
@@ -164,6 +179,7 @@ export function createDeliveries({ node, redis, keys, sessions, clock, log, metr
         const found = await reader.xread("COUNT", ENTRIES_PER_READ, "BLOCK", BLOCK_MS, "STREAMS", stream, from);
         const entries = (found?.[0]?.[1] ?? []) as Entry[];
         wasFull = entries.length === ENTRIES_PER_READ;
+        if (entries.length > 0 && settledDoubts < doubts) await settleDoubt();
         // The stream was created anew meanwhile: what this read found lies before its first entry.
         if (from !== position) continue;
         for (const [id, fields] of entries) {
