@@ -79,7 +79,7 @@ describe("README", () => {
       ]);
     });
     expect(await unit.stop()).toBe(0);
-  }, 30_000);
+  });
 
   test("its consumer consumes", async () => {
     await using store = await openTestStore("readme-ts");

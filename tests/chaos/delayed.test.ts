@@ -12,7 +12,7 @@ test("whoever dies, and whatever a clock says: none early, none lost, each once"
   const result = await runDelayedCampaign({ count: 200, seed, keep: false, perSecond: 200, spreadMs: 2_000, print });
   if (!result.isClean) throw new Error(lines.join("\n"));
   expect(result.figures.kept).toBe(200);
-}, 120_000);
+});
 
 interface Findings {
   readonly evidence: DelayedLine[];

@@ -14,7 +14,7 @@ test("whoever dies or sleeps: nothing lost, nothing made up, every key in order"
   if (!result.isClean) throw new Error(lines.join("\n"));
   expect(result.figures.published).toBe(1_500);
   expect(result.kills + result.pauses).toBeGreaterThan(1);
-}, 120_000);
+});
 
 const COUNT = 60;
 const HOPELESS = range(1, COUNT).filter(isHopeless);

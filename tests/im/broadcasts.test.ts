@@ -60,7 +60,7 @@ async function openStage(partitions = 4) {
       await runBroadcasts(parts);
       await answer(id);
       expect((await broadcasts.get(id)).state).toBe("done");
-    }, 10_000);
+    });
   return {
     ...{ store, keys, commands, broadcasts, parts, published, recipients, answer, runToEnd },
     know: (users: readonly string[]) =>
@@ -97,7 +97,7 @@ test("of all users those who are seen while they are walked are neither missed n
       await stage.commands.zadd(stage.keys.users(stage.keys.partitionOf(user)), "GT", Date.now(), user);
     }
     expect((await stage.broadcasts.get("b")).state).toBe("done");
-  }, 10_000);
+  });
   expect(await stage.recipients()).toEqual(users(900));
 });
 

@@ -274,7 +274,7 @@ describe("by pull", () => {
     await using t = await open({ ...FAST, firstCheckMs: 100, lookMs: 1_000 });
     const { receiveChecks, answerCheck } = t.queue.transactions;
     expect(await receiveChecks("shop", { max: 10, waitMs: 0 })).toEqual([]);
-    const receiving = receiveChecks("shop", { max: 10, waitMs: 5_000 });
+    const receiving = receiveChecks("shop", { max: 10, waitMs: 20_000 });
     const { id } = await prepare(t, 1, { firstCheckMs: 0 });
     const [check, ...others] = await receiving;
     expect([check!.id, others]).toEqual([id, []]);
@@ -303,12 +303,12 @@ describe("by pull", () => {
   test("who has gone is given nothing, and nothing is used up", async () => {
     await using t = await open(ONCE);
     const gone = new AbortController();
-    const receiving = t.queue.transactions.receiveChecks("shop", { max: 1, waitMs: 5_000, signal: gone.signal });
+    const receiving = t.queue.transactions.receiveChecks("shop", { max: 1, waitMs: 20_000, signal: gone.signal });
     gone.abort();
     expect(await receiving).toEqual([]);
     const { id } = await prepare(t, 1);
     const { signal } = gone;
-    expect(await t.queue.transactions.receiveChecks("shop", { max: 1, waitMs: 5_000, signal })).toEqual([]);
+    expect(await t.queue.transactions.receiveChecks("shop", { max: 1, waitMs: 20_000, signal })).toEqual([]);
     expect((await t.queue.transactions.get(id)).checks).toBe(0);
   });
 

@@ -170,11 +170,11 @@ describe.each(FORMS)("%s group, %s handler", (...form) => {
       });
     });
     await t.publish("k", 1, 1);
-    await eventually(async () => expect(await total(t)).toBe(1), 10_000);
+    await eventually(async () => expect(await total(t)).toBe(1));
     await caughtUp(t);
     expect(errors.map(({ code }) => code)).toEqual(["LEASE_LOST"]);
     expect(await total(t)).toBe(1);
-  }, 20_000);
+  });
 
   test("a full topic refuses the transaction until there is room", async () => {
     await using t = await open();
@@ -193,14 +193,14 @@ describe.each(FORMS)("%s group, %s handler", (...form) => {
     await t.publish("k", 1, 10);
     await eventually(async () => expect(await total(t)).toBe(55));
     await t.publish("k", 11, 12);
-    await eventually(() => expect([...codes]).toEqual(["RATE_LIMITED"]));
+    await eventually(() => expect(codes).toContain("RATE_LIMITED"));
     expect(await total(t)).toBe(55);
     const seen: number[] = [];
     await t.run(t.queue.consume(narrow, { group: "late", mode: "ordered", handle: ({ data }) => seen.push(data.n) }));
-    await eventually(async () => expect(await total(t)).toBe(78), 10_000);
+    await eventually(async () => expect(await total(t)).toBe(78));
     await caughtUp(t);
     await eventually(() => expect(seen.sort((a, b) => a - b)).toEqual(range(1, 12)));
-  }, 20_000);
+  });
 });
 
 test("a key goes on when the handler that committed its message has returned: keys keep their order", async () => {
@@ -263,7 +263,7 @@ test("messages of a key that stands aside are committed like others, in order", 
   isBroken = false;
   await t.queue.aside.unpark(t.topic, "g", "bad");
   await t.publish("bad", 31, 40);
-  await eventually(async () => expect(await total(t, "bad")).toBe(820 + (samePartition(t) ? 306 : 0)), 10_000);
+  await eventually(async () => expect(await total(t, "bad")).toBe(820 + (samePartition(t) ? 306 : 0)));
   await caughtUp(t);
   expect((await t.queue.describe(t.topic)).groups).toMatchObject([{ parkedKeys: 0, sideMessages: 0 }]);
   const stream = t.store.keys.topic("next", t.store.keys.partitionOf("bad"));

@@ -164,4 +164,4 @@ test("whatever happens in whatever order, the model knew it", async () => {
     }),
     { seed, numRuns: RUNS, endOnFailure: true },
   );
-}, 60_000);
+});

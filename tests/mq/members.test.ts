@@ -92,7 +92,7 @@ test("members share the partitions evenly; one that stops hands its share over a
   const stoppedAt = performance.now();
   await a.stop(soft());
   await eventually(async () => expect([await count("b"), await count("c")]).toEqual([4, 4]));
-  expect(performance.now() - stoppedAt).toBeLessThan(2_000);
+  expect(performance.now() - stoppedAt).toBeLessThan(10_000);
   await publishing;
   await eventually(() => expect(seen.length).toBe(KEYS.length * 60));
   expect(byKey(seen)).toEqual(Object.fromEntries(KEYS.map((key) => [key, range(1, 60)])));
@@ -110,9 +110,9 @@ test("a member killed with -9 is replaced after its lease; nothing is missed and
   for (const key of KEYS) await t.publish(key, 1, 20);
   a.process.kill("SIGKILL");
   for (const key of KEYS) await t.publish(key, 21, 40);
-  await eventually(async () => expect((await t.queue.describe(t.topic)).groups[0]!.lag).toBe(0), 10_000);
+  await eventually(async () => expect((await t.queue.describe(t.topic)).groups[0]!.lag).toBe(0));
   expectOrder(await seenBy(t), 40);
-}, 30_000);
+});
 
 test("a member paused past its lease is fenced: its commits are refused and its successors keep the order", async () => {
   await using t = await openTestQueue("mq-members");
@@ -121,7 +121,7 @@ test("a member paused past its lease is fenced: its commits are refused and its 
   await eventually(async () => expect((await seenBy(t)).length).toBeGreaterThan(50));
   a.process.kill("SIGSTOP");
   await using _b = await spawnMember(t, "b", 0);
-  await eventually(async () => expect((await t.queue.describe(t.topic)).groups[0]!.lag).toBe(0), 10_000);
+  await eventually(async () => expect((await t.queue.describe(t.topic)).groups[0]!.lag).toBe(0));
   const before = await seenBy(t);
   const tokens = Math.max(...before.filter(({ member }) => member === "a").map(({ token }) => token));
   expect(before.filter(({ member }) => member === "b").every(({ token }) => token > tokens)).toBe(true);
@@ -130,9 +130,9 @@ test("a member paused past its lease is fenced: its commits are refused and its 
   await eventually(async () => {
     const highest = new Map((await seenBy(t)).map(({ key, n }) => [key, n]));
     expect([...highest.values()]).toEqual(KEYS.map(() => 120));
-  }, 10_000);
+  });
   expectOrder(await seenBy(t), 120);
-}, 30_000);
+});
 
 test("a message that kills its members is found, buried, and the rest is handled", async () => {
   await using t = await openTestQueue("mq-members", { partitions: 1 });

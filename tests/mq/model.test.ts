@@ -229,4 +229,4 @@ test("random histories of groups of every kind end as the model says", async () 
     }),
     { seed, numRuns: RUNS, endOnFailure: true },
   );
-}, 120_000);
+});

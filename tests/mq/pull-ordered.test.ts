@@ -69,7 +69,7 @@ test("two services on one group: each key in order and one at a time", async () 
   expect(byKey(ledger.done)).toEqual(Object.fromEntries(keys.map((key) => [key, range(1, 40)])));
   expect(await standing(t)).toMatchObject({ lag: 0, open: 0, deadLetters: 0 });
   expect((await t.store.metrics.lostByTrim.get()).values.every(({ value }) => value === 0)).toBe(true);
-}, 30_000);
+});
 
 test("the next message of a key waits for the answer to the one before; other keys do not", async () => {
   await using t = await openTestQueue("mq-pull-ordered", { partitions: 1 });
@@ -85,12 +85,12 @@ test("the next message of a key waits for the answer to the one before; other ke
   expect(numbers(second)).toEqual([2]);
   await t.publish("c", 21, 21);
   expect(numbers(await client.receive({ max: 10 }))).toEqual([21]);
-  const waiting = client.receive({ max: 10, waitMs: 10_000 });
+  const waiting = client.receive({ max: 10, waitMs: 20_000 });
   await Bun.sleep(30);
   const ackedAt = performance.now();
   await client.ack(second[0]!.token);
   expect(numbers(await waiting)).toEqual([3]);
-  expect(performance.now() - ackedAt).toBeLessThan(500);
+  expect(performance.now() - ackedAt).toBeLessThan(5_000);
   expect(await standing(t)).toMatchObject({ lag: 4 });
 });
 
@@ -111,7 +111,7 @@ test("a lease that ends without an answer counts and comes first again; its toke
   await t.publish("k", 1, 2);
   const [first] = await a.receive({ max: 10 });
   // Its process dies: another one serves the client.
-  const again = await b.receive({ max: 10, waitMs: 5_000 });
+  const again = await b.receive({ max: 10, waitMs: 20_000 });
   expect(shown(again)).toEqual(["1 attempt 2"]);
   expect(await b.ack(first!.token)).toEqual(["lease_lost"]);
   for (const kind of ["retry", "release", "reject"] as const) {
@@ -132,13 +132,13 @@ test("a lease that ends without an answer counts and comes first again; its toke
   expect(await b.receive()).toEqual([]);
   expect(await b.ack(third!.token)).toEqual(["ok"]);
   expect(await standing(t)).toMatchObject({ lag: 0, deadLetters: 0 });
-}, 15_000);
+});
 
 test("retry comes first again, after maxAttempts it is buried and its key goes on; release counts none; reject buries", async () => {
   await using t = await openTestQueue("mq-pull-ordered", { partitions: 1 });
   await using client = openPuller(t, ordered({ maxAttempts: 2, backoff: [200] }));
   await t.publish("k", 1, 4);
-  const one = async () => (await client.receive({ max: 10, waitMs: 5_000 })) as [PulledDelivery<Numbered>];
+  const one = async () => (await client.receive({ max: 10, waitMs: 20_000 })) as [PulledDelivery<Numbered>];
   const [first] = await one();
   expect(await client.nack(first.token, { kind: "release" })).toBe("ok");
   expect(await client.nack(first.token, { kind: "release" })).toBe("lease_lost");
@@ -181,7 +181,7 @@ test("in a group that parks, a spent message holds its key until it is unparked;
   ]);
   expect(await t.queue.aside.unpark(t.topic, "g", "bad")).toBe("ok");
   for (const n of range(1, 3)) {
-    const [next] = await client.receive({ waitMs: 5_000 });
+    const [next] = await client.receive({ waitMs: 20_000 });
     expect(numbers([next!])).toEqual([n]);
     await client.ack(next!.token);
   }
@@ -205,7 +205,7 @@ test("three holders lost without an answer: alone, then a dead letter, and the k
   const rest = await client.receive({ max: 10 });
   expect(numbers(rest).toSorted()).toEqual([11, 2]);
   expect(await t.deadLetters("g")).toMatchObject([{ d: '{"n":1}', reason: "poison" }]);
-}, 15_000);
+});
 
 test("a receive that is repeated under its attempt id is given the same again", async () => {
   await using t = await openTestQueue("mq-pull-ordered", { partitions: 1 });
@@ -271,7 +271,7 @@ test("a seek refuses what services have in hand, and begins anew at its place; a
   expect(await client.renew(5_000, ...before.map(({ token }) => token))).toEqual(["lease_lost", "lease_lost"]);
   await t.queue.control.pause(t.topic, "g");
   expect(await client.receive({ max: 10 })).toEqual([]);
-  const waiting = client.receive({ max: 10, waitMs: 5_000 });
+  const waiting = client.receive({ max: 10, waitMs: 20_000 });
   await t.queue.control.resume(t.topic, "g");
   const seen: number[] = [];
   for (let received = await waiting; received.length > 0; received = await client.receive({ max: 10 })) {
@@ -347,10 +347,10 @@ test("a member that takes over waits for what services have in hand, and goes on
   expect(await client.ack(a!.token)).toEqual(["ok"]);
   await eventually(() => expect(seen).toEqual(["21 attempt 1", "2 attempt 1", "3 attempt 1"]));
   // The other is never answered.
-  await eventually(async () => expect(await standing(t)).toMatchObject({ lag: 0 }), 8_000);
+  await eventually(async () => expect(await standing(t)).toMatchObject({ lag: 0 }));
   expect(seen.slice(3)).toEqual(["11 attempt 2", "12 attempt 1", "13 attempt 1"]);
   expect(await client.ack(b!.token)).toEqual(["ok"]);
-}, 20_000);
+});
 
 test("members and services share the partitions: each has its part, every key stays in order, one delivery at a time", async () => {
   await using t = await openTestQueue("mq-pull-ordered", { partitions: 4 });
@@ -389,14 +389,14 @@ test("members and services share the partitions: each has its part, every key st
   await t.run(t.member("m2").consume(t.topic, native));
   await eventually(async () => expect(await owners()).toEqual(["#pull", "#pull", "m2", "m2"]));
   await publish(20);
-  await eventually(() => expect(ledger.done.length).toBe(20 * 80), 15_000);
+  await eventually(() => expect(ledger.done.length).toBe(20 * 80));
   isOver = true;
   await working;
   expect(ledger.faults).toEqual([]);
   expect(byKey(ledger.done)).toEqual(Object.fromEntries(keys.map((key) => [key, range(1, 80)])));
   expect(byMember).toBeGreaterThan(before);
   await eventually(async () => expect(await standing(t)).toMatchObject({ lag: 0, sideMessages: 0 }));
-}, 40_000);
+});
 
 test("beyond what may stand aside nothing more is read, and it goes on when there is room", async () => {
   await using t = await openTestQueue("mq-pull-ordered", { partitions: 1 });
@@ -415,4 +415,4 @@ test("beyond what may stand aside nothing more is read, and it goes on when ther
   }
   const rest = await client.receive({ max: 100 });
   expect(held.length + rest.length).toBe(10_050);
-}, 30_000);
+});

@@ -48,7 +48,7 @@ test("a lease that ends without an answer counts; its token is refused by ack, n
   const [first] = await client.receive();
   expect(first!.attempt).toBe(1);
   expect(await client.receive()).toEqual([]);
-  const [second] = await client.receive({ waitMs: 5_000 });
+  const [second] = await client.receive({ waitMs: 20_000 });
   expect(shown([second!])).toEqual(["1 attempt 2"]);
   expect(second!.leaseUntil).toBeGreaterThan(first!.leaseUntil);
   expect(await client.ack(first!.token)).toEqual(["lease_lost"]);
@@ -106,11 +106,11 @@ test("retry counts an attempt and waits; after maxAttempts a dead letter with it
   await client.ack(released!.token);
   expect(await client.receive({ max: 3 })).toEqual([]);
   const startedAt = performance.now();
-  const [again] = await client.receive({ waitMs: 5_000 });
-  expect(performance.now() - startedAt).toBeLessThan(2_000);
+  const [again] = await client.receive({ waitMs: 20_000 });
+  expect(performance.now() - startedAt).toBeLessThan(10_000);
   expect(shown([again!])).toEqual(["1 attempt 2"]);
   expect(await client.nack(again!.token, { kind: "retry", retryAfterMs: 0, reason: "still closed" })).toBe("ok");
-  const [third] = await client.receive({ waitMs: 5_000 });
+  const [third] = await client.receive({ waitMs: 20_000 });
   expect(shown([third!])).toEqual(["1 attempt 3"]);
   expect(await client.nack(third!.token, { kind: "retry" })).toBe("ok");
   expect(await client.receive({ max: 3 })).toEqual([]);
@@ -145,7 +145,7 @@ test("three holders lost without an answer: handed out alone, then buried", asyn
   await client.ack(...others.map(({ token }) => token));
   expect(await client.receive({ waitMs: 2_500 })).toEqual([]);
   expect(await t.deadLetters("g")).toMatchObject([{ d: '{"n":1}', reason: "poison", attempts: "5", first: "5" }]);
-}, 15_000);
+});
 
 test("a receive that is repeated under its attempt id is given the same again, also when both came at once", async () => {
   await using t = await openTestQueue("mq-pull", { partitions: 2 });
@@ -188,7 +188,7 @@ test("a process that dies between hand-out and answer costs a lease, and no mess
   const lost = dying.receive({ max: 10, attemptId: "one" });
   expect(await lost.catch((error: unknown) => error)).toMatchObject({ code: "UNKNOWN_OUTCOME" });
   await using client = openPuller(t, pullGroup());
-  const received = await client.receive({ max: 10, waitMs: 5_000, attemptId: "one" });
+  const received = await client.receive({ max: 10, waitMs: 20_000, attemptId: "one" });
   expect(shown(received)).toEqual(["1 attempt 2", "2 attempt 2"]);
 });
 
@@ -210,7 +210,7 @@ test.each(["concurrent", "ordered"] as const)(
         else if ((await client.ack(token))[0] === "ok") acked.push(name);
       }
       expect(acked.length + buried.length).toBe(30);
-    }, 20_000);
+    });
     if (mode === "ordered") {
       const ofKey = (key: string) => acked.filter((name) => name.startsWith(key)).map((name) => Number(name.slice(1)));
       expect([ofKey("a"), ofKey("c")]).toEqual([range(1, 10), range(1, 10)]);
@@ -229,18 +229,18 @@ test("a waiting receive is woken by a message, by a release, and by whoever wait
   await using t = await openTestQueue("mq-pull");
   await using client = openPuller(t, pullGroup({ leaseMs: 30_000 }));
   for (let i = 0; i < 5; i++) {
-    const waiting = client.receive({ waitMs: 10_000 });
+    const waiting = client.receive({ waitMs: 20_000 });
     await Bun.sleep(50);
     const startedAt = performance.now();
     await t.publish(`k${i}`, i, i);
     const [given] = await waiting;
-    expect(performance.now() - startedAt).toBeLessThan(500);
-    const released = client.receive({ waitMs: 10_000 });
+    expect(performance.now() - startedAt).toBeLessThan(5_000);
+    const released = client.receive({ waitMs: 20_000 });
     await Bun.sleep(20);
     const releasedAt = performance.now();
     expect(await client.nack(given!.token, { kind: "release" })).toBe("ok");
     const [again] = await released;
-    expect(performance.now() - releasedAt).toBeLessThan(500);
+    expect(performance.now() - releasedAt).toBeLessThan(5_000);
     expect(shown([again!])).toEqual([`${i} attempt 1`]);
     await client.ack(again!.token);
   }
@@ -331,13 +331,13 @@ test("members in process and services share a group: each message is handled onc
     await t.publish(`k${n}`, n, n + 19);
     await Bun.sleep(5);
   }
-  await eventually(async () => expect(await lagOf(t)).toBe(0), 10_000);
+  await eventually(async () => expect(await lagOf(t)).toBe(0));
   isOver = true;
   await pulling;
   expect(sorted(seen)).toEqual(range(1, 400));
   expect(await counted(t, "takeovers")).toBeGreaterThan(0);
   expect(await t.deadLetters("g")).toEqual([]);
-}, 20_000);
+});
 
 test("a seek refuses what services have in hand, and begins anew; a pause hands out nothing", async () => {
   await using t = await openTestQueue("mq-pull", { partitions: 1 });
@@ -350,7 +350,7 @@ test("a seek refuses what services have in hand, and begins anew; a pause hands 
   expect(await client.renew(5_000, ...tokens)).toEqual(["lease_lost", "lease_lost"]);
   expect(await client.nack(tokens[0]!, { kind: "retry" })).toBe("lease_lost");
   await t.queue.control.pause(t.topic, "g");
-  const waiting = client.receive({ max: 10, waitMs: 5_000 });
+  const waiting = client.receive({ max: 10, waitMs: 20_000 });
   await Bun.sleep(200);
   await t.queue.control.resume(t.topic, "g");
   const after = await waiting;

@@ -87,7 +87,7 @@ async function play(t: TestQueue, steps: readonly Step[]): Promise<void> {
       expect(all).toEqual(Array.from({ length: published }, (_, i) => i + 1));
     }
     expect(faults).toEqual([]);
-  }, 10_000);
+  });
 }
 
 test("each message is handled or a dead letter, once per group, and no group sees what another redrives", async () => {
@@ -100,4 +100,4 @@ test("each message is handled or a dead letter, once per group, and no group see
     }),
     { seed, numRuns: RUNS, endOnFailure: true },
   );
-}, 120_000);
+});

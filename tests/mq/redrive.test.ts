@@ -34,7 +34,7 @@ async function runToEnd(queue: Queue, id: string) {
   await eventually(async () => {
     await queue.deadLetters.runRedrives();
     expect((await queue.deadLetters.redriveStatus(id))?.state).not.toBe("running");
-  }, 20_000);
+  });
   return (await queue.deadLetters.redriveStatus(id))!;
 }
 
@@ -246,7 +246,7 @@ describe("in the background", () => {
       const elapsedMs = performance.now() - startedAt;
       expect(results.redriven).toBeLessThanOrEqual(Math.ceil(elapsedMs * 0.04) + 1);
       expect(state).toBe("done");
-    }, 10_000);
+    });
     expect(performance.now() - startedAt).toBeGreaterThan(1_400);
     expect(await numbersOf(t)).toEqual(range(1, 60));
     expect(await t.deadLetters("g")).toHaveLength(1);

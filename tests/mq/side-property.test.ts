@@ -103,7 +103,7 @@ async function play(t: TestQueue, steps: readonly Step[]): Promise<void> {
     expect(sink.faults).toEqual([]);
     for (const key of KEYS) await t.queue.aside.unpark(t.topic, "g", key);
     for (const [key, upTo] of published) expect(sink.highest.get(key)).toBe(upTo);
-  }, 15_000);
+  });
   await eventually(async () => {
     const [group] = (await t.queue.describe(t.topic)).groups;
     expect(group).toMatchObject({ lag: 0, sideMessages: 0, parkedKeys: 0, deadLetters: 0 });

@@ -35,9 +35,9 @@ test("with a connection per partition, as on a Cluster, those of a watching that
   await t.publish("k", 1, 1);
   await eventually(() => expect(open.size).toBe(3));
   await watch.add(wake);
-  await eventually(() => expect([opened, open.size]).toEqual([8, 4]), 10_000);
+  await eventually(() => expect([opened, open.size]).toEqual([8, 4]));
   await t.publish("k", 2, 2);
   await eventually(() => expect(woken).toBe(1));
   await watch.close();
   await eventually(() => expect(open.size).toBe(0));
-}, 20_000);
+});

@@ -283,7 +283,7 @@ test("whatever is asked: all of it as Redis alone would do it, or nothing", asyn
     { numRuns: 400, endOnFailure: true },
   );
   expect(done).toBeGreaterThan(20);
-}, 30_000);
+});
 
 test("the layer rules are asked, and a refusal writes nothing", async () => {
   await using t = await openTestQueue("mq-writes");

@@ -113,7 +113,7 @@ test("level replicated:1 waits for its replica, and is in force once it has caug
   await redis.commands.config("SET", "repl-diskless-sync-delay", "0");
   const replica = await startTestRedis({ args: ["--replicaof", "127.0.0.1", String(server.port)] });
   try {
-    await eventually(() => assertRedisIsSafe(redis, config), 10_000);
+    await eventually(() => assertRedisIsSafe(redis, config));
     expect(await ackLevelInForce(redis, config)).toBe("replicated:1");
   } finally {
     await replica.stop();

@@ -84,7 +84,7 @@ test("no script and no read of the chat, the queue and the registry crosses slot
     // `=`: the connections of the frame before.
     const places = frames.filter((_, i) => i % 2 === 0).map((targets) => targets.replace(/ [=7]$/, ""));
     for (const id of ids) for (const seq of [1, 2, 3]) expect(places).toContain(`${id} ${seq}`);
-  }, 10_000);
+  });
   for (const id of ids) {
     const { messages } = await history(chat, "bob", { conversation: id, limit: 10 });
     expect(messages.map((message) => message.body.text).toSorted()).toEqual(["text 1", "text 2", "text 3"]);
@@ -213,7 +213,7 @@ test("no script and no read of the chat, the queue and the registry crosses slot
   async function roundOfPull(mode: "ordered" | "concurrent"): Promise<void> {
     const topic = defineTopic(`pulled.${mode}`, { schema: v.strictObject({ n: v.number() }) });
     const group = declare<unknown>({ group: "pull", mode, leaseMs: 5_000, handle: () => undefined });
-    const receive = () => queue.pull.receive(topic, group, { max: 100, waitMs: 5_000 });
+    const receive = () => queue.pull.receive(topic, group, { max: 100, waitMs: 20_000 });
     const waiting = receive();
     const inputs = Array.from({ length: 50 }, (_, n) => ({ type: "n", key: `key-${n}`, data: { n } }));
     await queue.publishMany(topic, inputs);
@@ -255,7 +255,7 @@ test("a Sentinel URL opens the master and follows a failover", async () => {
     expect(redis.topology).toBe("sentinel");
     expect(await redis.commands.set("t-sentinel", "before")).toBe("OK");
     sentinel.servers[0]!.kill("SIGKILL");
-    await eventually(async () => expect(await redis.commands.set("t-sentinel", "after")).toBe("OK"), 15_000);
+    await eventually(async () => expect(await redis.commands.set("t-sentinel", "after")).toBe("OK"));
     expect(await redis.commands.get("t-sentinel")).toBe("after");
   } finally {
     await redis.close();

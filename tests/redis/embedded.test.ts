@@ -126,7 +126,7 @@ test("killed with -9 it is back at once: same port, same socket, nothing acknowl
       process.kill(redis.pid(), "SIGKILL");
       // The same connections find it again.
       await eventually(async () => expect(await commands.get("t-key")).toBe(`round ${round}`));
-      expect(performance.now() - struckMs).toBeLessThan(3_000);
+      expect(performance.now() - struckMs).toBeLessThan(10_000);
     }
   });
   expect(pids.length).toBe(4);
@@ -161,7 +161,7 @@ test("a left-over that does not answer is killed by the next start", async () =>
   const redis = await home.start();
   expect(isAlive(redisPid)).toBe(false);
   expect(await get(redis)).toBe(null);
-}, 60_000);
+});
 
 test("a server that cannot come up is given up after a bound, with the end of its log", async () => {
   await using home = makeHome();
@@ -172,7 +172,7 @@ test("a server that cannot come up is given up after a bound, with the end of it
   writeFileSync(manifest, "not a manifest\n");
   process.kill(redis.pid(), "SIGKILL");
   expect((await gone.promise).message).toContain("manifest");
-}, 60_000);
+});
 
 test("its log is a file of bounded size", async () => {
   await using home = makeHome();

@@ -145,10 +145,10 @@ describe("failed: the server refused before executing anything", () => {
     const replica = await startTestRedis({ args: ["--replicaof", "127.0.0.1", String(master.port)] });
     const client = new Redis(replica.port, "127.0.0.1", { enableReadyCheck: false });
     try {
-      await eventually(async () => expectFailed(await errorOf(client.set("t-readonly", "1")), "READONLY"), 10_000);
+      await eventually(async () => expectFailed(await errorOf(client.set("t-readonly", "1")), "READONLY"));
       await client.config("SET", "replica-serve-stale-data", "no");
       await master.stop();
-      await eventually(async () => expectFailed(await errorOf(client.get("t-readonly")), "MASTERDOWN"), 10_000);
+      await eventually(async () => expectFailed(await errorOf(client.get("t-readonly")), "MASTERDOWN"));
     } finally {
       client.disconnect();
       await replica.stop();

@@ -60,7 +60,7 @@ test("the deadline ends a call that is under way, and one that nobody takes", as
   const other = failure(logic.count({ text: "a" }, { timeoutMs: 150 }));
   expect((await idempotent).code).toBe("DEADLINE_EXCEEDED");
   expect((await other).code).toBe("UNKNOWN_OUTCOME");
-  expect(performance.now() - startedAt).toBeWithin(140, 1_000);
+  expect(performance.now() - startedAt).toBeWithin(140, 5_000);
 });
 
 test("a call waits for an instance that starts within its deadline", async () => {

@@ -28,7 +28,7 @@ beforeAll(async () => {
   });
   await billing.start();
   stopBilling = () => billing.stop(AbortSignal.timeout(5_000));
-}, 90_000);
+});
 afterAll(async () => {
   await stopBilling?.();
   await queue?.close();
@@ -159,12 +159,9 @@ test("a group is paused, resumed, set to another place, and dropped when its mem
   expect(await failure("groups", "drop", ...billing)).toContain("forgets shop/billing");
   expect(await failure("groups", "drop", ...billing, "--yes")).toContain("alive");
   await stopBilling();
-  await eventually(
-    async () => expect((await run("groups", "drop", ...billing, "--yes")).out).toContain("is dropped"),
-    20_000,
-  );
+  await eventually(async () => expect((await run("groups", "drop", ...billing, "--yes")).out).toContain("is dropped"));
   expect(await failure("groups", "resume", ...billing)).toContain("no group");
-}, 60_000);
+});
 
 test("a group that a webhook delivers is dropped with nothing to stop first", async () => {
   const webhook = { url: "https://shop.example/hook", secret: "0123456789abcdef" };
@@ -174,7 +171,7 @@ test("a group that a webhook delivers is dropped with nothing to stop first", as
   expect((await run("groups", "drop", "--topic", "called", "--group", "g", "--yes")).out).toContain("is dropped");
   expect(await queue.catalog.webhooks()).not.toContainEqual(expect.objectContaining({ topic: "called" }));
   expect((await queue.describe(topic)).groups).toEqual([]);
-}, 60_000);
+});
 
 test("a parked key is shown with its reason, and goes on in order when it is unparked", async () => {
   const parking = defineTopic("parking", { schema: v.strictObject({ n: v.number() }) });

@@ -13,7 +13,7 @@ let skein: PrivateSkein;
 
 beforeAll(async () => {
   skein = await startSkein({ roles: ["gateway", "logic", "archive"] });
-}, 90_000);
+});
 afterAll(async () => {
   await skein?.stop();
   rmSync(empty, { recursive: true, force: true });
@@ -110,22 +110,22 @@ test("two terminals chat with each other", async () => {
   const alice = start(skein.dataDir, ["chat", "alice"]);
   const bob = start(skein.dataDir, ["chat", "bob"]);
   const [heardByAlice, heardByBob] = [listen(alice.stdout), listen(bob.stdout)];
-  await eventually(() => expect(heardByAlice()).toContain("Talking to bob"), 20_000);
-  await eventually(() => expect(heardByBob()).toContain("Talking to alice"), 20_000);
+  await eventually(() => expect(heardByAlice()).toContain("Talking to bob"));
+  await eventually(() => expect(heardByBob()).toContain("Talking to alice"));
   alice.stdin.write("hello bob \u001b[2J\n");
   await alice.stdin.flush();
   await eventually(() => expect(heardByBob()).toMatch(/alice: hello bob \uFFFD\[2J\n/), 20_000);
   bob.stdin.write("hello alice\n");
   await bob.stdin.flush();
-  await eventually(() => expect(heardByAlice()).toContain("bob: hello alice"), 20_000);
+  await eventually(() => expect(heardByAlice()).toContain("bob: hello alice"));
   // What is written last is committed although the input ends at once.
   alice.stdin.write("bye\n");
   alice.stdin.end();
   expect(await alice.exited).toBe(0);
-  await eventually(() => expect(heardByBob()).toContain("alice: bye"), 20_000);
+  await eventually(() => expect(heardByBob()).toContain("alice: bye"));
   bob.stdin.end();
   expect(await bob.exited).toBe(0);
-}, 90_000);
+});
 
 test("lines from a pipe are sent, though they and their end are there before the chat is", async () => {
   const bob = start(skein.dataDir, ["chat", "bob"]);
@@ -134,10 +134,10 @@ test("lines from a pipe are sent, though they and their end are there before the
   alice.stdin.write("piped one\npiped two\n");
   alice.stdin.end();
   expect(await alice.exited).toBe(0);
-  await eventually(() => expect(heardByBob()).toMatch(/alice: piped one\n.*alice: piped two\n/), 20_000);
+  await eventually(() => expect(heardByBob()).toMatch(/alice: piped one\n.*alice: piped two\n/));
   bob.stdin.end();
   expect(await bob.exited).toBe(0);
-}, 90_000);
+});
 
 function listen(stream: ReadableStream<Uint8Array>): () => string {
   let heard = "";

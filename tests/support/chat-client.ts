@@ -5,6 +5,7 @@
 
 import * as v from "valibot";
 import { NOTIFICATIONS } from "../../workers/gateway/async-api.ts";
+import { WITHIN_MS } from "./eventually.ts";
 
 export interface RpcError {
   readonly code: number;
@@ -97,7 +98,7 @@ export class ChatClient implements Disposable {
   }
 
   /** The next notification of the method that was not taken yet. */
-  async next(method: string, withinMs = 5_000): Promise<Frame["params"]> {
+  async next(method: string, withinMs = WITHIN_MS): Promise<Frame["params"]> {
     const skip = this.taken.get(method) ?? 0;
     this.taken.set(method, skip + 1);
     const found = await this.until(() => this.notifications.filter((frame) => frame.method === method)[skip], withinMs);
@@ -106,7 +107,7 @@ export class ChatClient implements Disposable {
   }
 
   /** The next frame that is neither a notification nor an answer to `request`. */
-  async nextOther(withinMs = 5_000): Promise<Frame> {
+  async nextOther(withinMs = WITHIN_MS): Promise<Frame> {
     const found = await this.until(() => this.others.shift(), withinMs);
     if (!found) throw new Error(`no frame within ${withinMs} ms; got ${this.seen()}`);
     return found;

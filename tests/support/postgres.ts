@@ -18,7 +18,8 @@ const GUARD = `exec 3<&0; "$@" <&- & p=$!; (cat <&3 >/dev/null; kill -INT $p 2>/
 export interface TestPostgres {
   /** An empty database of its own. */
   database(): Promise<ArchiveDatabase>;
-  kill(signal: NodeJS.Signals): void;
+  /** Ends it at once, its connections too; resolves when it is gone. */
+  kill(): Promise<void>;
   /** Starts it again on the same port and data after a kill. */
   restart(): Promise<void>;
   stop(): Promise<void>;
@@ -59,7 +60,7 @@ export async function startTestPostgres(): Promise<TestPostgres | undefined> {
     const reader = guard.stdout.getReader();
     const { value } = await reader.read();
     reader.releaseLock();
-    await eventually(() => ask("SELECT 1"), 15_000);
+    await eventually(() => ask("SELECT 1"));
     return { guard, pid: Number(new TextDecoder().decode(value).split("\n")[0]) };
   }
 
@@ -75,14 +76,16 @@ export async function startTestPostgres(): Promise<TestPostgres | undefined> {
         [Symbol.asyncDispose]: async () => undefined,
       };
     },
-    kill: (signal) => void process.kill(pid, signal),
-    async restart() {
+    async kill() {
+      process.kill(pid, "SIGQUIT");
       await guard.exited;
+    },
+    async restart() {
       ({ guard, pid } = await start());
     },
     async stop() {
-      process.kill(pid, "SIGCONT");
-      process.kill(pid, "SIGQUIT");
+      // A test that failed may have left it killed.
+      if (guard.exitCode === null) process.kill(pid, "SIGQUIT");
       await guard.exited;
       folder[Symbol.dispose]();
     },

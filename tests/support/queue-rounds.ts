@@ -35,14 +35,14 @@ export async function roundOfAside(queue: Queue): Promise<void> {
         topic,
         KEYS.map((key) => numbered(key, n)),
       );
-    await eventually(async () => expect(await queue.aside.list(topic, "parking")).toHaveLength(KEYS.length), 10_000);
+    await eventually(async () => expect(await queue.aside.list(topic, "parking")).toHaveLength(KEYS.length));
     isBroken = false;
     await eventually(async () => {
       for (const { key, state } of await queue.aside.list(topic, "parking")) {
         if (state === "parked") expect(await queue.aside.unpark(topic, "parking", key)).toBe("ok");
       }
       for (const key of KEYS) expect(seen.get(key)).toEqual([1, 2, 3]);
-    }, 10_000);
+    });
   });
 }
 
@@ -81,7 +81,7 @@ export async function roundOfRedrive(queue: Queue): Promise<void> {
       await queue.deadLetters.runRedrives();
       expect(await queue.deadLetters.redriveStatus(redrive!)).toMatchObject({ state: "done" });
       expect(seen).toHaveLength(KEYS.length);
-    }, 10_000);
+    });
     expect((await queue.trace(first!.messageId)).deliveries.map(({ state }) => state)).toContain("finished");
     expect((await queue.expunge(topic, { key: KEYS[0], texts: [] })).entries).toBeGreaterThan(0);
   });
@@ -102,7 +102,7 @@ export async function roundOfHalves(options: QueueOptions): Promise<void> {
   await prepare("shop");
   const checks = transactions.answerChecks("shop", () => "commit");
   await whileRunning([checks], () =>
-    eventually(async () => expect((await queue.describe(topic)).length).toBe(2 * KEYS.length), 10_000),
+    eventually(async () => expect((await queue.describe(topic)).length).toBe(2 * KEYS.length)),
   );
   const brief = openQueue({ ...options, halfTimes: { budgetMs: 0 } }).transactions;
   const late = await brief.prepare(topic, numbered("late", 1), { producerGroup: "c", firstCheckMs: 0 });
@@ -129,7 +129,7 @@ export async function roundOfDelayed(queue: Queue): Promise<void> {
     expect(await queue.delayed.move(moved, at)).toBe("ok");
     expect(await queue.delayed.sendNow(sent)).toBe("ok");
     expect(await queue.delayed.cancel(cancelled)).toBe("ok");
-    await eventually(async () => expect((await queue.describe(topic)).length).toBe(KEYS.length + 2), 15_000);
+    await eventually(async () => expect((await queue.describe(topic)).length).toBe(KEYS.length + 2));
     expect(await queue.delayed.cancel(moved)).toBe("already_fired");
   });
 }
@@ -168,7 +168,7 @@ export async function roundOfConsumeTransactions(queue: Queue): Promise<void> {
         topic,
         KEYS.map((key) => numbered(key, 1)),
       );
-      await eventually(async () => expect((await queue.describe(next)).length).toBe(before + 2 * KEYS.length), 15_000);
+      await eventually(async () => expect((await queue.describe(next)).length).toBe(before + 2 * KEYS.length));
     });
   }
 }

@@ -52,7 +52,7 @@ export async function startTestCluster(): Promise<TestTopology> {
           if (!info.includes("cluster_state:ok") || !info.includes(`cluster_known_nodes:${MASTERS}`)) {
             throw new Error(`the cluster is not ready: ${info}`);
           }
-        }, 15_000),
+        }),
       ),
     );
   } finally {
@@ -89,7 +89,7 @@ export async function startTestSentinel(): Promise<TestTopology> {
     await eventually(async () => {
       const replicas = (await client.call("SENTINEL", "REPLICAS", SENTINEL_NAME)) as unknown[];
       if (replicas.length !== 1) throw new Error("the Sentinel does not know the replica yet");
-    }, 15_000);
+    });
   } finally {
     client.disconnect();
   }

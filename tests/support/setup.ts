@@ -6,8 +6,8 @@
 import { afterAll, setDefaultTimeout } from "bun:test";
 import { startTestRedis } from "./redis-server.ts";
 
-/** Waiting is by `eventually` (5 s cap); only a test that hangs comes near this. */
-setDefaultTimeout(30_000);
+/** Waiting is by `eventually` (20 s cap); only a test that hangs comes near this. */
+setDefaultTimeout(120_000);
 
 const server = await startTestRedis();
 process.env.TEST_REDIS_URL = server.url;

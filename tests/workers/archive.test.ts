@@ -88,7 +88,7 @@ async function talk({ chat }: World, conversations: number, messages: number): P
 async function expectSame(world: World, groups: readonly string[]): Promise<void> {
   await eventually(async () => {
     for (const group of groups) expect(await world.rows(group)).toEqual((await world.chat.rows(group)) as unknown[][]);
-  }, 15_000);
+  });
 }
 
 describe("the archive group", () => {
@@ -214,7 +214,7 @@ describe("the archive group", () => {
     })();
     for (let i = 0; i < 3; i++) {
       await using unit = await startUnit(world.store, world.folder.path, "archive");
-      await eventually(async () => expect((await world.rows(groups[0]!)).length).toBeGreaterThan(20 * i), 20_000);
+      await eventually(async () => expect((await world.rows(groups[0]!)).length).toBeGreaterThan(20 * i));
       await unit.kill();
     }
     isSending = false;
@@ -223,12 +223,12 @@ describe("the archive group", () => {
 
     const database = new Database(join(world.folder.path, "archive.db"), { readonly: true });
     const counted = database.query<{ n: number }, []>("SELECT count(*) AS n FROM entries");
-    await eventually(() => expect(counted.get()!.n).toBe(sent), 20_000);
+    await eventually(() => expect(counted.get()!.n).toBe(sent));
     const shape = database.query("SELECT min(seq) AS first, max(seq) AS last FROM entries GROUP BY conversation");
     for (const row of shape.all()) expect(row).toEqual({ first: 1, last: sent / groups.length });
     database.close();
     expect(await last.stop()).toBe(0);
-  }, 60_000);
+  });
 });
 
 test("what is older than it is kept is in no history any more, and who comes back to it is told of the gap", async () => {

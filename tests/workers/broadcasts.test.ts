@@ -86,7 +86,7 @@ test("to a list, with both runners killed on the way: each once, and progress is
   for (const user of to) expect(await textsTo(user, "skein")).toEqual(["hello"]);
   expect(await call("POST", "/v1/broadcasts", wanted)).toMatchObject({ status: 200, body: { state: "done" } });
   expect(await call("POST", "/v1/broadcasts", { ...wanted, body: { text: "other" } })).toMatchObject({ status: 409 });
-}, 60_000);
+});
 
 test("as a user, to the members of a conversation and to everybody; who has blocked him gets nothing, and that is told", async () => {
   const { chat } = services;

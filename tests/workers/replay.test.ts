@@ -74,4 +74,4 @@ test("a replay over two gateways comes out with zeros", async () => {
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
-}, 120_000);
+});

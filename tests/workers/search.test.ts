@@ -72,7 +72,7 @@ test("pages through every hit once", async () => {
   await using chat = await openTestChat(store);
   const groups = await Promise.all(Array.from({ length: 3 }, () => chat.group("ann", "bob")));
   for (let i = 0; i < 8; i++) await Promise.all(groups.map((group, g) => send(chat, "bob", group, `word ${g}/${i}`)));
-  await eventually(async () => expect(await find(chat, "ann", "word")).toHaveLength(20));
+  await eventually(async () => expect(await find(chat, "ann", "word", { limit: "50" })).toHaveLength(24));
   const seen: string[] = [];
   let page = await ask(chat, "ann", { q: "word", limit: "7" });
   for (let pages = 1; ; pages++) {

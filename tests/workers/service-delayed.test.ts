@@ -53,7 +53,7 @@ test("a message comes when it is due, and not before", async () => {
   const result = await publish({ deliverAt, key: "a" });
   expect(result).toEqual({ id: expect.any(String), partition: expect.any(Number), deliverAt } as never);
   expect(await received(300)).toEqual([]);
-  const [event] = await received(15_000);
+  const [event] = await received(20_000);
   expect(event!.id).toBe(result.id);
   expect(Date.parse(event!.time)).toBeGreaterThanOrEqual(deliverAt);
   expect((await services.call("GET", at(result.id))).body).toMatchObject({
@@ -74,7 +74,7 @@ test("a message comes when it is due, and not before", async () => {
 test("the past is now", async () => {
   const result = await publish({ deliverAt: Date.now() - HOUR_MS });
   expect(result.deliverAt).toBeUndefined();
-  expect((await received(5_000)).map(({ id }) => id)).toEqual([result.id]);
+  expect((await received(20_000)).map(({ id }) => id)).toEqual([result.id]);
 });
 
 test("what waits is listed by due time, moved, cancelled, and sent now; each again tells the truth", async () => {
@@ -97,7 +97,7 @@ test("what waits is listed by due time, moved, cancelled, and sent now; each aga
   expect(await sendNow(ids[1]!)).toEqual({ result: "not_found" });
   expect(await sendNow(ids[2]!, { gateway: 1 })).toEqual({ result: "ok" });
   expect(await cancel(ids[2]!)).toEqual({ result: "already_fired" });
-  expect((await received(5_000)).map(({ data }) => data)).toEqual([2]);
+  expect((await received(20_000)).map(({ data }) => data)).toEqual([2]);
   expect((await list()).messages.map(({ id }: { id: string }) => id)).toEqual([ids[0]]);
 });
 
@@ -108,7 +108,7 @@ test("a cancel and a send-now at once: one of them, and both know which", async 
     const { state } = (await services.call("GET", at(id))).body;
     const outcome = [cancelled.result, sent.result];
     expect(outcome).toEqual(state === "fired" ? ["already_fired", "ok"] : ["ok", "not_found"]);
-    if (state === "fired") expect(await received(5_000)).toMatchObject([{ id }]);
+    if (state === "fired") expect(await received(20_000)).toMatchObject([{ id }]);
     expect(await received(0)).toEqual([]);
     await services.call("POST", `/v1/topics/${topic}/groups/g/seek`, { to: "latest" });
   }

@@ -43,7 +43,7 @@ describe.each(["concurrent", "ordered"] as const)("a %s group", (mode) => {
   test("is received as CloudEvents, acked once, at any gateway", async () => {
     await declare({ mode });
     await publish({ data: { n: 1.0 }, key: "a", tag: "x", type: "order.placed" });
-    const [delivery] = await receive({ waitMs: 5_000 });
+    const [delivery] = await receive({ waitMs: 20_000 });
     expect(delivery).toEqual({
       event: expect.objectContaining({
         specversion: "1.0",
@@ -81,13 +81,13 @@ describe.each(["concurrent", "ordered"] as const)("a %s group", (mode) => {
     await declare({ mode, backoff: [0] });
     await publish({ data: 1, key: "a" });
     const nack = (token: string, rest: object) => services.call("POST", group("/nack"), { token, ...rest });
-    const [first] = await receive({ waitMs: 5_000 });
+    const [first] = await receive({ waitMs: 20_000 });
     const { body } = await nack(first!.token, { kind: "retry", retryAfterMs: 0, reason: "not yet" });
     expect(body).toEqual({ results: [{ token: first!.token, result: "ok" }] });
-    const [second] = await receive({ waitMs: 5_000 });
+    const [second] = await receive({ waitMs: 20_000 });
     expect(second!.attempt).toBe(2);
     await nack(second!.token, { kind: "release" });
-    const [third] = await receive({ waitMs: 5_000 }, 1);
+    const [third] = await receive({ waitMs: 20_000 }, 1);
     expect(third!.attempt).toBe(2);
     await nack(third!.token, { kind: "reject", reason: "no such order" });
     expect(await deadLetters()).toMatchObject([
@@ -99,7 +99,7 @@ describe.each(["concurrent", "ordered"] as const)("a %s group", (mode) => {
   test("gives a message again when its lease ended, and refuses the late ack", async () => {
     await declare({ mode, leaseMs: 1_000 });
     await publish({ data: 1, key: "a" });
-    const [late] = await receive({ waitMs: 5_000 });
+    const [late] = await receive({ waitMs: 20_000 });
     const [again] = await receive({ waitMs: 10_000 }, 1);
     expect(again!.event.id).toBe(late!.event.id);
     expect([late!.attempt, again!.attempt]).toEqual([1, 2]);
@@ -112,7 +112,7 @@ describe.each(["concurrent", "ordered"] as const)("a %s group", (mode) => {
   test("holds a message longer when its lease is renewed", async () => {
     await declare({ mode, leaseMs: 1_000 });
     await publish({ data: 1, key: "a" });
-    const [held] = await receive({ waitMs: 5_000 });
+    const [held] = await receive({ waitMs: 20_000 });
     const renewed = await services.call(
       "POST",
       group("/renew"),
@@ -129,10 +129,10 @@ describe.each(["concurrent", "ordered"] as const)("a %s group", (mode) => {
   test("answers a receive that is repeated under its attemptId with the same deliveries", async () => {
     await declare({ mode });
     await publish({ data: 1, key: "a" }, { data: 2, key: "b" });
-    const first = await receive({ waitMs: 5_000, max: 1, attemptId: "attempt-1" });
+    const first = await receive({ waitMs: 20_000, max: 1, attemptId: "attempt-1" });
     expect(first).toHaveLength(1);
     expect(await receive({ max: 1, attemptId: "attempt-1" }, 1)).toEqual(first);
-    expect(dataOf(await receive({ waitMs: 5_000, max: 1, attemptId: "attempt-2" }))).not.toEqual(dataOf(first));
+    expect(dataOf(await receive({ waitMs: 20_000, max: 1, attemptId: "attempt-2" }))).not.toEqual(dataOf(first));
   });
 
   test("is handed out once to many clients at once, and wholly", async () => {
@@ -163,14 +163,14 @@ describe.each(["concurrent", "ordered"] as const)("a %s group", (mode) => {
     await publish({ data: 1, key: "a" });
     expect(await receive({ waitMs: 200 })).toEqual([]);
     await services.call("POST", group("/resume"));
-    expect(dataOf(await receive({ waitMs: 5_000 }))).toEqual([1]);
+    expect(dataOf(await receive({ waitMs: 20_000 }))).toEqual([1]);
   });
 });
 
 test("one message of a key is out at a time; a parked key waits for its unpark, then goes on in order", async () => {
   await declare({ mode: "ordered", maxAttempts: 1, onPoison: "park" });
   await publish({ data: 1, key: "a" }, { data: 2, key: "a" }, { data: 3, key: "b" });
-  const first = await receive({ waitMs: 5_000 });
+  const first = await receive({ waitMs: 20_000 });
   expect((dataOf(first) as number[]).sort()).toEqual([1, 3]);
   const ofA = first.find(({ event }) => event.partitionkey === "a")!;
   await services.call("POST", group("/nack"), { token: ofA.token, kind: "retry", retryAfterMs: 0 });
@@ -189,7 +189,7 @@ test("one message of a key is out at a time; a parked key waits for its unpark, 
   expect((await services.call("POST", group("/unpark"), { key: "a" })).body).toEqual({ result: "ok" });
   expect((await services.call("POST", group("/unpark"), { key: "a" })).body).toEqual({ result: "not_found" });
   for (const expected of [1, 2]) {
-    const [delivery] = await receive({ waitMs: 5_000 });
+    const [delivery] = await receive({ waitMs: 20_000 });
     expect(delivery?.event.data).toBe(expected);
     await ack([delivery!.token]);
   }
@@ -230,15 +230,15 @@ test("a client that goes away while it waits takes nothing with it", async () =>
   expect(await waiting).toBe("left");
   await Bun.sleep(200);
   await publish({ data: 1 });
-  expect(dataOf(await receive({ waitMs: 5_000 }))).toEqual([1]);
+  expect(dataOf(await receive({ waitMs: 20_000 }))).toEqual([1]);
 });
 
 test("a token is good for its group alone, and garbage is lease_lost without spoiling the others", async () => {
   await declare();
   await declare({}, "h");
   await publish({ data: 1 });
-  const [own] = await receive({ waitMs: 5_000 });
-  const [foreign] = await receive({ waitMs: 5_000 }, 0, "h");
+  const [own] = await receive({ waitMs: 20_000 });
+  const [foreign] = await receive({ waitMs: 20_000 }, 0, "h");
   const { token } = own!;
   const flipped = token.slice(0, -2) + (token.endsWith("AA") ? "BB" : "AA");
   const garbage = [
@@ -277,7 +277,7 @@ test("groups that were not declared, or cannot be pulled from, say so", async ()
   expect((await services.call("POST", `${events}/archive/receive`, {})).body.code).toBe("FORBIDDEN");
   await services.call("PUT", `${events}/search`, { mode: "ordered", start: "latest" });
   await services.chat.group("ada", "bob");
-  const { body } = await services.call("POST", `${events}/search/receive`, { waitMs: 5_000 });
+  const { body } = await services.call("POST", `${events}/search/receive`, { waitMs: 20_000 });
   expect(body.deliveries[0].event.type).toBe("im.conversation.created");
 });
 

@@ -50,7 +50,7 @@ test("a prepared message is seen by nobody; its commit appends it once, whoever 
   expect(body.transactions.map((one: { id: string }) => one.id)).toContain(id);
   const commits = await Promise.all([0, 1, 0, 1].map((gateway) => call(`/${id}/commit`, undefined, gateway)));
   for (const commit of commits) expect([commit.status, commit.body.state]).toEqual([200, "committed"]);
-  expect(await received(5_000)).toEqual([{ order: 7 }]);
+  expect(await received(20_000)).toEqual([{ order: 7 }]);
   expect(await received(200)).toEqual([]);
   const late = await call(`/${id}/rollback`);
   expect([late.status, late.body.code, late.body.state]).toEqual([409, "CONFLICT", "committed"]);
@@ -100,7 +100,7 @@ test("checks are pulled and answered; unknown is asked again", async () => {
   expect((await answer(id, "unknown")).body).toEqual({ id, state: "prepared" });
   expect((await answer(id, "COMMIT")).body).toEqual({ id, state: "committed" });
   expect((await answer(id, "rollback")).status).toBe(409);
-  expect(await received(5_000)).toEqual([{ order: 1 }]);
+  expect(await received(20_000)).toEqual([{ order: 1 }]);
   expect((await checks()).body).toEqual({ checks: [] });
   expect((await answer(id, "commit", "another-group")).body.code).toBe("NOT_FOUND");
 });
@@ -116,7 +116,7 @@ test("a check URL is called, signed with the producer group's secret, and does w
   // The receiver reads the event of a webhook; of a check it is a member of the body.
   const options = { firstCheckMs: 0, checkUrl: receiver.url };
   const id = await prepare({ data: "yes" }, options);
-  await eventually(() => expect(receiver.calls.length).toBeGreaterThan(0), 10_000);
+  await eventually(() => expect(receiver.calls.length).toBeGreaterThan(0));
   const [first] = receiver.calls;
   expect(first!.signedBy).toEqual([group.checkSecret]);
   expect(first!.id).toBe(`${id}.1`);
@@ -137,7 +137,7 @@ test("a check URL's answers decide, nonsense does not", async () => {
   ] as const) {
     reply.body = body;
     const id = await prepare({ data: body }, options);
-    await eventually(async () => expect((await get(id)).body).toMatchObject({ state, checks: 1 }), 10_000);
+    await eventually(async () => expect((await get(id)).body).toMatchObject({ state, checks: 1 }));
     if (state === "prepared") await call(`/${id}/rollback`);
   }
   await server.stop(true);

@@ -149,9 +149,9 @@ test("a killed `bun run workers` takes its supervisor with it", async () => {
     stderr: "ignore",
   });
   const run = () => JSON.parse(readFileSync(join(folder.path, "run.json"), "utf8")) as { pid: number; ready: boolean };
-  await eventually(() => expect(run().ready).toBe(true), 15_000);
+  await eventually(() => expect(run().ready).toBe(true));
   const { pid } = run();
   expect(pid).not.toBe(child.pid);
   child.kill("SIGKILL");
-  await eventually(() => expect(isAlive(pid)).toBe(false), 15_000);
+  await eventually(() => expect(isAlive(pid)).toBe(false));
 });
