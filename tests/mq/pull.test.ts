@@ -94,7 +94,7 @@ test("forged, foreign and broken tokens are refused one by one, the others of th
 
 test("retry counts an attempt and waits; after maxAttempts a dead letter with its history; release counts none; reject buries", async () => {
   await using t = await openTestQueue("mq-pull", { partitions: 1 });
-  await using client = openPuller(t, pullGroup({ maxAttempts: 3, backoff: [300], leaseMs: 30_000 }));
+  await using client = openPuller(t, pullGroup({ maxAttempts: 3, backoff: [3_000], leaseMs: 30_000 }));
   await t.publish("k", 1, 3);
   const [one, two, three] = await client.receive({ max: 3 });
   expect(await client.nack(one!.token, { kind: "retry", reason: "shop is closed" })).toBe("ok");

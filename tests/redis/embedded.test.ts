@@ -63,12 +63,11 @@ async function spawnOwner({ dataDir, socketDir }: { dataDir: string; socketDir: 
 /** Kills the owner and everything that would end its Redis, so that Redis alone is left. */
 async function killWithGuard(owner: Bun.Subprocess, redisPid: number): Promise<void> {
   const guard = parentOf(redisPid);
-  // Between the deaths of its children and its own it would do its work.
-  process.kill(guard, "SIGSTOP");
-  for (const pid of [...childrenOf(guard).flatMap((pid) => [pid, ...childrenOf(pid)]), guard]) {
-    if (pid !== redisPid) process.kill(pid, "SIGKILL");
+  const others = [owner.pid, guard, ...childrenOf(guard).flatMap((pid) => [pid, ...childrenOf(pid)])];
+  // Who dies last would do his work on the death of the others: the owner, too, ends a Redis whose guard is gone.
+  for (const signal of ["SIGSTOP", "SIGKILL"] as const) {
+    for (const pid of others) if (pid !== redisPid) process.kill(pid, signal);
   }
-  owner.kill("SIGKILL");
   await owner.exited;
 }
 

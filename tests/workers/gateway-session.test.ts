@@ -33,8 +33,8 @@ describe("time", () => {
     await using chat = await openTestChat(store, { clock });
     using silent = await chat.dial();
     using open = await chat.connect("ada");
-    clock.shiftMs = 4_000;
-    await Bun.sleep(600);
+    clock.shiftMs = 2_000;
+    await Bun.sleep(300);
     expect(silent.socket.readyState).toBe(WebSocket.OPEN);
     clock.shiftMs = 6_000;
     expect((await silent.closed).code).toBe(4504);
