@@ -123,7 +123,7 @@ export function createScheduled({ committer, conversations, notifier, ...parts }
 
 const EXPIRED: SendResult = {
   ok: false,
-  error: new AppError("DEADLINE_EXCEEDED", "Its expireAt had passed when it could be sent"),
+  error: new AppError("REFUSED", "Its expireAt had passed when it could be sent"),
 };
 
 function toScheduled({ id, state, due, created, note, content }: AgendaItem): Scheduled {

@@ -337,7 +337,7 @@ describe("a scheduled message", () => {
     const content = JSON.parse((await world.store.redis.commands.hget(items, `${id}:`))!);
     await world.store.redis.commands.hset(items, `${id}:`, JSON.stringify({ ...content, expireAt: 1 }));
     expect(await world.queue.delayed.sendNow(await recordOf(ann, id))).toBe("ok");
-    await eventually(async () => expect(await listed(ann)).toMatchObject([{ id, code: "DEADLINE_EXCEEDED" }]));
+    await eventually(async () => expect(await listed(ann)).toMatchObject([{ id, code: "REFUSED" }]));
     expect(await world.chat.rows(conversation)).toEqual([]);
   });
 });
