@@ -45,6 +45,8 @@ export const USERS_IN_KEYS = {
   mutes: "own",
   hidden: "own",
   push: "own",
+  /** Digests of whom a device belongs to, for 60 days. */
+  pushHolder: "passing",
   /** His; in messages that others have scheduled he is looked for. */
   agenda: "agenda",
   agendaListed: "agenda",

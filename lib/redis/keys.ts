@@ -148,6 +148,11 @@ export function createKeys(prefix: string, partitions: number) {
     hidden: (id: string) => `${user(id)}:hidden`,
     /** hash device -> `<registration id> <address JSON>` (lib/im/push-requests.ts): how it is woken, at most 20. No expiry. */
     push: (id: string) => `${user(id)}:push`,
+    /**
+     * string, by a digest of an address at a push provider: a digest of the user and device that registered it last, for one phone is
+     * one person's at a time. Expires 60 days after it was registered or used.
+     */
+    pushHolder: (address: string) => `${at(partitionOf(address, partitions))}:push-holder:${address}`,
 
     // Broadcasts. Owner: lib/im, in gateway and extlogic. All of one go 30 days after it was created, or came to its end.
 

@@ -326,6 +326,22 @@ describe("a registration", () => {
     expect(JSON.parse(body).aps).toMatchObject({ alert: { title: ann, body: `${ann}: hello` }, badge: 1 });
   });
 
+  test("of a browser is its last user's: who was there before and did not log out is pushed nothing, and has none any more", async () => {
+    const { users, conversation } = await group("ann", "bob", "cid");
+    const [ann, bob, cid] = users;
+    const shared = service.subscribe(`${bob}-shared`);
+    for (const user of [bob, cid]) await put(user, "kiosk", { kind: "webpush", subscription: shared });
+    // Again, as an app does at each start.
+    await put(cid, "kiosk", { kind: "webpush", subscription: shared });
+    const seq = await say(ann, conversation, "whose?");
+    await end(bob, conversation, seq);
+    await eventually(async () => expect((await devicesOf(bob)).map(({ id }) => id)).toEqual(["phone"]));
+    expect(service.of(`${bob}-shared`)).toEqual([]);
+    await end(cid, conversation, seq);
+    await eventually(() => expect(textsOf(`${bob}-shared`)).toEqual([`${ann}: whose?`]));
+    expect((await devicesOf(cid)).map(({ id }) => id).sort()).toEqual(["kiosk", "phone"]);
+  });
+
   test("ends with its device, by itself, and is taken of no kind that is not set up", async () => {
     const { users, conversation } = await group("ann", "bob");
     const [ann, bob] = users;

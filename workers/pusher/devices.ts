@@ -5,6 +5,7 @@
  *
  *   sent      done                                   later     again then (Retry-After, not counted), else by the ladder
  *   gone      the registration is removed            refused   a dead letter at once
+ *             (as of one whose address is another's now)
  *   expired   our credentials: again at once, then by the ladder
  */
 
@@ -56,6 +57,11 @@ export function createDevicePusher(parts: DevicePusherParts): Service {
     const registration = (await pushDevices.of(user)).get(device);
     if (!registration) return;
     const { kind } = registration.address;
+    if (!(await pushDevices.holds(user, device, registration.address))) {
+      metrics.pushes.inc({ kind, outcome: "gone" });
+      await pushDevices.drop(user, device, registration.id);
+      return;
+    }
     const leave = crowd.enter(registration.address);
     try {
       const told: Told | undefined = "notice" in step ? step.notice : await look(user, step.conversation, step.seq);
