@@ -14,6 +14,8 @@ export interface PlannedUnit {
   readonly roles: readonly Role[];
   /** The highest layer of its roles: higher tiers stop first. Downstream services stop with the gateways. */
   readonly tier: number;
+  /** Heavy work alone, for whose answer nobody waits. */
+  readonly isHeavy: boolean;
   readonly environment: Readonly<Record<string, string>>;
   /** Of its gateway, if it has one. */
   readonly url: string | undefined;
@@ -38,6 +40,7 @@ export function planUnits({ instances, processes }: Arguments, config: Config, i
       ...unit,
       instance: `${installation}.${unit.name}`,
       tier: Math.max(...unit.roles.map((role) => LAYERS[role].layer || LAYERS.gateway.layer)),
+      isHeavy: unit.roles.every((role) => role === "extlogic"),
       environment: port === undefined ? {} : { SKEIN_PORT: String(port) },
       url: port === undefined ? undefined : urlOf(config.host, port),
     };

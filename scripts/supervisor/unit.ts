@@ -6,6 +6,7 @@
  *      └──────────────► gone: the supervisor ends
  */
 
+import { setPriority } from "node:os";
 import { backoffMs } from "../../lib/clock.ts";
 import { childEnvironment } from "../../lib/config.ts";
 import type { Log } from "../../lib/observability/index.ts";
@@ -42,6 +43,12 @@ interface UnitParts {
   readonly onGone: (error: Error) => void;
 }
 
+/**
+ * Of a unit of heavy work, its starts included: it takes the cores that nobody else wants, and a tenth of one that others want. Two
+ * cores, a broadcast at 300/s, extlogic killed three times: people's deliveries had a p99 of 2.6 times the idle one, so 2.0.
+ */
+const HEAVY_NICENESS = 10;
+
 const UNIT = new URL("../../workers/unit.ts", import.meta.url).pathname;
 
 export function superviseUnit(planned: PlannedUnit, { redisUrl, log, output, onStart, onGone }: UnitParts): Unit {
@@ -73,6 +80,7 @@ export function superviseUnit(planned: PlannedUnit, { redisUrl, log, output, onS
       },
     });
     child = started;
+    if (planned.isHeavy) yieldToOthers(started.pid);
     onStart(started.pid);
     await Promise.all([
       output.follow(planned.name, started.stdout),
@@ -115,4 +123,13 @@ export function superviseUnit(planned: PlannedUnit, { redisUrl, log, output, onS
       child?.kill("SIGKILL");
     },
   };
+}
+
+/** Right after its start: threads that it makes inherit it. */
+function yieldToOthers(pid: number): void {
+  try {
+    setPriority(pid, HEAVY_NICENESS);
+  } catch {
+    // It has ended already.
+  }
 }

@@ -2,6 +2,7 @@
 
 import { expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { getPriority } from "node:os";
 import { join } from "node:path";
 import { freePort } from "../../lib/free-port.ts";
 import { startSkein } from "../../scripts/harness.ts";
@@ -38,12 +39,13 @@ test("no secret shows in what is printed", async () => {
 });
 
 test("a dead unit is started again, and its users go on", async () => {
-  await using skein = await startSkein({ roles: ["gateway=2", "logic", "archive"], processes: true });
-  expect(Object.keys(skein.pids()).sort()).toEqual(["archive", "gateway", "gateway.2", "logic", "redis"]);
+  await using skein = await startSkein({ roles: ["gateway=2", "logic", "archive", "extlogic"], processes: true });
+  const names = ["archive", "extlogic", "gateway", "gateway.2", "logic", "redis"];
+  expect(Object.keys(skein.pids()).sort()).toEqual(names);
   expect(skein.urls.length).toBe(2);
   const talk = await openTalk({ url: skein.urls[1]!, serviceKey: skein.serviceKey });
   await talk.say("before");
-  for (const name of ["logic", "gateway.2", "archive"]) {
+  for (const name of ["logic", "gateway.2", "archive", "extlogic"]) {
     const pid = skein.pids()[name];
     skein.kill(name, "SIGKILL");
     await eventually(() => expect(skein.pids()[name]).not.toBe(pid));
@@ -51,6 +53,9 @@ test("a dead unit is started again, and its users go on", async () => {
     await talk.say(`after ${name}`);
   }
   expect(await talk.heard()).toContain("after archive");
+  // Heavy work yields to what people wait for, started again or not.
+  const yielding = names.filter((name) => getPriority(skein.pids()[name]!) > getPriority(process.pid));
+  expect(yielding).toEqual(["extlogic"]);
 });
 
 test("Redis killed with -9 is back under the running units, with what was acknowledged", async () => {
