@@ -275,43 +275,53 @@ describe.each(databases)("%s", (_name, database) => {
       expect(seen.slice(0, 7)).toEqual(["c4/20", "c4/19", "c4/18", "c4/17", "c4/16", "c4/15", "c3/20"]);
     });
 
-    test("finds the same of a word that many entries have, and of one that few have", async () => {
-      await using world = await setup();
-      const conversations = Array.from({ length: 6 }, (_, i) => `c${i}`);
-      const at = (seq: number, c: number) => 1_000 + Math.floor((seq * (c + 1)) / 3);
-      // A hole in each timeline, at another place.
-      const seqOf = (i: number, c: number) => (i < 40 * c ? i + 1 : i + 1 + 100 * c);
-      await world.store.write(
-        conversations.flatMap((conversation, c) =>
-          Array.from({ length: 300 }, (_, i) => {
-            const text = i % 50 === 7 ? "often seldom" : "often";
-            return said(seqOf(i, c), text, { conversation, committedAt: at(seqOf(i, c), c) });
-          }),
-        ),
-      );
-      const ordered = conversations
-        .slice(1)
-        .flatMap((conversation, c) =>
-          Array.from({ length: 300 }, (_, i) => {
-            const seq = seqOf(i, c + 1);
-            return { conversation, seq, at: at(seq, c + 1), text: i % 50 === 7 ? "seldom" : "" };
-          }),
-        )
-        .sort((a, b) => b.at - a.at || b.conversation.localeCompare(a.conversation) || b.seq - a.seq);
-      const hits = ordered.map(({ conversation, seq, at }) => ({ conversation, seq, at }));
-      const seldom = hits.filter((_, i) => ordered[i]!.text === "seldom");
-      const timelines = conversations.slice(1).map((conversation) => ({ conversation, epoch: "e1" }));
-      for (const [text, expected] of [
-        ["often", hits],
-        ["seldom", seldom],
-      ] as const) {
-        for (const from of [0, 1, 13, expected.length - 20]) {
-          const before = from === 0 ? {} : { before: expected[from - 1]! };
-          const found = await world.store.search({ timelines, text, limit: 10, ...before });
-          expect(found).toEqual(expected.slice(from, from + 10));
+    test.each([
+      { count: 6, length: 300 },
+      { count: 70, length: 30 },
+    ])(
+      "finds the same of a word that many entries have, and of one that few have: $count conversations",
+      async ({ count, length }) => {
+        await using world = await setup();
+        const conversations = Array.from({ length: count }, (_, i) => `c${i}`);
+        const at = (seq: number, c: number) => 1_000 + Math.floor((seq * (c + 1)) / 3);
+        // A hole in each timeline, at another place.
+        const seqOf = (i: number, c: number) => (i < 40 * c ? i + 1 : i + 1 + 100 * c);
+        const moreOf = (i: number, c: number) =>
+          [i % 50 === 7 ? "seldom" : "", i % 9 === 4 && c < 4 ? "rare" : ""].join(" ");
+        await world.store.write(
+          conversations.flatMap((conversation, c) =>
+            Array.from({ length }, (_, i) => {
+              return said(seqOf(i, c), `often ${moreOf(i, c)}`, { conversation, committedAt: at(seqOf(i, c), c) });
+            }),
+          ),
+        );
+        const ordered = conversations
+          .slice(1)
+          .flatMap((conversation, c) =>
+            Array.from({ length }, (_, i) => {
+              const seq = seqOf(i, c + 1);
+              return { conversation, seq, at: at(seq, c + 1), more: moreOf(i, c + 1) };
+            }),
+          )
+          .sort((a, b) => b.at - a.at || b.conversation.localeCompare(a.conversation) || b.seq - a.seq);
+        const hits = ordered.map(({ conversation, seq, at }) => ({ conversation, seq, at }));
+        const those = (word: string) => hits.filter((_, i) => ordered[i]!.more.includes(word));
+        const timelines = conversations.slice(1).map((conversation) => ({ conversation, epoch: "e1" }));
+        for (const [text, expected] of [
+          ["often", hits],
+          ["seldom", those("seldom")],
+          // In conversations that were active last long ago.
+          ["rare", those("rare")],
+          ["often rare", those("rare")],
+        ] as const) {
+          for (const from of [0, 1, 13, expected.length - 20].filter((from) => from in expected)) {
+            const before = from === 0 ? {} : { before: expected[from - 1]! };
+            const found = await world.store.search({ timelines, text, limit: 10, ...before });
+            expect(found).toEqual(expected.slice(from, from + 10));
+          }
         }
-      }
-    });
+      },
+    );
 
     test("knows an entry by its text as it is now, in whatever order changes come", async () => {
       await using world = await setup();
