@@ -15,6 +15,7 @@ import {
 import { silentLog } from "../../lib/observability/index.ts";
 import type { RedisConnections } from "../../lib/redis/index.ts";
 import { deafFor } from "../support/deaf.ts";
+import { appended } from "../support/delayed.ts";
 import { eventually } from "../support/eventually.ts";
 import { Numbered, openTestQueue, range, type TestQueue } from "../support/queue.ts";
 import { refusal } from "../support/refusal.ts";
@@ -22,13 +23,16 @@ import { caughtUp, FORMS, type Form, numbersIn } from "../support/transactions.t
 import { sendTwice } from "../support/twice.ts";
 
 const next = defineTopic("next", { schema: Numbered });
+/** None ends while the test's process stands still. */
+const LONG_MS = 30_000;
 
 /** A group of either mode, with a handler that sees one message or many. */
 function groupOf(
   [mode, kind]: Form,
   handle: (messages: readonly Message<Numbered>[], context: DeliveryContext) => unknown,
+  leaseMs: number,
 ): ConsumeOptions<Numbered> {
-  const base = { group: "g", mode, backoff: [5], leaseMs: 1_000, maxAttempts: Number.POSITIVE_INFINITY } as const;
+  const base = { group: "g", mode, backoff: [5], leaseMs, maxAttempts: Number.POSITIVE_INFINITY } as const;
   return kind === "single"
     ? { ...base, handle: (message, context) => handle([message], context) }
     : { ...base, handleBatch: handle };
@@ -52,8 +56,8 @@ describe.each(FORMS)("%s group, %s handler", (...form) => {
   const consume = (
     t: TestQueue,
     handle: (messages: readonly Message<Numbered>[], context: DeliveryContext) => unknown,
-    queue: Queue = t.queue,
-  ) => t.run(queue.consume(t.topic, groupOf(form, handle)));
+    { queue = t.queue, leaseMs = LONG_MS }: { queue?: Queue; leaseMs?: number } = {},
+  ) => t.run(queue.consume(t.topic, groupOf(form, handle, leaseMs)));
 
   test("ack, writes and next messages are one", async () => {
     await using t = await open();
@@ -128,7 +132,8 @@ describe.each(FORMS)("%s group, %s handler", (...form) => {
     await consume(
       t,
       (messages, { commit }) => commit({ writes: [["INCRBY", "sum", sumOf(messages)]], publish: nextOf(messages) }),
-      queue,
+      // So short that some leases end before an answer is heard.
+      { queue, leaseMs: 1_000 },
     );
     for (const from of range(0, 9)) {
       await t.publish("k", 10 * from + 1, 10 * from + 10);
@@ -210,7 +215,8 @@ test("a key goes on when the handler that committed its message has returned: ke
   const ended = new Map<string, number>();
   await t.run(
     t.queue.consume(t.topic, {
-      ...{ group: "g", mode: "ordered", backoff: [1] },
+      // Of 140 messages that fail every other time, one in a thousand runs fails as often as the default allows.
+      ...{ group: "g", mode: "ordered", backoff: [1], maxAttempts: Number.POSITIVE_INFINITY },
       async handle({ key, data: { n } }, { commit }) {
         if ((ended.get(key) ?? 0) !== n - 1) faults.push(`${key}: ${n} was handed out behind ${ended.get(key)}`);
         begun.set(key, n);
@@ -285,7 +291,6 @@ test("next messages may be delayed, and of any partition", async () => {
       .map((i) => `far${i}`)
       .find((key) => partitionOf(key) !== partitionOf("k"))!,
   ];
-  // Far enough off to be seen waiting on a busy machine.
   const deliverAt = Date.now() + 1_500;
   await t.run(
     t.queue.consume(t.topic, {
@@ -309,10 +314,9 @@ test("next messages may be delayed, and of any partition", async () => {
   await t.publish("k", 1, 1);
   await caughtUp(t);
   expect(await numbersIn(t, "next")).toEqual(expect.arrayContaining([1, 5, 6]));
-  expect((await t.queue.delayed.list({ topic: "next" })).messages.length).toBeGreaterThan(0);
   await eventually(async () => expect(await numbersIn(t, "next")).toEqual([1, 2, 3, 4, 5, 6]));
-  const late = await t.store.redis.commands.xrevrange(t.store.keys.topic("next", partitionOf(there)), "+", "-");
-  expect(Number(late[0]![0].split("-")[0])).toBeGreaterThanOrEqual(deliverAt);
+  const late = (await appended(t, "next")).filter(({ n }) => n === 3 || n === 4);
+  expect(late.filter(({ at }) => at < deliverAt)).toEqual([]);
 });
 
 test("what does not fit is refused with its field, and so is what the layer rules forbid", async () => {
@@ -376,15 +380,15 @@ test("a broadcast group has no transactions", async () => {
   await eventually(() => expect(errors.map(({ code }) => code)).toEqual(["INVALID"]));
 });
 
-/** Makes another the holder of what the handler has in hand, for a moment. */
+/** Makes another the holder of what the handler has in hand, one whose lease is over. */
 async function steal(t: TestQueue, [mode]: Form, { entry, partition }: Message<Numbered>): Promise<void> {
   const { keys, redis } = t.store;
   if (mode === "ordered") {
     const lease = keys.lease("t", partition, "g");
     const token = await redis.commands.hget(lease, "token");
-    await redis.commands.hset(lease, { owner: "thief", token: String(Number(token) + 1) });
+    await redis.commands.hset(lease, { owner: "thief", token: String(Number(token) + 1), until: 0 });
   } else {
     const stream = keys.topic("t", partition);
-    await redis.commands.call("XCLAIM", stream, "g", "thief", "0", entry);
+    await redis.commands.call("XCLAIM", stream, "g", "thief", "0", entry, "IDLE", String(LONG_MS));
   }
 }

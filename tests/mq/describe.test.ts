@@ -19,6 +19,8 @@ test("tells lag, the oldest message's age, dead letters, and who paused it since
     );
   }
   await t.publish("k", 1, 3);
+  // What a paused group has not read it does not read.
+  await eventually(async () => expect(await t.deadLetters("stuck")).toHaveLength(1));
   const before = Date.now();
   await t.queue.control.pause(t.topic, "stuck", "migration");
   await eventually(async () => {

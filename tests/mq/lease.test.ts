@@ -9,11 +9,14 @@ import { silentLog } from "../../lib/observability/index.ts";
 import { eventually } from "../support/eventually.ts";
 import { letterOf, type Numbered, openTestQueue, range, type TestQueue } from "../support/queue.ts";
 
-const LEASE_MS = 1_000;
+/** Of leases whose end is waited for. */
+const BRIEF_MS = 1_000;
+/** Of leases that must not end while the test's process stands still. */
+const LONG_MS = 60_000;
 
-function siteOf(t: TestQueue, member: string, session: string): LeaseSite {
+function siteOf(t: TestQueue, member: string, session: string, leaseMs = LONG_MS): LeaseSite {
   const { redis, keys, metrics } = t.store;
-  const options: ConsumeOptions<Numbered> = { group: "g", mode: "ordered", leaseMs: LEASE_MS, handle: () => undefined };
+  const options: ConsumeOptions<Numbered> = { group: "g", mode: "ordered", leaseMs, handle: () => undefined };
   return {
     context: { redis, keys, metrics, clock: systemClock, log: silentLog, member },
     topic: "t",
@@ -40,10 +43,14 @@ async function registered(name: string): Promise<TestQueue> {
 
 test("a lease is one member's; it is free after its time, with a higher token", async () => {
   await using t = await registered("mq-lease");
-  const first = await take(siteOf(t, "a", "1"));
+  await take(siteOf(t, "a", "1"));
   expect(await acquireLease(siteOf(t, "b", "2"))).toBe("held");
+  const first = await take(siteOf(t, "a", "1", BRIEF_MS));
+  const { until } = await t.lease("g", "k");
   const second = await eventually(() => take(siteOf(t, "b", "2")));
   expect(second.token).toBeGreaterThan(first.token);
+  // A token is the time, in µs, when it was granted.
+  expect(second.token).toBeGreaterThanOrEqual(Number(until) * 1_000);
   expect(second).toMatchObject({ previousOwner: "a" });
 });
 
@@ -60,7 +67,7 @@ test("a holder that vanished counts against what it may have had in hand, and no
 test("a holder that was away past its lease is refused, told by its signal, and changes nothing", async () => {
   await using t = await registered("mq-lease");
   let lost = 0;
-  const site = siteOf(t, "a", "1");
+  const site = siteOf(t, "a", "1", BRIEF_MS);
   const zombie = new PartitionLease(site, { ...(await take(site)), askedAt: performance.now() + 60_000 }, () => {
     lost += 1;
   });
@@ -76,7 +83,7 @@ test("a holder that was away past its lease is refused, told by its signal, and 
 
 test("a holder that could not renew in time stops by itself, before anyone else takes over", async () => {
   await using t = await registered("mq-lease");
-  const site = siteOf(t, "a", "1");
+  const site = siteOf(t, "a", "1", BRIEF_MS);
   const lease = new PartitionLease(site, await take(site), () => undefined);
   await eventually(() => expect(lease.isHeld()).toBe(false));
   expect(lease.signal.reason).toMatchObject({ code: "LEASE_LOST" });

@@ -21,13 +21,11 @@ export function firingOf(t: TestQueue): Firing {
   return new Firing(contextOf(t));
 }
 
-/** Data of the topic's entries in all partitions, with the ms of their append. */
-export async function appended(t: TestQueue): Promise<{ n: number; at: number }[]> {
+/** Data of a topic's entries in all partitions, with the ms of their append. */
+export async function appended(t: TestQueue, topic = t.topic.name): Promise<{ n: number; at: number }[]> {
   const { redis, keys, partitions } = t.store;
   const entries = await Promise.all(
-    Array.from({ length: partitions }, (_, partition) =>
-      redis.commands.xrange(keys.topic(t.topic.name, partition), "-", "+"),
-    ),
+    Array.from({ length: partitions }, (_, partition) => redis.commands.xrange(keys.topic(topic, partition), "-", "+")),
   );
   return entries
     .flat()
