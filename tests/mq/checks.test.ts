@@ -28,7 +28,7 @@ const noting =
   };
 const idOf = ({ id }: Check) => id;
 const numberOf = ({ checks }: Check) => checks;
-const soon = () => AbortSignal.timeout(5_000);
+const soon = () => AbortSignal.timeout(20_000);
 
 async function answersOf(t: TestQueue): Promise<Record<string, number>> {
   const { values } = await t.store.metrics.checks.get();
@@ -242,7 +242,8 @@ describe("the end", () => {
 
 describe("by HTTP", () => {
   test("halves with a check URL go to the caller, and not to members of their group", async () => {
-    await using t = await open(FAST);
+    // No third check within the test, however late the answer to the second comes.
+    await using t = await open({ ...FAST, checkWaitsMs: [5, 60_000, 60_000] });
     const checkUrl = "https://shop.example/checks";
     const half = await prepare(t, 1, { checkUrl });
     const plain = await prepare(t, 2);
@@ -261,7 +262,8 @@ describe("by HTTP", () => {
     await eventually(async () => {
       expect([await stateOf(t, half.id), await stateOf(t, plain.id)]).toEqual(["committed", "rolled_back"]);
     });
-    expect(inProcess).toEqual([plain.id]);
+    // Its second check may come before the answer to the first is done.
+    expect(new Set(inProcess)).toEqual(new Set([plain.id]));
     expect(called.map(({ id, checks, checkUrl: url }) => [id, checks, url])).toEqual([
       [half.id, 1, checkUrl],
       [half.id, 2, checkUrl],

@@ -8,8 +8,16 @@ import { silentLog } from "../../lib/observability/index.ts";
 import { eventually } from "../support/eventually.ts";
 import { letterOf, type Numbered, openTestQueue, range, type TestQueue } from "../support/queue.ts";
 
-const soft = () => AbortSignal.timeout(5_000);
+const soft = () => AbortSignal.timeout(20_000);
+/** Long enough that nobody loses what he has in hand while the process stands still. */
+const LEASE_MS = 30_000;
 const AT_ONCE = [1];
+
+/** Makes what the member "gone" holds of partition 0 look as if it had been silent for as long as its lease. */
+async function letLeaseEnd({ store: { redis, keys } }: TestQueue, entries: readonly string[]): Promise<void> {
+  const stream = keys.topic("t", 0);
+  await redis.commands.call("XCLAIM", stream, "g", "gone", 0, ...entries, "IDLE", LEASE_MS + 1, "JUSTID");
+}
 
 async function pendingCount(t: TestQueue, group = "g"): Promise<number> {
   const { redis, keys, partitions } = t.store;
@@ -153,11 +161,13 @@ test("what a member had in hand when it died is its own again after a restart, o
   await redis.commands.xreadgroup("GROUP", "g", "m", "COUNT", 1, "STREAMS", stream, ">");
   await t.run(
     t.queue.consume(t.topic, {
-      ...{ group: "g", mode: "concurrent", leaseMs: 1_000 },
+      ...{ group: "g", mode: "concurrent", leaseMs: LEASE_MS },
       handle: ({ data, attempt }, { token }) => seen.push(`${data.n} attempt ${attempt} token ${token}`),
     }),
   );
-  await eventually(() => expect(seen).toEqual(["2 attempt 1 token 2"]), 500);
+  await eventually(() => expect(seen).toEqual(["2 attempt 1 token 2"]));
+  const [[entry]] = (await redis.commands.xrange(stream, "-", "+")) as [[string, string[]]];
+  await letLeaseEnd(t, [entry]);
   await eventually(() => expect(seen).toEqual(["2 attempt 1 token 2", "1 attempt 1 token 2"]));
   await eventually(async () => expect(await pendingCount(t)).toBe(0));
   expect((await t.store.metrics.takeovers.get()).values).toMatchObject([{ value: 2 }]);
@@ -165,18 +175,29 @@ test("what a member had in hand when it died is its own again after a restart, o
 
 test("a lease is renewed while its handler works", async () => {
   await using t = await openTestQueue("mq-concurrent", { partitions: 1 });
+  const { redis, keys } = t.store;
   let deliveries = 0;
+  const gate = Promise.withResolvers<void>();
+  // Renewed from a third of it on; the rest is room for a process that stands still.
   const options: ConsumeOptions<Numbered> = {
-    ...{ group: "g", mode: "concurrent", leaseMs: 1_000 },
+    ...{ group: "g", mode: "concurrent", leaseMs: 9_000 },
     async handle() {
       deliveries += 1;
-      await Bun.sleep(2_500);
+      await gate.promise;
     },
   };
   await t.run(t.queue.consume(t.topic, options));
   await t.run(t.member("other").consume(t.topic, options));
   await t.publish("k", 1, 1);
   await eventually(() => expect(deliveries).toBe(1));
+  let silentMs = 0;
+  await eventually(async () => {
+    const [[, , idleMs]] = (await redis.commands.xpending(keys.topic("t", 0), "g", "-", "+", 1)) as [unknown[]];
+    const before = silentMs;
+    silentMs = Number(idleMs);
+    expect(silentMs).toBeLessThan(before);
+  });
+  gate.resolve();
   await eventually(async () => expect(await pendingCount(t)).toBe(0));
   expect(deliveries).toBe(1);
 });
@@ -230,12 +251,16 @@ test("a delivery whose holders were lost three times is handed out alone; lost t
   // Lost with all else; alone for the third time; waiting beside that one, once and for the third time.
   const records = ["0 2 0 ", "0 8 0 ", "0 3 0 ", "0 7 0 "].flatMap((record, i) => [entries[i]![0], record]);
   await redis.commands.hset(keys.attempts("t", 0, "g"), ...records);
+  await letLeaseEnd(
+    t,
+    entries.map(([entry]) => entry),
+  );
   let inHand = 0;
   const seen: string[] = [];
   await t.publish("k", 5, 12);
   await t.run(
     t.queue.consume(t.topic, {
-      ...{ group: "g", mode: "concurrent", leaseMs: 1_000 },
+      ...{ group: "g", mode: "concurrent", leaseMs: LEASE_MS },
       async handle({ data }) {
         inHand += 1;
         seen.push(data.n < 5 ? `${data.n} of ${inHand}` : String(data.n));

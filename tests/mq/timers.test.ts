@@ -12,15 +12,22 @@ import { startTestRedis } from "../support/redis-server.ts";
 import { sendTwice } from "../support/twice.ts";
 
 const HOUR_MS = 3_600_000;
-const soft = () => AbortSignal.timeout(5_000);
+const soft = () => AbortSignal.timeout(20_000);
 
-/** Publishes n = 1..count, all due within `spreadMs` from `fromMs` on; resolves to when each is due. */
+/**
+ * Publishes n = 1..count, all due within `spreadMs` from `fromMs` on; resolves to when each is due. With a condition, so that what is due
+ * already when Redis hears of it (a process may stand still before) waits for its timer, too.
+ */
 async function publishDue(t: TestQueue, count: number, fromMs: number, spreadMs: number): Promise<Map<number, number>> {
   const now = await redisNow(t.store);
   const due = new Map(range(1, count).map((n) => [n, now + fromMs + Math.floor((spreadMs * n) / count)]));
   await t.queue.publishMany(
     t.topic,
-    [...due].map(([n, deliverAt]) => ({ type: "numbered", key: `k${n % 7}`, data: { n }, deliverAt })),
+    [...due].map(([n, deliverAt]) => {
+      const key = `k${n % 7}`;
+      const condition = { kind: "keyAbsent", key: t.queue.own(key, "answered").key } as const;
+      return { type: "numbered", key, data: { n }, deliverAt, condition };
+    }),
   );
   return due;
 }
@@ -33,6 +40,14 @@ async function expectAllOnce(t: TestQueue, due: ReadonlyMap<number, number>): Pr
   expect(entries.filter(({ n, at }) => at < due.get(n)!)).toEqual([]);
 }
 
+/** Whether an order to a message due at `dueMs` was obeyed. It must be, but for a process that stood still until that time. */
+async function isInTime(t: TestQueue, dueMs: number, order: Promise<string>): Promise<boolean> {
+  const answer = await order;
+  if ((await redisNow(t.store)) < dueMs) expect(answer).toBe("ok");
+  else expect(answer).toBeOneOf(["ok", "already_fired"]);
+  return answer === "ok";
+}
+
 /** The keys that BullMQ has. */
 function bullKeys({ store }: TestQueue): Promise<string[]> {
   return store.redis.commands.keys(`${store.keys.timers()}*`);
@@ -43,7 +58,6 @@ const shifted = (byMs: number): Clock => ({ ...systemClock, now: () => Date.now(
 test("delayed messages come when they are due, once, and how late is measured", async () => {
   await using t = await openTestQueue("mq-timers");
   await t.run(t.queue.createTimers());
-  // Late enough that none is due already when it is published.
   const due = await publishDue(t, 300, 1_500, 400);
   await expectAllOnce(t, due);
   await eventually(async () => {
@@ -69,11 +83,12 @@ test("on a connection that sends every script twice each message comes once, and
   sendTwice(t.store.redis.commands);
   await t.run(t.queue.createTimers());
   const due = await publishDue(t, 100, 1_000, 200);
-  const { id } = await t.queue.publish(t.topic, { type: "a", data: { n: 0 }, deliverAt: [...due.values()][50]! });
-  expect(await t.queue.delayed.cancel(id)).toBe("ok");
+  const deliverAt = [...due.values()][50]!;
+  const { id } = await t.queue.publish(t.topic, { type: "a", data: { n: 0 }, deliverAt });
+  const late: [number, number][] = (await isInTime(t, deliverAt, t.queue.delayed.cancel(id))) ? [] : [[0, deliverAt]];
   const at = await t.queue.publish(t.topic, { type: "a", key: "k", data: { n: 101 }, deliverAt: 1 });
   expect(at).toMatchObject({ entry: expect.stringMatching(/-/) as string, duplicate: false });
-  await expectAllOnce(t, new Map([...due, [101, 1]]));
+  await expectAllOnce(t, new Map([...late, ...due, [101, 1]]));
 });
 
 test("a moved message comes at its new time, earlier or later, and a cancelled one never", async () => {
@@ -87,16 +102,15 @@ test("a moved message comes at its new time, earlier or later, and a cancelled o
     publish(2, now + 1_500),
     publish(3, now + 1_500),
   ]);
-  await t.queue.delayed.move(earlier.id, now + 1_000);
-  await t.queue.delayed.move(later.id, now + 1_800);
-  await t.queue.delayed.cancel(cancelled.id);
-  await expectAllOnce(
-    t,
-    new Map([
-      [1, now + 1_000],
-      [2, now + 1_800],
-    ]),
-  );
+  expect(await t.queue.delayed.move(earlier.id, now + 1_000)).toBe("ok");
+  const isMoved = await isInTime(t, now + 1_500, t.queue.delayed.move(later.id, now + 1_800));
+  const isCancelled = await isInTime(t, now + 1_500, t.queue.delayed.cancel(cancelled.id));
+  const due = new Map([
+    [1, now + 1_000],
+    [2, now + (isMoved ? 1_800 : 1_500)],
+  ]);
+  if (!isCancelled) due.set(3, now + 1_500);
+  await expectAllOnce(t, due);
 });
 
 test("a timer that comes too early fires nothing, and comes again", async () => {
@@ -109,11 +123,12 @@ test("a timer that comes too early fires nothing, and comes again", async () => 
   const timer = async () => (await commands.zrange(delayed, "0", "-1")).find((id) => !id.startsWith("repeat:"));
   const id = await eventually(async () => {
     const found = await timer();
-    expect(found).toBeDefined();
-    return found!;
+    // Or the process stood still until its time, and it has come.
+    if (found === undefined) expect(await appended(t)).toHaveLength(1);
+    return found;
   });
   // As a process with a fast clock would have it: due now.
-  await commands.zadd(delayed, "0", id);
+  if (id !== undefined) await commands.zadd(delayed, "XX", "0", id);
   await commands.zadd(`${t.store.keys.timers()}:timers:marker`, "0", "1");
   await expectAllOnce(t, new Map([[1, now + 1_500]]));
 });
@@ -124,7 +139,11 @@ test.concurrent("with BullMQ's keys gone everything still comes, and the chores 
   const chore: Chore = { name: "count", everyMs: 1_000, run: async () => (runs += 1) };
   await t.run(t.queue.createTimers({ chores: [chore] }));
   const due = await publishDue(t, 100, 400, 2_500);
-  await eventually(async () => expect((await bullKeys(t)).length).toBeGreaterThan(100));
+  await eventually(async () => {
+    const timers = (await bullKeys(t)).filter((key) => /:timers:[0-9A-Z]{20}-\d+\.\d+$/.test(key));
+    // Some may have come already.
+    expect(timers.length + (await appended(t)).length).toBeGreaterThanOrEqual(100);
+  });
   await eventually(() => expect(runs).toBeGreaterThan(0));
   const { commands } = t.store.redis;
   await commands.del(...(await bullKeys(t)));
