@@ -1,6 +1,7 @@
 /** Webhooks end to end: HTTP declares and publishes, extlogic posts, a receiver answers. */
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
+import { freePort } from "../../lib/free-port.ts";
 import { startSkein } from "../../scripts/harness.ts";
 import { worker as extlogic } from "../../workers/extlogic/main.ts";
 import { eventually } from "../support/eventually.ts";
@@ -180,9 +181,8 @@ test("a webhook that is taken away gets no more, and the group goes on from its 
 
 test("a receiver that is away costs a few attempts and no dead letters; when it is back everything comes", async () => {
   const { declare, publish, deadLetters } = openHooked();
-  const first = openReceiver({ secrets: [SECRET] });
-  const { port, url } = first;
-  await first[Symbol.asyncDispose]();
+  const port = freePort();
+  const url = `http://127.0.0.1:${port}/hook`;
   await declare("g", { mode: "concurrent", webhook: { url, secret: SECRET }, maxAttempts: 12, backoff: [100] });
   await publish(...Array.from({ length: 30 }, (_, n) => ({ data: n })));
   await Bun.sleep(2_500);
