@@ -159,8 +159,10 @@ export async function openTestChat(
     },
     dial,
     async connect(user, on) {
+      // First: a socket has 5 s to open its session.
+      const token = await chat.token(user);
       const client = await dial(on);
-      await client.request("session.open", { token: await chat.token(user) });
+      await client.request("session.open", { token });
       return client;
     },
     http(user, method, path, body) {

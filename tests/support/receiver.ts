@@ -19,7 +19,6 @@ export interface Received {
 
 export interface Receiver extends AsyncDisposable {
   readonly url: string;
-  readonly port: number;
   readonly calls: readonly Received[];
 }
 
@@ -55,7 +54,6 @@ export function openReceiver({
   });
   return {
     url: `http://127.0.0.1:${server.port}/hook`,
-    port: server.port!,
     calls,
     [Symbol.asyncDispose]: () => server.stop(true),
   };

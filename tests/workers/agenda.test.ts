@@ -94,8 +94,10 @@ test("on the socket all connections of the user hear what has come", async () =>
   const { reminder } = await phone.request("reminder.create", { at: 0, text: "tea" });
   const { scheduled } = await phone.request("message.send", {
     ...{ conversation: conversation.id, clientId: "c1", body: text("later") },
-    deliverAt: Date.now() + 200,
+    deliverAt: Date.now() + HOUR_MS,
   });
+  // Not put off by some ms: a time that has passed when it arrives puts nothing off.
+  expect(await phone.request("scheduled.move", { id: scheduled, at: 1 })).toEqual({ result: "ok" });
   for (const device of [phone, laptop]) {
     expect(await device.next("reminder")).toMatchObject({ reminder: { id: reminder.id, state: "fired", text: "tea" } });
     expect(await device.next("scheduled")).toMatchObject({ scheduled: { id: scheduled, state: "sent", seq: 1 } });
@@ -117,9 +119,12 @@ test("the client library puts off and hears", async () => {
   client.on("reminder", ({ reminder }) => heard.push(`reminder ${reminder.text}`));
   client.on("scheduled", ({ scheduled }) => heard.push(`scheduled ${scheduled.state} ${scheduled.code}`));
   const { conversation } = await client.create({ type: "group", members: [] });
-  await client.remind({ at: 0, text: "tea" });
-  const put = await client.schedule(conversation.id, "later", Date.now() + 300);
+  await client.remind({ at: Date.now() + 200, text: "tea" });
+  const put = await client.schedule(conversation.id, "later", Date.now() + HOUR_MS);
   expect(put).toHaveProperty("scheduled");
   await client.request("conversation.dissolve", { conversation: conversation.id });
+  // Due only now: it must find the conversation dissolved.
+  const { scheduled } = put as { scheduled: string };
+  expect(await client.request("scheduled.move", { id: scheduled, at: 1 })).toEqual({ result: "ok" });
   await eventually(() => expect(heard.toSorted()).toEqual(["reminder tea", "scheduled refused FORBIDDEN"]));
 });

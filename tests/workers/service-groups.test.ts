@@ -113,14 +113,19 @@ test.each(["ordered", "concurrent"] as const)(
     expect((await services.call("POST", group("/pause"), { reason: "repairs" })).body).toEqual({ result: "ok" });
     expect(await stateOf()).toMatchObject({ paused: { at: expect.any(Number), reason: "repairs" } });
     await Bun.sleep(1_500);
-    await publish(2);
-    await Bun.sleep(300);
-    expect(taken).toEqual([1]);
+    // Members hear of it within a second of their own time: one that stood still takes what comes until then.
+    let last = 1;
+    await eventually(async () => {
+      last += 1;
+      await publish(last);
+      await Bun.sleep(300);
+      expect(taken).not.toContain(last);
+    });
     // Both take no body, and each again has no effect.
     expect((await services.call("POST", group("/pause"))).status).toBe(200);
     for (let i = 0; i < 2; i++) expect((await services.call("POST", group("/resume"))).status).toBe(200);
     expect((await stateOf()).paused).toBeUndefined();
-    await eventually(() => expect(taken).toEqual([1, 2]));
+    await eventually(() => expect(taken).toEqual(Array.from({ length: last }, (_, i) => i + 1)));
   },
 );
 
