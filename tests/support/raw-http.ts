@@ -1,5 +1,7 @@
 /** One HTTP exchange, byte for byte as given: for what a well-behaved client would never send. */
 
+import { WITHIN_MS } from "./eventually.ts";
+
 export interface RawAnswer {
   /** Undefined: closed without an answer. */
   readonly status: number | undefined;
@@ -7,7 +9,7 @@ export interface RawAnswer {
 }
 
 /** Sends `bytes` and resolves with the answer's head as soon as it is there, or when the peer closes, or after `withinMs`. */
-export function rawHttp(port: number, bytes: string | Uint8Array, withinMs = 3_000): Promise<RawAnswer> {
+export function rawHttp(port: number, bytes: string | Uint8Array, withinMs = WITHIN_MS): Promise<RawAnswer> {
   return new Promise((resolve, reject) => {
     let text = "";
     const timer = setTimeout(() => finish(), withinMs);
