@@ -39,7 +39,7 @@ export class ChatClient implements Disposable {
   private readonly waiting = new Map<number | string, (frame: Frame) => void>();
   private readonly taken = new Map<string, number>();
   private wake: (() => void)[] = [];
-  private isClosed = false;
+  private closeCode: number | undefined;
   private lastId = 0;
 
   private constructor(readonly socket: WebSocket) {
@@ -58,7 +58,7 @@ export class ChatClient implements Disposable {
     this.closed = new Promise((resolve) => {
       socket.onclose = ({ code, reason }) => {
         resolve({ code, reason });
-        this.isClosed = true;
+        this.closeCode = code;
         for (const answer of this.waiting.values()) answer({ error: closedError(code) });
         this.wakeAll();
       };
@@ -77,6 +77,7 @@ export class ChatClient implements Disposable {
 
   /** The whole answer, result or error. */
   call(method: string, params?: unknown): Promise<Frame> {
+    if (this.closeCode !== undefined) return Promise.resolve({ error: closedError(this.closeCode) });
     this.lastId += 1;
     const id = this.lastId;
     return new Promise((resolve) => {
@@ -130,7 +131,7 @@ export class ChatClient implements Disposable {
     for (;;) {
       const found = find();
       const leftMs = deadline - performance.now();
-      if (found !== undefined || leftMs <= 0 || this.isClosed) return found;
+      if (found !== undefined || leftMs <= 0 || this.closeCode !== undefined) return found;
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, leftMs);
         this.wake.push(() => {

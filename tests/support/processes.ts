@@ -8,17 +8,31 @@ export function isAlive(pid: number): boolean {
     process.kill(pid, 0);
     return statOf(pid)[0] !== "Z";
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ESRCH" || (error as NodeJS.ErrnoException).code === "ENOENT")
-      return false;
+    if (isGone(error)) return false;
     throw error;
   }
+}
+
+function isGone(error: unknown): boolean {
+  return ["ESRCH", "ENOENT"].includes((error as NodeJS.ErrnoException).code ?? "");
 }
 
 export function childrenOf(pid: number): number[] {
   return readdirSync("/proc")
     .filter((name) => /^\d+$/.test(name))
     .map(Number)
-    .filter((candidate) => isAlive(candidate) && parentOf(candidate) === pid);
+    .filter((candidate) => isLivingChild(candidate, pid));
+}
+
+/** In one look: whoever else's process it is may end between two. */
+function isLivingChild(candidate: number, pid: number): boolean {
+  try {
+    const [state, parent] = statOf(candidate);
+    return state !== "Z" && Number(parent) === pid;
+  } catch (error) {
+    if (isGone(error)) return false;
+    throw error;
+  }
 }
 
 export function parentOf(pid: number): number {

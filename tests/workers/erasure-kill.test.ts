@@ -1,7 +1,11 @@
 /** An erasure outlives the process that is at it. */
 
 import { expect, test } from "bun:test";
+import { systemClock } from "../../lib/clock.ts";
 import { freePort } from "../../lib/free-port.ts";
+import { imEvents, imTopics } from "../../lib/im/index.ts";
+import { openQueue } from "../../lib/mq/index.ts";
+import { silentLog } from "../../lib/observability/index.ts";
 import { loadSecrets } from "../../lib/secrets.ts";
 import { eventually } from "../support/eventually.ts";
 import { temporaryFolder } from "../support/folder.ts";
@@ -19,6 +23,9 @@ test("the process killed that was at it, the next one ends it", async () => {
   const chat = makeChat(store);
   const groups = await Promise.all(Array.from({ length: 60 }, () => chat.group(ANN, "bob")));
   await Promise.all(groups.map((group) => chat.send(ANN, group, CANARY)));
+  const queue = openQueue({ ...store, clock: systemClock, log: silentLog, member: "t", topics: imTopics });
+  // It waits for this one: it cannot end before the kill, however late that comes.
+  await queue.catalog.declareGroup(imEvents.name, "shop", { mode: "ordered", start: "first" });
   const port = await freePort();
   const env = { SKEIN_PORT: String(port) };
   const start = () => startUnit({ ...store, env }, folder.path, "archive", "logic", "gateway");
@@ -39,6 +46,7 @@ test("the process killed that was at it, the next one ends it", async () => {
   await first.kill();
   await cut;
   expect(await store.redis.commands.hget(await record(), "state")).toBe("running");
+  await queue.control.dropGroup(imEvents, "shop");
   // As if its lease were over.
   await store.redis.commands.hset(await record(), "lease", 0);
   await using _second = await start();

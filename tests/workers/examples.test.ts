@@ -156,10 +156,11 @@ describe("what the examples look for", () => {
   });
 
   test("a text of 16 KB that is made to be slow costs little, and one of a thousand orders counts fifty", () => {
-    const startedMs = performance.now();
+    // What it costs, and not how long others keep it from its work.
+    const before = process.cpuUsage();
     for (const piece of ["#", "order ", "orders no ", "1", "order:::", "#1 "])
       ordersIn(piece.repeat(16_384 / piece.length));
-    expect(performance.now() - startedMs).toBeLessThan(2_000);
+    expect(process.cpuUsage(before).user / 1_000).toBeLessThan(2_000);
     expect(ordersIn(Array.from({ length: 1_000 }, (_, i) => `#${i}`).join(" "))).toHaveLength(50);
   });
 

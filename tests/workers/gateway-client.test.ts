@@ -23,10 +23,11 @@ test("a gateway drains under two clients that chat: every message once, in order
 
   const total = 300;
   const sends: Promise<unknown>[] = [];
+  let stopped: Promise<void> | undefined;
   for (let i = 0; i < total; i++) {
     sends.push((i % 2 === 0 ? ada : bob).send(conversation, `no ${i}`));
     if (i % 50 === 49) await Promise.all(sends);
-    if (i === total / 2) void chat.gateways[0]!.stop();
+    if (i === total / 2) stopped = chat.gateways[0]!.stop();
   }
   await Promise.all(sends);
   const expected = Array.from({ length: total }, (_, i) => i + 1);
@@ -34,6 +35,8 @@ test("a gateway drains under two clients that chat: every message once, in order
     expect(seen.ada).toEqual(expected);
     expect(seen.bob).toEqual(expected);
   });
+  // Before its Redis is taken from it.
+  await stopped;
   ada.close();
   bob.close();
 });

@@ -12,9 +12,23 @@ import { openRawSocket, type RawSocket } from "../support/raw-socket.ts";
 import { openReceiver } from "../support/receiver.ts";
 import { openTestStore, type TestStore } from "../support/redis.ts";
 
+interface ShiftedClock extends Clock {
+  shiftMs: number;
+  /** From now on only `shiftMs` moves it: what must not be over yet is not, however long the test takes. */
+  stop(): void;
+}
+
 /** The system's clock, put forward by hand. */
-function createShiftedClock(): Clock & { shiftMs: number } {
-  const clock = { ...systemClock, shiftMs: 0, now: () => systemClock.now() + clock.shiftMs };
+function createShiftedClock(): ShiftedClock {
+  let stoppedAt: number | undefined;
+  const clock = {
+    ...systemClock,
+    shiftMs: 0,
+    now: () => (stoppedAt ?? systemClock.now()) + clock.shiftMs,
+    stop() {
+      stoppedAt = systemClock.now();
+    },
+  };
   return clock;
 }
 
@@ -31,10 +45,11 @@ describe("time", () => {
     await using store = await openTestStore("gs-auth");
     const clock = createShiftedClock();
     await using chat = await openTestChat(store, { clock });
+    clock.stop();
     using silent = await chat.dial();
     using open = await chat.connect("ada");
-    clock.shiftMs = 2_000;
-    await Bun.sleep(300);
+    clock.shiftMs = 4_000;
+    await Bun.sleep(600);
     expect(silent.socket.readyState).toBe(WebSocket.OPEN);
     clock.shiftMs = 6_000;
     expect((await silent.closed).code).toBe(4504);
@@ -89,12 +104,18 @@ describe("time", () => {
       },
     });
     await using store = await openTestStore("gs-expiry");
-    const env = { SKEIN_HOOK_URL: hook.url, SKEIN_HOOK_SECRET: "a secret of the hook's own" };
+    const env = {
+      ...{ SKEIN_HOOK_URL: hook.url, SKEIN_HOOK_SECRET: "a secret of the hook's own" },
+      ...{ SKEIN_HOOK_TIMEOUT_MS: "2000", SKEIN_HOOK_FAILURE: "refuse" },
+    };
     await using chat = await openTestChat(store, { clock, env });
     const conversation = await chat.group("ada", "bob");
     using ada = await chat.dial();
     await ada.request("session.open", { token: await chat.token("ada", 60) });
-    const sent = await ada.call("message.send", { conversation, clientId: "c", body: { text: "hi" } });
+    const ask = () => ada.call("message.send", { conversation, clientId: "c", body: { text: "hi" } });
+    let sent = await ask();
+    // On a busy machine the hook may be given up before it has put the clock forward.
+    while (sent.error?.data.code === "OVERLOADED") sent = await ask();
     expect(sent.error?.data.code).toBe("CLOSED");
     expect((await ada.closed).code).toBe(4502);
   });
@@ -127,25 +148,28 @@ describe("time", () => {
 describe("limits", () => {
   test.serial("a user sends three a second and sixty at once, by WebSocket and HTTP together", async () => {
     await using store = await openTestStore("gs-rate");
-    await using chat = await openTestChat(store, { env: { SKEIN_SEND_RATE: "3", SKEIN_SEND_BURST: "60" } });
+    const clock = createShiftedClock();
+    await using chat = await openTestChat(store, { clock, env: { SKEIN_SEND_RATE: "3", SKEIN_SEND_BURST: "60" } });
     const conversation = await chat.group("ada", "bob");
     using ada = await chat.connect("ada");
     using bob = await chat.connect("bob");
+    clock.stop();
     const answers = await Promise.all(
       Array.from({ length: 100 }, (_, i) =>
         ada.call("message.send", { conversation, clientId: `c${i}`, body: { text: "hi" } }),
       ),
     );
     const limited = answers.filter((answer) => answer.error?.data.code === "RATE_LIMITED");
-    expect(limited.length).toBeGreaterThanOrEqual(30);
-    expect(limited.length).toBeLessThanOrEqual(40);
+    expect(limited).toHaveLength(40);
     expect(limited[0]!.error!.data).toMatchObject({ retryable: true, retryAfterMs: expect.any(Number) });
     const path = `/v1/conversations/${conversation}/messages`;
     const byHttp = await chat.http("ada", "POST", path, { clientId: "h", body: { text: "hi" } });
     expect(byHttp.status).toBe(429);
     expect(Number(byHttp.headers.get("retry-after"))).toBeGreaterThan(0);
     await send(bob, conversation, "b1");
-    await eventually(() => send(ada, conversation, "later"));
+    clock.shiftMs = 1_000;
+    for (const clientId of ["l1", "l2", "l3"]) await send(ada, conversation, clientId);
+    await expect(send(ada, conversation, "l4")).rejects.toThrow("RATE_LIMITED");
   });
 
   test("the twenty-first connection of a user takes the place of the oldest", async () => {
@@ -247,8 +271,8 @@ describe("draining", () => {
     const results = await Promise.all(answers);
     expect(results.filter((answer) => answer.result)).toHaveLength(50);
     await stopped;
-    expect(await routesOf(store, "ada")).toBe(0);
-    expect(await routesOf(store, "bob")).toBe(0);
+    // A removal that took more than 2 s is not waited for.
+    for (const user of ["ada", "bob"]) await eventually(async () => expect(await routesOf(store, user)).toBe(0));
     await expect(fetch(`${gateway!.url}/healthz`)).rejects.toThrow();
     const streams = await store.redis.commands.keys(`${store.prefix}:{gateway:*`);
     expect(streams).toEqual([]);

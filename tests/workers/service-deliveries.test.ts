@@ -74,7 +74,8 @@ describe.each(["concurrent", "ordered"] as const)("a %s group", (mode) => {
     const beganMs = performance.now();
     await publish({ data: 1, key: "a" });
     expect(dataOf(await waiting)).toEqual([1]);
-    expect(performance.now() - beganMs).toBeLessThan(5_000);
+    // Not at the end of its wait.
+    expect(performance.now() - beganMs).toBeLessThan(10_000);
   });
 
   test("gives a nacked message again: retry counts, release does not, reject ends it", async () => {
@@ -100,6 +101,8 @@ describe.each(["concurrent", "ordered"] as const)("a %s group", (mode) => {
     await declare({ mode, leaseMs: 1_000 });
     await publish({ data: 1, key: "a" });
     const [late] = await receive({ waitMs: 20_000 });
+    // The lease that follows is to last until its ack, whatever comes between.
+    await declare({ mode, leaseMs: 30_000 });
     const [again] = await receive({ waitMs: 10_000 }, 1);
     expect(again!.event.id).toBe(late!.event.id);
     expect([late!.attempt, again!.attempt]).toEqual([1, 2]);
@@ -112,18 +115,23 @@ describe.each(["concurrent", "ordered"] as const)("a %s group", (mode) => {
   test("holds a message longer when its lease is renewed", async () => {
     await declare({ mode, leaseMs: 1_000 });
     await publish({ data: 1, key: "a" });
-    const [held] = await receive({ waitMs: 20_000 });
-    const renewed = await services.call(
-      "POST",
-      group("/renew"),
-      { tokens: [held!.token], leaseMs: 60_000 },
-      { gateway: 1 },
-    );
-    expect(renewed.body.results).toEqual([{ token: held!.token, result: "ok", leaseUntil: expect.any(Number) }]);
-    expect(renewed.body.results[0].leaseUntil).toBeGreaterThan(Date.now() + 50_000);
+    // Once more when the first lease was over before its renewal came.
+    const held = await eventually(async () => {
+      const [delivery] = await receive({ waitMs: 20_000 });
+      const { token } = delivery!;
+      const { body } = await services.call(
+        "POST",
+        group("/renew"),
+        { tokens: [token], leaseMs: 60_000 },
+        { gateway: 1 },
+      );
+      expect(body.results).toEqual([{ token, result: "ok", leaseUntil: expect.any(Number) }]);
+      expect(body.results[0].leaseUntil).toBeGreaterThan(Date.now() + 50_000);
+      return token;
+    });
     await Bun.sleep(1_500);
     expect(await receive({}, 1)).toEqual([]);
-    expect((await ack([held!.token])).body.results[0].result).toBe("ok");
+    expect((await ack([held])).body.results[0].result).toBe("ok");
   });
 
   test("answers a receive that is repeated under its attemptId with the same deliveries", async () => {
