@@ -70,7 +70,7 @@ function schedule(by: string, conversation: string, deliverAt: number, more: Rec
   return world.chat.scheduled.schedule({ by, params });
 }
 
-/** Has one that waits come soon. Scheduled for soon it might be refused, for its time has passed, or come before it is looked for. */
+/** Has one that waits come soon: scheduled for soon it might be refused as past, or come before it is looked for. */
 async function bring(user: string, id: string, ms?: number): Promise<number> {
   const at = soon(ms);
   expect(await world.chat.scheduled.move(user, id, at)).toBe("ok");

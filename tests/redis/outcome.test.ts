@@ -168,7 +168,7 @@ describe("failed: the server refused before executing anything", () => {
     });
     client.on("error", () => undefined);
     try {
-      // It answers every 1 024 commands that it has loaded: 200 µs each, some 200 ms apart, for 6 s or until it is told to hurry.
+      // It answers every 1 024 commands that it has loaded: 200 µs each, some 200 ms apart, for 6 s or less if told.
       await client.eval("for i = 1, 30000 do redis.call('SET', 'k' .. i, i) end", 0);
       own.kill("SIGTERM");
       const restarted = own.restart();
