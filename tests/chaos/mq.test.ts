@@ -10,7 +10,8 @@ test("whoever dies or sleeps: nothing lost, nothing made up, every key in order"
   const lines: string[] = [];
   const seed = Math.floor(Math.random() * 1_000_000);
   const print = (line: string) => void lines.push(line);
-  const result = await runMqCampaign({ messages: 1_500, keys: 30, seed, keep: false, perSecond: 500, print });
+  // For 5 s: there is time for strikes although their conductor may stand still for a part of it.
+  const result = await runMqCampaign({ messages: 1_500, keys: 30, seed, keep: false, perSecond: 300, print });
   if (!result.isClean) throw new Error(lines.join("\n"));
   expect(result.figures.published).toBe(1_500);
   expect(result.kills + result.pauses).toBeGreaterThan(1);

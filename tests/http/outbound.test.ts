@@ -2,6 +2,7 @@
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { createServer, type Server, type Socket } from "node:net";
+import { freePort } from "../../lib/free-port.ts";
 import {
   checkOutboundUrl,
   createOutbound,
@@ -11,6 +12,7 @@ import {
   signWebhook,
 } from "../../lib/http/outbound.ts";
 import { certificateFor } from "../support/certificates.ts";
+import { eventually } from "../support/eventually.ts";
 
 const never = new AbortController().signal;
 const closers: (() => unknown)[] = [];
@@ -219,7 +221,8 @@ describe("a peer", () => {
     if (socket.write(chunk)) again();
     else socket.once("drain", again);
   }
-  const limited = async (url: string, ms = 1_000) => {
+  /** As long as nobody waits for the end of it: on a busy machine an answer may come after seconds. */
+  const limited = async (url: string, ms = 20_000) => {
     const { post } = open();
     return post(url, AbortSignal.timeout(ms)).catch((error: Error) => error.name);
   };
@@ -272,7 +275,7 @@ describe("a peer", () => {
       { kind: "failed" },
     ],
   ])("that %s", async (_, answer, expected) => {
-    expect(await limited(await peer(answer), 5_000)).toMatchObject(expected);
+    expect(await limited(await peer(answer))).toMatchObject(expected);
   });
 
   test.each<[string, (socket: Socket) => void]>([
@@ -281,7 +284,8 @@ describe("a peer", () => {
   ])("that %s is left when the caller has enough", async (_, answer) => {
     const startedMs = performance.now();
     expect(await limited(await peer(answer), 300)).toBe("TimeoutError");
-    expect(performance.now() - startedMs).toBeLessThan(3_000);
+    // Our own limit is 10 s.
+    expect(performance.now() - startedMs).toBeLessThan(8_000);
   });
 
   test("that says nothing is given its time, and one that drips its body too", async () => {
@@ -291,9 +295,9 @@ describe("a peer", () => {
       socket.write("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
       pour(socket, "a", 200);
     });
-    const [first, second] = await Promise.all([post(silent), post(dripping)]);
-    expect(first).toEqual({ kind: "failed", reason: "no answer within 500 ms" });
-    expect(second).toMatchObject({ status: 200, body: undefined });
+    expect(await post(silent)).toEqual({ kind: "failed", reason: "no answer within 500 ms" });
+    // Of a busy machine's half a second the head may need it all.
+    await eventually(async () => expect(await post(dripping)).toMatchObject({ status: 200, body: undefined }));
   });
 
   test("that zips its answer is not unzipped", async () => {
@@ -320,8 +324,9 @@ describe("a peer", () => {
     );
     const result = await limited(url);
     if (typeof result === "string" || result.kind !== "answer") throw new Error("no answer");
-    if (expected === undefined) expect(result.retryAfterMs).toBeUndefined();
-    else expect(Math.abs(result.retryAfterMs! - expected)).toBeLessThan(2_000);
+    // A date comes nearer while the answer is on its way.
+    if (given === "a date in 30 s") expect(result.retryAfterMs).toBeWithin(20_000, 30_001);
+    else expect(result.retryAfterMs).toBe(expected);
   });
 
   test("that closed an idle connection is called anew", async () => {
@@ -345,22 +350,20 @@ describe("a peer", () => {
 });
 
 describe("a host that does not answer", () => {
-  const free = () => {
-    const server = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: () => new Response() });
-    const { port } = server;
-    server.stop(true);
-    return port!;
-  };
-
   test("is left alone after five times, tried by one call, and called again when it answers", async () => {
-    const port = free();
+    const port = freePort();
     const url = `http://127.0.0.1:${port}/`;
-    const { post } = open();
-    const failures = await Promise.all(Array.from({ length: 16 }, () => post(url)));
-    for (const failure of failures) expect(failure).toEqual({ kind: "failed", reason: "ECONNREFUSED" });
-    const dark = await post(url);
-    // However many failed at once, it is the first time.
-    expect(dark.kind === "later" && dark.afterMs <= 1_000).toBe(true);
+    // Who asks again after the second in which it is left alone tries it: that says nothing, and all begins anew.
+    const { post, afterMs } = await eventually(async () => {
+      const { post } = open();
+      const failures = await Promise.all(Array.from({ length: 16 }, () => post(url)));
+      for (const failure of failures) expect(failure).toEqual({ kind: "failed", reason: "ECONNREFUSED" });
+      const dark = await post(url);
+      if (dark.kind !== "later") throw new Error(`it was called: ${JSON.stringify(dark)}`);
+      // However many failed at once, it is the first time.
+      expect(dark.afterMs).toBeLessThanOrEqual(1_000);
+      return { post, afterMs: dark.afterMs };
+    });
     // Another host is not meant.
     const other = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: () => new Response("", { status: 500 }) });
     expect(await post(`http://127.0.0.1:${other.port}/`)).toMatchObject({ kind: "answer", status: 500 });
@@ -374,7 +377,7 @@ describe("a host that does not answer", () => {
         return new Response("", { status: 500 });
       },
     });
-    await Bun.sleep(dark.kind === "later" ? dark.afterMs : 0);
+    await Bun.sleep(afterMs);
     const results = await Promise.all([post(url), post(url), post(url)]);
     expect(results.map(({ kind }) => kind).sort()).toEqual(["answer", "later", "later"]);
     expect(calls).toBe(1);

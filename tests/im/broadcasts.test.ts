@@ -184,11 +184,11 @@ test("one that is paused does not run, and for longer than it lives is not open 
 test("no faster than its rate, and no further ahead of logic than half a second of it", async () => {
   await using stage = await openStage();
   await stage.know(users(2_000));
+  const startedMs = Date.now();
   await stage.broadcasts.create({ ...TO_ALL, perSecond: 400 });
   // At full pace, and nobody looks for some time whether logic has answered.
   const later = Date.now() + 60_000;
   await stage.commands.hset(stage.keys.broadcast("b"), "pace", 400, "counted", later);
-  const startedMs = Date.now();
   const totalOf = async () => (await stage.broadcasts.get("b")).total;
   await eventually(async () => {
     await runBroadcasts(stage.parts);
@@ -211,7 +211,8 @@ test("no faster than its rate, and no further ahead of logic than half a second 
 
 test("slower while commands wait for logic, and up to its rate while they do not", async () => {
   await using stage = await openStage();
-  await stage.know(users(2_000));
+  // More than can be published meanwhile, however long each step takes: at its end it has no pace any more.
+  await stage.know(users(4_000));
   await stage.broadcasts.create({ ...TO_ALL, perSecond: 1_000 });
   const paceIs = (check: (pace: number) => void, isAnswered: boolean) =>
     eventually(async () => {

@@ -14,6 +14,7 @@ import {
   claimInstallation,
   createKeys,
   createRedisCheck,
+  type Finding,
   openRedis,
   type RedisConnections,
 } from "../../lib/redis/index.ts";
@@ -48,6 +49,9 @@ afterAll(async () => {
   await server.stop();
 });
 
+/** Not the clocks: they are one, but a reading that takes seconds makes two of it. */
+const faultsOf = (findings: readonly Finding[]) => findings.filter(({ ok, name }) => !ok && name !== "clock");
+
 const configOf = (ackLevel: AckLevel = "disk", allowUnsafe = false, redisUrl = server.url) => ({
   ackLevel,
   allowUnsafe,
@@ -56,7 +60,7 @@ const configOf = (ackLevel: AckLevel = "disk", allowUnsafe = false, redisUrl = s
 
 test("a server with the right settings is fit, and says at which level", async () => {
   const findings = await assertRedisIsSafe(redis, configOf());
-  expect(findings.filter(({ ok }) => !ok)).toEqual([]);
+  expect(faultsOf(findings)).toEqual([]);
   expect(await ackLevelInForce(redis, configOf())).toBe("disk");
 });
 
@@ -82,7 +86,7 @@ test("all faults are named at once, and the operator may start anyway", async ()
   expect(message).toContain("appendonly: no");
   expect(message).toContain("maxmemory-policy: volatile-ttl");
   const findings = await assertRedisIsSafe(redis, configOf("disk", true));
-  expect(findings.filter(({ ok }) => !ok).map(({ name }) => name)).toEqual(["maxmemory-policy", "appendonly"]);
+  expect(faultsOf(findings).map(({ name }) => name)).toEqual(["maxmemory-policy", "appendonly"]);
 });
 
 test.each([
@@ -127,7 +131,7 @@ test("where CONFIG is forbidden, what cannot be verified is a warning and promis
   try {
     const config = configOf("disk", false, url);
     const findings = await assertRedisIsSafe(limited, config);
-    const unverified = findings.filter(({ ok }) => !ok);
+    const unverified = faultsOf(findings);
     expect(unverified.map(({ name }) => name)).toEqual([
       "appendfsync",
       "no-appendfsync-on-rewrite",
@@ -149,7 +153,7 @@ test("an open bind without a password is a warning", async () => {
   const connections = await openRedis(open.url, "t-checks-open", silentLog);
   try {
     const findings = await assertRedisIsSafe(connections, configOf("disk", false, open.url));
-    expect(findings.filter(({ ok }) => !ok)).toMatchObject([{ name: "access", severity: "warn" }]);
+    expect(faultsOf(findings)).toMatchObject([{ name: "access", severity: "warn" }]);
   } finally {
     await connections.close();
     await open.stop();
@@ -179,17 +183,13 @@ test("on a Cluster every master is judged, and a fault names its node", async ()
 
 test("readiness turns red when a setting is changed while running, and green again", async () => {
   const check = createRedisCheck(redis, configOf(), 0);
-  expect(await readiness([check])).toMatchObject({
-    ready: true,
-    checks: { redis: { facts: { ackLevel: "disk", topology: "single" } } },
-  });
+  // Red for another reason is a check that took more than 2 s, as on a busy machine.
+  const becomes = (state: object) => eventually(async () => expect(await readiness([check])).toMatchObject(state));
+  await becomes({ ready: true, checks: { redis: { facts: { ackLevel: "disk", topology: "single" } } } });
   await redis.commands.config("SET", "appendfsync", "everysec");
-  expect(await readiness([check])).toMatchObject({
-    ready: false,
-    checks: { redis: { reason: "appendfsync: everysec" } },
-  });
+  await becomes({ ready: false, checks: { redis: { reason: "appendfsync: everysec" } } });
   await redis.commands.config("SET", "appendfsync", "always");
-  expect((await readiness([check])).ready).toBe(true);
+  await becomes({ ready: true });
 });
 
 test("readiness asked a hundred times reads the settings once", async () => {
@@ -206,7 +206,7 @@ test("readiness is red at once while Redis is away, and green when it is back", 
   const connections = await openRedis(own.url, "t-checks-away", silentLog);
   try {
     const check = createRedisCheck(connections, configOf("disk", false, own.url));
-    expect((await readiness([check])).ready).toBe(true);
+    await eventually(async () => expect((await readiness([check])).ready).toBe(true));
     own.kill("SIGKILL");
     await eventually(async () => expect((await readiness([check])).ready).toBe(false));
     await own.restart();

@@ -168,11 +168,12 @@ describe("failed: the server refused before executing anything", () => {
     });
     client.on("error", () => undefined);
     try {
-      // It answers every 1 024 commands that it has loaded: 200 µs each, some 200 ms apart.
-      await client.eval("for i = 1, 5000 do redis.call('SET', 'k' .. i, i) end", 0);
+      // It answers every 1 024 commands that it has loaded: 200 µs each, some 200 ms apart, for 6 s or less if told.
+      await client.eval("for i = 1, 30000 do redis.call('SET', 'k' .. i, i) end", 0);
       own.kill("SIGTERM");
       const restarted = own.restart();
       await eventually(async () => expectFailed(await errorOf(client.get("k1")), "LOADING"));
+      await client.config("SET", "key-load-delay", "0");
       await restarted;
     } finally {
       client.disconnect();
@@ -231,15 +232,18 @@ describe("unknown: the command was under way", () => {
     const id = await redis.commands.client("ID");
     const killer = new Redis(server.port, "127.0.0.1");
     try {
-      // The sleep holds the server, so that the write waits in its socket when the kill comes first.
-      const asleep = killer.call("DEBUG", "SLEEP", "0.2");
-      await Bun.sleep(50);
+      await killer.ping();
+      // Stopped, it finds both when it wakes, the kill first: the write waits in a socket that is cut by then.
+      server.kill("SIGSTOP");
       const killed = killer.call("CLIENT", "KILL", "ID", id);
       await Bun.sleep(50);
       const set = errorOf(redis.commands.set("t-cut", "1"));
-      await Promise.all([asleep, killed]);
+      await Bun.sleep(50);
+      server.kill("SIGCONT");
+      await killed;
       expectUnknown(await set);
     } finally {
+      server.kill("SIGCONT");
       killer.disconnect();
     }
     await eventually(() => redis.commands.del("t-cut"));

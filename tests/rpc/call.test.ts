@@ -55,6 +55,8 @@ test("the deadline ends a call that is under way, and one that nobody takes", as
   const stuck = Promise.withResolvers<never>();
   await rpc.serve(rpc.node("logic"), { echo: () => stuck.promise, count: () => stuck.promise });
   const logic = rpc.client();
+  // What is timed is an instance that is known and does not answer, not the look for one.
+  await logic.append({ text: "warm" });
   const startedAt = performance.now();
   const idempotent = failure(logic.echo({ text: "a" }, { timeoutMs: 150 }));
   const other = failure(logic.count({ text: "a" }, { timeoutMs: 150 }));

@@ -5,6 +5,9 @@ import { eventually } from "../support/eventually.ts";
 import { startTestRedis } from "../support/redis-server.ts";
 import { openTestRpc, spawnServer, testContract } from "./support.ts";
 
+/** Of a call that may wait for a lease of 4 s, or for thousands of others, on a machine that is busy with other tests. */
+const PATIENT = { timeoutMs: 20_000 };
+
 test("calls of one tick travel as one request, in order, and each item has its own outcome", async () => {
   await using rpc = await openTestRpc("rpc-batch");
   const batches: string[][] = [];
@@ -102,7 +105,7 @@ test("a restart of the only instance loses no call: they wait, in order, for its
     for (let i = 0; i < count; i++) {
       const text = `k${sent.length % 3} ${sent.length}`;
       sent.push(text);
-      calls.push(logic.append({ text }));
+      calls.push(logic.append({ text }, PATIENT));
       if (i % 10 === 0) await Bun.sleep(1);
     }
   };
@@ -175,11 +178,12 @@ test("the breaker keeps calls away from an instance that does not answer, and le
   const logic = rpc.client();
   child.kill("SIGSTOP");
   let lost = 0;
-  for (let i = 0; i < 20; i++) {
+  for (let i = 0; i < 60; i++) {
     const code = await codeOf(logic.echo({ text: "a" }, { timeoutMs: 150 }));
     if (code !== "ok") lost += 1;
   }
-  expect(lost).toBeWithin(1, 6);
+  // Three, and some that try it again or that a busy machine was late with; without a breaker it is every second one.
+  expect(lost).toBeWithin(1, 15);
   child.kill("SIGCONT");
   await eventually(async () => expect((await logic.echo({ text: "a" })).by).toBe("logic-a"));
   child.kill("SIGKILL");
@@ -206,7 +210,7 @@ test("calls to a paused instance move on when its lease ends, within their deadl
   const sent = texts("n", 5).flatMap((text) => moving.map((key) => `${key} ${text}`));
   const calls: Promise<unknown>[] = [];
   for (const text of sent) {
-    calls.push(logic.append({ text }));
+    calls.push(logic.append({ text }, PATIENT));
     await Bun.sleep(1);
   }
   await Promise.all(calls);
@@ -229,7 +233,7 @@ test("calls beyond what may be pending are refused at once", async () => {
   });
   const logic = rpc.client();
   await eventually(async () => expect(await codeOf(logic.echo({ text: "a" }))).toBe("ok"));
-  const calls = Array.from({ length: 8_200 }, () => codeOf(logic.append({ text: "a" })));
+  const calls = Array.from({ length: 8_200 }, () => codeOf(logic.append({ text: "a" }, PATIENT)));
   expect(await Promise.race(calls)).toBe("OVERLOADED");
   gate.resolve();
   const codes = await Promise.all(calls);

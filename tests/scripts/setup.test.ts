@@ -23,8 +23,8 @@ test("says nothing and is quick when nothing is missing", async () => {
   provide("redis-server", 'echo "Redis server v=7.0.15 sha=00000000:0"');
   const begun = performance.now();
   expect(await setUp()).toEqual({ code: 0, said: "" });
-  // An installation takes many times that, also on a busy machine.
-  expect(performance.now() - begun).toBeLessThan(2_000);
+  // On a busy machine; an installation takes longer even on one that is not.
+  expect(performance.now() - begun).toBeLessThan(8_000);
 });
 
 test("takes valkey-server for redis-server", async () => {

@@ -130,7 +130,8 @@ describe("dead letters", () => {
   });
 
   test("at a rate, in the background, until cancelled", async () => {
-    await bury(11, 12, 13);
+    // Ten seconds' worth of them: none of what follows may come when all are through.
+    await bury(11, 12, 13, 14, 15, 16, 17, 18, 19, 20);
     const started = await run("dead-letters", "redrive", ...billing, "--per-second", "1", "--yes");
     const id = /redrive (\S+) runs/.exec(started.out)![1]!;
     await queue.deadLetters.runRedrives();

@@ -17,6 +17,8 @@ export interface TestTopology extends AsyncDisposable {
 const SLOTS = 16_384;
 const MASTERS = 3;
 const SENTINEL_NAME = "skein";
+/** On a busy machine a server may stand still for seconds: no reason for the others to take it for dead. */
+const NODE_TIMEOUT_MS = 6_000;
 
 /**
  * Three masters, each a third of the slots, ready to serve. By hand instead of `redis-cli --cluster create`: that waits a
@@ -28,7 +30,14 @@ export async function startTestCluster(): Promise<TestTopology> {
     Array.from({ length: MASTERS }, (_, i) => {
       buses[i] = freePort();
       return startTestRedis({
-        args: ["--cluster-enabled", "yes", "--cluster-port", String(buses[i]), "--cluster-node-timeout", "2000"],
+        args: [
+          "--cluster-enabled",
+          "yes",
+          "--cluster-port",
+          String(buses[i]),
+          "--cluster-node-timeout",
+          String(NODE_TIMEOUT_MS),
+        ],
       });
     }),
   );
