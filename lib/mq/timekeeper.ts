@@ -32,6 +32,8 @@ const WATCH_MS = 1_000;
 const SKEW_MAX_MS = 500;
 /** A comparison of clocks as good as this replaces the one before. */
 const MARGIN_MS = 10;
+/** Both clocks count whole milliseconds: a reply that took seconds on one way alone is at the margin, and seemed beyond it. */
+const CLOCK_STEP_MS = 2;
 /** Later than Redis' own tick makes it (hz 10: 100 ms). */
 const LATE_MS = 120;
 /** BullMQ waits for Redis without an end when it is away. */
@@ -207,6 +209,7 @@ class RedisClock implements Pick<Clock, "now"> {
     const redisMs = await redisTimeMs(redis.commands);
     const marginMs = (performance.now() - startedMs) / 2;
     const skewMs = before + marginMs - redisMs;
-    if (marginMs < MARGIN_MS || Math.abs(skewMs - this.skewMs) > marginMs) this.skewMs = skewMs;
+    const isNews = Math.abs(skewMs - this.skewMs) > marginMs + CLOCK_STEP_MS;
+    if (marginMs < MARGIN_MS || isNews) this.skewMs = skewMs;
   }
 }

@@ -3,7 +3,9 @@
 import type { Clock } from "../../lib/clock.ts";
 
 export interface FakeClock extends Clock {
+  /** Who works when the time comes hears nothing of an advance: wait until he sleeps again. */
   advance(ms: number): Promise<void>;
+  readonly sleepers: number;
 }
 
 export function createFakeClock(startMs = 1_750_000_000_000): FakeClock {
@@ -11,6 +13,9 @@ export function createFakeClock(startMs = 1_750_000_000_000): FakeClock {
   const sleepers = new Set<{ dueMs: number; wake: () => void }>();
   return {
     now: () => nowMs,
+    get sleepers() {
+      return sleepers.size;
+    },
     sleep(ms, signal) {
       if (signal?.aborted) return Promise.resolve();
       return new Promise((resolve) => {

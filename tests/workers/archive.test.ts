@@ -247,6 +247,7 @@ test("what is older than it is kept is in no history any more, and who comes bac
   await world.run(createExpiry(parts));
   await clock.advance(3_600_000);
   expect(await world.rows(group)).toHaveLength(5);
+  await eventually(() => expect(clock.sleepers).toBe(1));
   await clock.advance(31 * 24 * 3_600_000);
   await eventually(async () => {
     // The last message stays in the hot window, for lists show it.
@@ -332,6 +333,7 @@ describe("announcements", () => {
 
     await clock.advance(3_600_000);
     expect(await commands()).toBe(0);
+    await eventually(() => expect(clock.sleepers).toBe(1));
     await clock.advance(7 * 24 * 3_600_000);
     await eventually(async () => expect(await commands()).toBe(3));
     await eventually(async () => {
