@@ -296,7 +296,7 @@ describe("orders, trades and ads", () => {
     await sending;
     await using last = await startUnit(world.store, world.folder.path, ...ROLES);
 
-    await eventually(() => world.expectAll(), 30_000);
+    await eventually(() => world.expectAll(), 60_000);
     expect(world.query("trades", "SELECT sum(messages) AS n FROM trades")).toEqual([{ n: 6 * count }]);
     expect(world.query("ads", "SELECT sum(messages) AS n FROM ads")).toEqual([{ n: 6 * count }]);
     expect(world.query("orders", "SELECT count(*) AS n FROM orders")).toEqual([{ n: 6 * count }]);
