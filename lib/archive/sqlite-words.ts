@@ -1,13 +1,13 @@
 /**
  * The words of the SQLite archive: which entries have them, and the search for them.
  *
- *   timelines, the one with the latest entry first ─► its newest hits ─► until no other one can add to the page
- *     └─ some visits fill no page, or leave too many others that could add to it:
- *          the words' entries, everybody's, are read ─► few of the searched timelines: these are the hits, and these are visited
- *                                                    └► many, or too much to read: the visits go on
+ *   the words' entries, everybody's, are read ─► few of the searched timelines: these are the hits
+ *                                             └► many, or too much to read: each timeline is asked for its newest hits
+ *   timelines, the one with the latest entry first ─► its hits ─► until no other one can add to the page
  *
- * So a word that is said all the time fills its page by visits, 0.1 ms each, and of one that is common elsewhere only the list is
- * read, 0.1 µs an entry (`bun run bench archive`).
+ * So a word that is said all the time fills its page from some timelines, 0.1 to 0.3 ms each, and of one that is common elsewhere
+ * only the list is read, 0.1 µs an entry. What people say most, in one message of four, costs 20 to 40 ms in 500 timelines of a million
+ * messages, whatever moment is asked for (`bun run bench archive`).
  */
 
 import type { Database } from "bun:sqlite";
@@ -24,11 +24,6 @@ const INDEXED_SEQ_MAX = 2 ** 32 - 1;
 const HITS_MAX = 40_000;
 /** Of everybody's in one reading, for each timeline searched: 40 µs, less than a visit. Few words are in so many messages for 500. */
 const READ_PER_TIMELINE = 400;
-
-/** Visits after which a page that people say all the time is full; of a rare word, two milliseconds. */
-const PROBES = 40;
-/** Timelines that could still add to a full page: visited in 20 ms. The lists of words that fill one so soon are longer to read. */
-const NEAR_MAX = 250;
 
 /** Written in one step of a merge, of 512 bytes: some 10 ms, 30 at most. */
 const MERGE_PAGES = 512;
@@ -132,55 +127,27 @@ export function createSearch(database: Database) {
     const words = quotedWords(text);
     const timelines = searched.flatMap(({ conversation, epoch }) => find.get(conversation, epoch) ?? []);
     if (words === "" || timelines.length === 0) return [];
-    const page = new Page(limit);
-    const stretches = timelines.map((timeline) => stretchOf(timeline, before)).sort((a, b) => b.lastAt - a.lastAt);
-    const visit = (visited: readonly Stretch[], hits?: ReadonlyMap<number, number[]>) => {
-      for (const stretch of visited) {
-        const { conversation, number, below, latest, lastAt } = stretch;
-        if (page.oldest > lastAt) break;
-        const places = hits
-          ? placesOf(stretch, hits.get(number) ?? [])
-          : inTimeline.iterate(words, number, below, latest, limit);
-        page.add(conversation, places);
+    const hits = readAll(words, timelines);
+    const hitTimelines = hits ? timelines.filter(({ number }) => hits.has(number)) : timelines;
+    const stretches = hitTimelines.map((timeline) => stretchOf(timeline, before));
+    const found: Found[] = [];
+    for (const stretch of stretches.sort((a, b) => b.lastAt - a.lastAt)) {
+      const { conversation, number, below, latest, lastAt } = stretch;
+      const oldest = found.length === limit ? found.at(-1)!.at : 0;
+      if (oldest > lastAt) break;
+      const places = hits
+        ? placesOf(stretch, hits.get(number)!)
+        : inTimeline.iterate(words, number, below, latest, limit);
+      let taken = 0;
+      for (const { seq, at } of places) {
+        if (taken === limit || at < oldest) break;
+        found.push({ conversation, seq, at });
+        taken += 1;
       }
-    };
-    visit(stretches.slice(0, PROBES));
-    const rest = stretches.slice(PROBES).filter(({ lastAt }) => lastAt >= page.oldest);
-    const isNear = page.isFull && rest.length <= NEAR_MAX;
-    if (rest.length > 0) visit(rest, isNear ? undefined : readAll(words, rest));
-    return page.found;
-  };
-}
-
-/** The newest hits of what was visited. */
-class Page {
-  readonly found: Found[] = [];
-  private readonly limit: number;
-
-  constructor(limit: number) {
-    this.limit = limit;
-  }
-
-  get isFull(): boolean {
-    return this.found.length === this.limit;
-  }
-
-  /** Hits from before it add nothing. */
-  get oldest(): number {
-    return this.isFull ? this.found.at(-1)!.at : 0;
-  }
-
-  /** `places` of one conversation, newest first; not read further than they add. */
-  add(conversation: string, places: Iterable<Place>): void {
-    const { oldest } = this;
-    let taken = 0;
-    for (const { seq, at } of places) {
-      if (taken === this.limit || at < oldest) break;
-      this.found.push({ conversation, seq, at });
-      taken += 1;
+      found.sort(newestFirst).splice(limit);
     }
-    this.found.sort(newestFirst).splice(this.limit);
-  }
+    return found;
+  };
 }
 
 /** An FTS5 query for all words; each a quoted string, so it is never syntax. */
