@@ -39,6 +39,8 @@ const SILENCE_MS = 4_000;
 const KEEP_ALIVE_MS = 10_000;
 /** Reconnects come soon and never give up: 20 ms, 40 ms, … 1 s. */
 const RECONNECT_MAX_MS = 1_000;
+/** As the second reconnect. */
+const REOPEN_MS = 40;
 /**
  * How long until a server that is loading its file is asked again. ioredis waits for as long as the server estimates, 10 s at
  * most; the estimate of the first moments is years, and so a restart of 0.1 s became an outage of 10 s.
@@ -108,7 +110,7 @@ export async function openRedis(
     reportErrors(client, kind, log);
     endUnansweredOnClose(client);
     opened.add(client);
-    client.once("end", () => opened.delete(client));
+    reopenUnlessClosed(client, () => opened.delete(client));
     return client;
   };
   const commands = open(
@@ -184,6 +186,25 @@ function endUnansweredOnClose(client: RedisClient): void {
     for (let item = client.commandQueue.shift(); item; item = client.commandQueue.shift()) {
       item.command.reject(new Error("Connection is closed."));
     }
+  });
+}
+
+/**
+ * A connection ends by our `disconnect` alone. ioredis gives one up for ever, too, when the Sentinel tells of a new master while it is
+ * being asked for the master: its detector of failovers takes the connecting for the connection, and no retry follows.
+ */
+function reopenUnlessClosed(client: RedisClient, onClosed: () => void): void {
+  let isClosed = false;
+  const disconnect = client.disconnect.bind(client);
+  client.disconnect = (reconnect = false) => {
+    isClosed ||= !reconnect;
+    disconnect(reconnect);
+  };
+  client.on("end", () => {
+    if (isClosed) return onClosed();
+    setTimeout(() => {
+      if (!isClosed) client.connect().catch(() => undefined);
+    }, REOPEN_MS);
   });
 }
 
