@@ -81,12 +81,10 @@ describe("presence", () => {
   test("of users whose gateway is killed with -9 ends, and theirs alone", async () => {
     await using store = await openTestStore("gw-presence");
     using folder = temporaryFolder("presence");
-    const stays = freePort();
+    const [stays, dies] = [freePort(), freePort()];
     const unit = (instance: string, port: number, ...roles: string[]) =>
       startUnit({ ...store, instance, env: { SKEIN_PORT: `${port}` } }, folder.path, ...roles);
     await using _rest = await unit("rest", stays, "archive", "logic", "gateway");
-    // Not before the first one is taken: it may be the same.
-    const dies = freePort();
     await using gateway = await unit("dies", dies, "gateway");
     const { serviceKey } = loadSecrets({
       dataDir: folder.path,
