@@ -206,7 +206,8 @@ describe("the archive group", () => {
     let isSending = true;
     let sent = 0;
     const sending = (async () => {
-      while (isSending) {
+      // No more, however slow the kills come: what was in the hands of three that died is handed out alone, each.
+      while (isSending && sent < 2_000) {
         await Promise.all(groups.map((group) => world.chat.send("ann", group, `text ${sent}`)));
         sent += groups.length;
         await Bun.sleep(2);
@@ -223,7 +224,7 @@ describe("the archive group", () => {
 
     const database = new Database(join(world.folder.path, "archive.db"), { readonly: true });
     const counted = database.query<{ n: number }, []>("SELECT count(*) AS n FROM entries");
-    await eventually(() => expect(counted.get()!.n).toBe(sent));
+    await eventually(() => expect(counted.get()!.n).toBe(sent), 60_000);
     const shape = database.query("SELECT min(seq) AS first, max(seq) AS last FROM entries GROUP BY conversation");
     for (const row of shape.all()) expect(row).toEqual({ first: 1, last: sent / groups.length });
     database.close();
