@@ -56,7 +56,12 @@ function pick({ processes, random }: FaultContext, isWanted: (name: string) => b
 }
 
 async function kill(victim: Victim, { processes }: FaultContext): Promise<string> {
-  process.kill(victim.pid, "SIGKILL");
+  try {
+    process.kill(victim.pid, "SIGKILL");
+  } catch (error) {
+    // It has just ended by itself, as a unit does that starts while Redis is away: dead all the same, and to come back.
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+  }
   const startedMs = performance.now();
   while (!processes().some(({ name, pid }) => name === victim.name && pid !== victim.pid)) {
     if (performance.now() - startedMs > RESTART_MS) {
