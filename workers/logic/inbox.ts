@@ -11,12 +11,13 @@ import {
   createInbox,
   createMembership,
   createUserIndex,
+  firstMembers,
   imEvents,
 } from "../../lib/im/index.ts";
 import type { DeliveryContext, Message, Queue } from "../../lib/mq/index.ts";
 import type { Keys, RedisClient } from "../../lib/redis/index.ts";
 import type { Service } from "../../lib/service.ts";
-import { isOfChannel, listChange, listChanges } from "./event-facts.ts";
+import { changedUsers, isOfChannel, listChange, listChanges } from "./event-facts.ts";
 
 /** Above so many members a conversation moves up its members' lists at most once per LARGE_EVERY_MS: 10 000 writes a message otherwise. */
 const LARGE_MEMBERS = 200;
@@ -87,9 +88,9 @@ export function createInboxConsumer({ redis, keys, clock, queue }: InboxParts): 
 function newMembersOf(events: readonly Message<unknown>[]): Map<string, number> {
   const found = new Map<string, number>();
   for (const event of events) {
-    if (event.type !== "im.conversation.created" && event.type !== "im.member.added") continue;
-    const data = JSON.parse(event.raw) as { members: string[] } | { entry: { users: string[] } };
-    for (const user of "members" in data ? data.members : data.entry.users) found.set(user, event.time);
+    const isCreated = event.type === "im.conversation.created";
+    if (!isCreated && event.type !== "im.member.added") continue;
+    for (const user of isCreated ? firstMembers(event) : changedUsers(event)) found.set(user, event.time);
   }
   // It is nobody.
   found.delete(BROADCASTER);
